@@ -1,0 +1,3 @@
+//! The `replikit` program.
+
+fn main() {}
