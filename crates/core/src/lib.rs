@@ -1,1 +1,67 @@
-//! Under construction.
+//! The vocabulary and the contracts of replikit.
+//!
+//! This crate has no I/O and no runtime. It says what a replica is ([`Replica`]), what a user brings ([`StateMachine`]) and
+//! gets ([`Store`]), what is replicated ([`Batch`]), and how identity, causality and time are written down.
+//!
+//! # What it does not do
+//!
+//! It drives nothing and stores nothing: `replikit-runtime` drives any replica on real machines, `replikit-sim` in virtual
+//! time, `replikit-log` keeps batches on disk.
+//!
+//! # Fault model
+//!
+//! | part | assumption |
+//! |---|---|
+//! | network | messages may be lost, duplicated, delayed and reordered without bound; a batch that arrives verified |
+//! | processes | crash and come back with what was durable; may pause for any time |
+//! | disk | what an fsync that returned covered stays, or its loss is noticed by checksum; a failed fsync is never retried |
+//! | clocks | monotonic clocks never go back; wall clocks may do anything and decide neither ownership nor collection |
+//!
+//! # Sources
+//!
+//! Raft (Ongaro and Ousterhout, ATC'14; Ongaro's thesis), Kleppmann's *Designing Data-Intensive Applications* chapters 5
+//! and 6 for the words, and the papers named on each module.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod clock;
+mod dot;
+mod epoch;
+mod guarantees;
+mod held;
+mod id;
+pub mod keyspace;
+mod level;
+mod machine;
+mod outcome;
+pub mod quorum;
+mod replica;
+mod store;
+mod time;
+
+pub use batch::{
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_VERSION, Batch, BatchError, BatchHeader, BatchKind, BatchMeta, Batches,
+    BatchesIntoIter, Entries, Entry, SESSION_WINDOW, SESSIONS_MAX, SessionSeq,
+};
+pub use clock::{HybridClock, HybridTimestamp};
+pub use dot::{Dot, VersionVector};
+pub use epoch::{EpochSource, Membership, StaticMembership};
+pub use guarantees::{Guarantees, ReadGuarantee, Survival};
+pub use held::Held;
+pub use id::{
+    ClusterId, Epoch, GroupId, LogId, LogIndex, NodeId, NodeInfo, OriginId, Position, SessionId, StreamId, Term,
+    Ticket, Token, WriteId,
+};
+pub use level::{ReadLevel, SessionToken, WriteLevel};
+pub use machine::{BytesSource, RestoreError, Small, StateMachine};
+pub use outcome::{Outcome, Queue, Reached, Rejection};
+pub use quorum::Quorum;
+pub use replica::{
+    Action, Admin, Boot, Event, FollowerStatus, Input, Link, LogAnswer, Message, Persist, REGISTER_BYTES_MAX, Replica,
+    Role, SnapshotAnswer, SnapshotSource, Status, StorageEvent,
+};
+pub use store::{
+    Change, Changes, Cursor, KEY_BYTES_MAX, Page, ReadError, ReadRequest, ReadResult, ScanRequest, Store,
+    SubscribeError, VALUE_BYTES_MAX, WriteEffect, WriteError, WriteOp, WriteRequest, Written,
+};
+pub use time::{Now, Time, WallTime};

@@ -1,0 +1,111 @@
+//! What a write must have reached before it is acknowledged, and how fresh a read must be: DDIA's asynchronous,
+//! semi-synchronous and synchronous replication, and its read guarantees, as values chosen per request.
+//!
+//! Source: DDIA chapter 5; session guarantees: Terry et al., PDIS'94.
+
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Position, StreamId};
+
+/// When a write counts as done. Per write, weakest first.
+///
+/// Anything below [`Quorum`](Self::Quorum) may be lost by a change of leader; such a loss is reported as
+/// [`Event::LostWrites`](crate::Event::LostWrites) and the dropped suffix is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum WriteLevel {
+    /// In the leader's memory. A crash of the leader may lose it.
+    Memory,
+    /// On the leader's disk. The loss of the leader may lose it.
+    LeaderDisk,
+    /// In the memory of this many replicas, the leader counted. DDIA's semi-synchronous, without the disk.
+    Received(u8),
+    /// On the disk of this many replicas, the leader counted.
+    Durable(u8),
+    /// Committed: on the disks of a write quorum and never undone. The default.
+    #[default]
+    Quorum,
+    /// Committed, and applied by this many replicas, the leader counted: a local read at any of them sees it.
+    Applied(u8),
+}
+
+/// How fresh a read must be. Per read.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ReadLevel {
+    /// Sees every write that was acknowledged at `Quorum` or stronger before the read began. The default.
+    #[default]
+    Linearizable,
+    /// Sees at least what the token has seen: read-your-writes, monotonic reads, at any replica.
+    Session(SessionToken),
+    /// Sees everything committed up to this long ago, as far as the replica can prove it.
+    BoundedStale(Duration),
+    /// Whatever this replica has applied.
+    Local,
+    /// The newest of the answers of this many replicas (families without a leader).
+    Replicas(u8),
+}
+
+/// What a session has seen: carried by the client from one request to the next, also to another replica.
+///
+/// At most one position per stream, ascending by stream. It holds the term, the index and the digest of the newest write
+/// seen, so that a client learns when that write was lost with a leader that had acknowledged it in memory only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct SessionToken {
+    positions: Vec<Position>,
+}
+
+impl SessionToken {
+    /// A token that has seen nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { positions: Vec::new() }
+    }
+
+    /// Takes note of a position that the session has written or read; an older one than known changes nothing.
+    pub fn observe(&mut self, position: Position) {
+        match self.positions.binary_search_by_key(&position.stream, |seen| seen.stream) {
+            Ok(at) => {
+                if self.positions[at].id < position.id {
+                    self.positions[at] = position;
+                }
+            }
+            Err(at) => self.positions.insert(at, position),
+        }
+    }
+
+    /// The newest position seen in a stream.
+    #[must_use]
+    pub fn position(&self, stream: StreamId) -> Option<Position> {
+        self.positions.binary_search_by_key(&stream, |seen| seen.stream).ok().map(|at| self.positions[at])
+    }
+
+    /// All positions, ascending by stream.
+    #[must_use]
+    pub fn positions(&self) -> &[Position] {
+        &self.positions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GroupId, LogId, LogIndex, Term};
+
+    #[test]
+    fn a_token_never_goes_back() {
+        let stream = StreamId::consensus(GroupId(1));
+        let at = |term, index| Position {
+            stream,
+            id: LogId { term: Term(term), index: LogIndex(index) },
+            digest: term ^ index,
+        };
+        let mut token = SessionToken::new();
+        for position in [at(1, 5), at(1, 3), at(2, 4)] {
+            token.observe(position);
+        }
+        assert_eq!(token.position(stream), Some(at(2, 4)));
+        token.observe(at(1, 9));
+        assert_eq!(token.position(stream), Some(at(2, 4)), "an index of an older term is older");
+    }
+}

@@ -1,0 +1,294 @@
+//! The client's side of key-value data: the one trait that every strategy's handle, the TCP client and the partition router
+//! implement, and the only thing that the bench harness knows.
+
+use core::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Guarantees, LogIndex, Position, Reached, ReadLevel, Rejection, SessionSeq, WriteLevel};
+
+/// What to do to one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum WriteOp {
+    /// Set the value.
+    Put {
+        /// The new value.
+        value: Bytes,
+    },
+    /// Remove the key. Removing an absent key is no error.
+    Delete,
+    /// Replace the value if it is the expected one; `None` stands for an absent key, on either side.
+    CompareAndSet {
+        /// What must be there.
+        expected: Option<Bytes>,
+        /// What shall be there.
+        new: Option<Bytes>,
+    },
+    /// Add to a counter, which is a decimal integer of 64 bits; an absent key counts as 0.
+    Add {
+        /// How much; may be negative.
+        delta: i64,
+    },
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// Which key: 1 to [`KEY_BYTES_MAX`] bytes.
+    pub key: Bytes,
+    /// What to do.
+    pub op: WriteOp,
+    /// When it counts as done.
+    pub level: WriteLevel,
+    /// For exactly-once retries; filled in by the client library.
+    pub session: Option<SessionSeq>,
+}
+
+/// Largest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Largest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+
+impl WriteRequest {
+    /// Sets a key at level `Quorum`.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self::new(key.into(), WriteOp::Put { value: value.into() })
+    }
+
+    /// Removes a key at level `Quorum`.
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        Self::new(key.into(), WriteOp::Delete)
+    }
+
+    /// Replaces a value at level `Quorum` if it is the expected one.
+    pub fn compare_and_set(key: impl Into<Bytes>, expected: Option<Bytes>, new: Option<Bytes>) -> Self {
+        Self::new(key.into(), WriteOp::CompareAndSet { expected, new })
+    }
+
+    /// Adds to a counter at level `Quorum`.
+    pub fn add(key: impl Into<Bytes>, delta: i64) -> Self {
+        Self::new(key.into(), WriteOp::Add { delta })
+    }
+
+    /// The same write at another level.
+    #[must_use]
+    pub const fn at(mut self, level: WriteLevel) -> Self {
+        self.level = level;
+        self
+    }
+
+    const fn new(key: Bytes, op: WriteOp) -> Self {
+        Self { key, op, level: WriteLevel::Quorum, session: None }
+    }
+}
+
+/// One read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadRequest {
+    /// Which key.
+    pub key: Bytes,
+    /// How fresh.
+    pub level: ReadLevel,
+}
+
+impl ReadRequest {
+    /// Reads a key, linearizably.
+    pub fn new(key: impl Into<Bytes>) -> Self {
+        Self { key: key.into(), level: ReadLevel::Linearizable }
+    }
+
+    /// The same read at another level.
+    #[must_use]
+    pub fn at(mut self, level: ReadLevel) -> Self {
+        self.level = level;
+        self
+    }
+}
+
+/// A scan over a range of keys, ascending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanRequest {
+    /// The first key wanted.
+    pub from: Bytes,
+    /// The first key no longer wanted; `None` means to the end.
+    pub to: Option<Bytes>,
+    /// Most keys in one page, at least 1.
+    pub limit: u32,
+    /// How fresh.
+    pub level: ReadLevel,
+}
+
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where it stands; pass it on in a session token.
+    pub at: Position,
+    /// How far it had got when it was acknowledged.
+    pub reached: Reached,
+    /// Whether a true quorum of owners holds it.
+    pub strict: bool,
+    /// What the operation found; `None` when the level is acknowledged before the write is applied.
+    pub effect: Option<WriteEffect>,
+}
+
+/// What an applied write found and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteEffect {
+    /// The operation was carried out.
+    Done,
+    /// A compare-and-set found another value, which is this; nothing was changed.
+    Mismatch {
+        /// What was there.
+        found: Option<Bytes>,
+    },
+    /// The counter's new value.
+    Counter {
+        /// The sum.
+        value: i64,
+    },
+    /// An addition to a value that is not a decimal integer, or whose sum does not fit; nothing was changed.
+    NotACounter,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadResult {
+    /// One value, several siblings, or none.
+    pub values: Vec<Bytes>,
+    /// What the answer has seen.
+    pub seen: Option<Position>,
+    /// Whether a true quorum of owners answered.
+    pub strict: bool,
+    /// Upper bound of the answer's age, where known.
+    pub staleness: Option<Duration>,
+}
+
+/// One page of a scan.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Page {
+    /// Keys and values, ascending by key.
+    pub items: Vec<(Bytes, Bytes)>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<Bytes>,
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cursor {
+    /// The oldest change that is still kept.
+    Oldest,
+    /// After this index of the group's log.
+    After(LogIndex),
+    /// Only what comes from now on.
+    Newest,
+}
+
+/// One committed change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Where it stands.
+    pub at: Position,
+    /// The command, as it was replicated.
+    pub command: Bytes,
+}
+
+/// A running subscription.
+#[async_trait]
+pub trait Changes: Send {
+    /// The next committed change, in log order; waits for it.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; the subscription has ended.
+    async fn next(&mut self) -> Result<Change, SubscribeError>;
+}
+
+/// Why a write did not end in an acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// It had no effect and never will. State unchanged.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It may have taken effect or may do so later. Blame: peers or network. Retry under the same session to learn which.
+    #[error("the write may or may not have taken effect")]
+    Indeterminate {
+        /// How far it is known to have got.
+        reached: Reached,
+    },
+    /// No node could be reached within the time; the request was never sent. State unchanged.
+    #[error("no node of the cluster can be reached: {last}")]
+    Unreachable {
+        /// What the last attempt ended with.
+        last: String,
+    },
+}
+
+/// Why a read has no answer. A read never changes state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The replica refused, and says why.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// No answer came in time. Blame: peers or network.
+    #[error("no answer in time")]
+    TimedOut,
+    /// No node could be reached within the time.
+    #[error("no node of the cluster can be reached: {last}")]
+    Unreachable {
+        /// What the last attempt ended with.
+        last: String,
+    },
+}
+
+/// Why a subscription ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The changes asked for are no longer kept: the reader was slower than the retention allows. Begin again from a snapshot.
+    #[error("changes before index {first} are no longer kept")]
+    Lagged {
+        /// The oldest change that is kept.
+        first: LogIndex,
+    },
+    /// The replica refused, and says why.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The node is gone.
+    #[error("the node has stopped")]
+    Closed,
+}
+
+/// Replicated key-value data, whatever the strategy behind it.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// [`WriteError`]; only [`WriteError::Indeterminate`] leaves the effect open.
+    async fn write(&self, write: WriteRequest) -> Result<Written, WriteError>;
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn read(&self, read: ReadRequest) -> Result<ReadResult, ReadError>;
+
+    /// Reads a range of keys, one page.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn scan(&self, scan: ScanRequest) -> Result<Page, ReadError>;
+
+    /// Follows committed changes.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    async fn subscribe(&self, from: Cursor) -> Result<Box<dyn Changes>, SubscribeError>;
+
+    /// What this store promises as it is set up, for writes at the given level.
+    fn guarantees(&self, level: WriteLevel) -> Guarantees;
+}
