@@ -1,0 +1,599 @@
+//! The client over TCP: finds the leader, pipelines the requests of any number of tasks over one connection per node, and
+//! retries under one session, so that a retried write takes effect once.
+//!
+//! Invariants: a write that may have reached a replica is retried only under its session and sequence; a request ends by
+//! its time limit, whatever the nodes do.
+
+mod connection;
+mod session;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use replikit_core::{
+    ClusterId, GroupId, NodeId, Outcome, Reached, ReadError, Rejection, SessionId, SessionSeq, WriteError,
+};
+
+use crate::call::{Acked, Answer, acked, answered, session_id};
+use crate::config::{DEFAULT_GROUP, ReadOptions, WriteOptions};
+use crate::counters::NodeStatus;
+use crate::error::ConnectError;
+use crate::socket::GreetError;
+use crate::wire::{Reply, RequestHead};
+
+use connection::{Connection, Ended};
+use session::Sessions;
+
+/// Whom the client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReadTarget {
+    /// Whoever leads.
+    #[default]
+    Leader,
+    /// This node, whatever its role.
+    Node(NodeId),
+}
+
+/// Whether writes are retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Retries {
+    /// Every write carries a session and a sequence: retried until its time is over, and effective once.
+    #[default]
+    ExactlyOnce,
+    /// Writes carry no session: one that may have reached a replica is not sent again.
+    AtMostOnce,
+}
+
+/// Settings of a client.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Addresses of some of its nodes, as `host:port`; the others are learned.
+    pub addresses: Vec<String>,
+    /// Group that requests go to.
+    pub group: GroupId,
+    /// Whom queries go to; commands go to the leader.
+    pub reads: ReadTarget,
+    /// Whether writes are retried.
+    pub retries: Retries,
+    /// A request ends after this time, retries included. Default 5 s.
+    pub request_time_max: Duration,
+    /// A connection must be made and greeted within this time. Default 500 ms.
+    pub connect_time_max: Duration,
+    /// If a node has owed answers and said nothing for this long, the others are asked who leads. Default 150 ms; below
+    /// the election timeout it costs a few small requests, above it the client is the last to notice a new leader.
+    pub silence_max: Duration,
+    /// First pause before a request is tried again; doubles up to 8 times that, with jitter. Default 2 ms: longer ones
+    /// add to the gap that a change of leader makes.
+    pub retry_pause: Duration,
+    /// Requests without an answer on one connection; beyond it callers wait. Default 4096.
+    pub requests_per_connection_max: usize,
+    /// Largest frame from a node, in bytes. Default 24 MiB.
+    pub frame_bytes_max: usize,
+    /// Most sessions; beyond it writes wait for the oldest ones under way. Default 64.
+    pub sessions_max: usize,
+}
+
+impl ClientConfig {
+    /// Default settings.
+    pub fn new(cluster: impl Into<String>, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            cluster: cluster.into(),
+            addresses: addresses.into_iter().map(Into::into).collect(),
+            group: DEFAULT_GROUP,
+            reads: ReadTarget::Leader,
+            retries: Retries::ExactlyOnce,
+            request_time_max: Duration::from_secs(5),
+            connect_time_max: Duration::from_millis(500),
+            silence_max: Duration::from_millis(150),
+            retry_pause: Duration::from_millis(2),
+            requests_per_connection_max: 4096,
+            frame_bytes_max: 24 << 20,
+            sessions_max: 64,
+        }
+    }
+
+    /// The same client with queries going elsewhere.
+    #[must_use]
+    pub const fn reads(mut self, reads: ReadTarget) -> Self {
+        self.reads = reads;
+        self
+    }
+}
+
+/// A client of one cluster. Cheap to clone; all clones share connections and sessions. Lives in the tokio runtime that it
+/// was connected in.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("addresses", &self.0.config.addresses).finish_non_exhaustive()
+    }
+}
+
+/// One node as the client knows it.
+#[derive(Debug)]
+struct Known {
+    address: Mutex<String>,
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// Held while a connection is being made, so that many callers make one.
+    dialing: tokio::sync::Mutex<()>,
+}
+
+impl Known {
+    fn standing(&self) -> Option<Arc<Connection>> {
+        lock(&self.connection).clone().filter(|connection| !connection.is_closed())
+    }
+}
+
+struct Inner {
+    config: ClientConfig,
+    cluster: ClusterId,
+    nodes: DashMap<NodeId, Arc<Known>>,
+    /// The leader's node id plus one; 0 while unknown.
+    leader: AtomicU32,
+    /// Whose turn it is to be asked who leads.
+    turn: AtomicUsize,
+    sessions: Sessions,
+}
+
+/// Why one attempt brought no outcome.
+#[derive(Debug)]
+enum Attempt {
+    /// Nobody could be reached; nothing was sent.
+    Unreachable(String),
+    /// The connection or the time ended.
+    Ended(Ended),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Client {
+    /// Connects to the first node that answers, and learns of the others from it.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(config: ClientConfig) -> Result<Self, ConnectError> {
+        let inner = Arc::new(Inner {
+            cluster: ClusterId::from_name(&config.cluster),
+            nodes: DashMap::new(),
+            leader: AtomicU32::new(0),
+            turn: AtomicUsize::new(0),
+            sessions: Sessions::new(config.sessions_max.max(1)),
+            config,
+        });
+        let mut last = ConnectError::NoAddress;
+        for address in inner.config.addresses.clone() {
+            match inner.dial(&address).await {
+                Ok(connection) => {
+                    inner.adopt(connection, Some(address));
+                    return Ok(Self(inner));
+                }
+                Err(GreetError::Refused(reason)) => last = ConnectError::Refused { address, reason },
+                // A refusal says more than a node that is down.
+                Err(_) if matches!(last, ConnectError::Refused { .. }) => {}
+                Err(error) => last = ConnectError::Unreachable { address, reason: error.to_string() },
+            }
+        }
+        Err(last)
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &ClientConfig {
+        &self.0.config
+    }
+
+    /// The nodes that it knows and their addresses, ascending by id.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<(NodeId, String)> {
+        let mut nodes: Vec<_> = self.0.nodes.iter().map(|node| (*node.key(), lock(&node.address).clone())).collect();
+        nodes.sort();
+        nodes
+    }
+
+    /// Who leads, as far as it knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.0.leader()
+    }
+
+    /// Replicates a command at level `Quorum` and returns the state machine's reply.
+    ///
+    /// # Errors
+    /// [`WriteError`]; only [`WriteError::Indeterminate`] leaves the effect open.
+    pub async fn write(&self, command: impl Into<Bytes>) -> Result<Acked, WriteError> {
+        self.write_with(command, WriteOptions::default()).await
+    }
+
+    /// Replicates a command.
+    ///
+    /// # Errors
+    /// [`WriteError`]; only [`WriteError::Indeterminate`] leaves the effect open.
+    pub async fn write_with(&self, command: impl Into<Bytes>, options: WriteOptions) -> Result<Acked, WriteError> {
+        let inner = &self.0;
+        let (command, deadline) = (command.into(), Instant::now() + inner.config.request_time_max);
+        let WriteOptions { level, session } = options;
+        let group = inner.config.group;
+        let own = session.is_none() && inner.config.retries == Retries::ExactlyOnce;
+        loop {
+            let ticket = if own { Some(inner.sessions.next(inner, deadline).await?) } else { None };
+            let session = ticket.as_ref().map_or(session, |ticket| Some(ticket.sequence()));
+            let head = RequestHead::Command { group, level, session };
+            match inner.write(&head, &command, session, deadline).await {
+                // Nothing of it was ever sent under the expired session: it is as good as new.
+                Err(WriteError::Rejected(Rejection::SessionExpired)) if own => {
+                    if let Some(ticket) = ticket {
+                        ticket.expire();
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Asks the state machine, linearizably.
+    ///
+    /// # Errors
+    /// [`ReadError`]. A read never changes state.
+    pub async fn query(&self, query: impl Into<Bytes>) -> Result<Answer, ReadError> {
+        self.query_with(query, ReadOptions::default()).await
+    }
+
+    /// Asks the state machine.
+    ///
+    /// # Errors
+    /// [`ReadError`]. A read never changes state.
+    pub async fn query_with(&self, query: impl Into<Bytes>, options: ReadOptions) -> Result<Answer, ReadError> {
+        let inner = &self.0;
+        let ReadOptions { level, answer_bytes_max } = options;
+        let bytes_max = u32::try_from(answer_bytes_max).unwrap_or(u32::MAX);
+        let head = RequestHead::Query { group: inner.config.group, level, bytes_max };
+        let deadline = Instant::now() + inner.config.request_time_max;
+        inner.query(&head, &query.into(), inner.config.reads, deadline).await
+    }
+
+    /// Opens a session whose sequence numbers the caller assigns, for use in [`WriteOptions::session`].
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn open_session(&self) -> Result<SessionId, WriteError> {
+        self.0.open_session(Instant::now() + self.0.config.request_time_max).await
+    }
+
+    /// Describes one node and its counters.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ReadError> {
+        self.0.status(node, Instant::now() + self.0.config.request_time_max).await
+    }
+
+    /// Has one node take a snapshot now and release the log behind it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn take_snapshot(&self, node: NodeId) -> Result<(), ReadError> {
+        let head = RequestHead::Snapshot { group: self.0.config.group };
+        let deadline = Instant::now() + self.0.config.request_time_max;
+        match self.0.ask(node, &head, &[], deadline).await.map_err(read_error)? {
+            Reply::Outcome(Outcome::Rejected(rejection)) => Err(rejection.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_error(attempt: Attempt) -> ReadError {
+    match attempt {
+        Attempt::Unreachable(last) => ReadError::Unreachable { last },
+        Attempt::Ended(_) => ReadError::TimedOut,
+    }
+}
+
+impl Inner {
+    fn leader(&self) -> Option<NodeId> {
+        self.leader.load(Ordering::Relaxed).checked_sub(1).map(NodeId)
+    }
+
+    fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, |leader| leader.0.saturating_add(1)), Ordering::Relaxed);
+    }
+
+    /// Forgets who leads, unless somebody else is known to by now.
+    fn unset_leader(&self, not: NodeId) {
+        let not = not.0.saturating_add(1);
+        let _ = self.leader.compare_exchange(not, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The leader, or the next node in turn, which will know.
+    fn candidate(&self) -> NodeId {
+        self.leader().unwrap_or_else(|| {
+            let mut nodes: Vec<NodeId> = self.nodes.iter().map(|node| *node.key()).collect();
+            nodes.sort_unstable();
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            nodes.get(turn % nodes.len().max(1)).copied().unwrap_or_default()
+        })
+    }
+
+    async fn dial(self: &Arc<Self>, address: &str) -> Result<Arc<Connection>, GreetError> {
+        let dialing = Connection::dial(self, address);
+        tokio::time::timeout(self.config.connect_time_max, dialing).await.map_err(|_| GreetError::TimedOut)?
+    }
+
+    /// Takes a new connection in, and what its node said of the cluster.
+    fn adopt(&self, connection: Arc<Connection>, address: Option<String>) {
+        let welcome = connection.welcome();
+        for (node, its_address) in &welcome.nodes {
+            // Where a node was reached is better than where it says that it listens.
+            let reached = address.clone().filter(|_| *node == welcome.node);
+            self.known(*node, reached.as_ref().unwrap_or(its_address));
+        }
+        if self.leader().is_none() {
+            self.set_leader(welcome.leader);
+        }
+        let known = self.known(welcome.node, address.as_deref().unwrap_or_default());
+        *lock(&known.connection) = Some(connection);
+    }
+
+    fn known(&self, node: NodeId, address: &str) -> Arc<Known> {
+        let known = self.nodes.entry(node).or_insert_with(|| {
+            Arc::new(Known {
+                address: Mutex::new(address.to_owned()),
+                connection: Mutex::new(None),
+                dialing: tokio::sync::Mutex::new(()),
+            })
+        });
+        Arc::clone(&known)
+    }
+
+    /// A standing connection to a node, made if there is none.
+    async fn connection(self: &Arc<Self>, node: NodeId) -> Result<Arc<Connection>, String> {
+        let known = self.nodes.get(&node).map(|known| Arc::clone(&known));
+        let known = known.ok_or_else(|| format!("node {node} is not known"))?;
+        if let Some(connection) = known.standing() {
+            return Ok(connection);
+        }
+        let _dialing = known.dialing.lock().await;
+        if let Some(connection) = known.standing() {
+            return Ok(connection);
+        }
+        let address = lock(&known.address).clone();
+        match self.dial(&address).await {
+            Ok(connection) => {
+                *lock(&known.connection) = Some(Arc::clone(&connection));
+                self.adopt(Arc::clone(&connection), None);
+                Ok(connection)
+            }
+            Err(error) => Err(format!("node {node} at {address}: {error}")),
+        }
+    }
+
+    /// One request to one node.
+    async fn ask(
+        self: &Arc<Self>,
+        node: NodeId,
+        head: &RequestHead,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<Reply, Attempt> {
+        let connection = self.connection(node).await.map_err(Attempt::Unreachable)?;
+        connection.request(head, body, deadline).await.map_err(Attempt::Ended)
+    }
+
+    /// A write at the leader, whoever that is. `SessionExpired` comes out only if the write is known to have had no effect.
+    async fn write(
+        self: &Arc<Self>,
+        head: &RequestHead,
+        body: &[u8],
+        session: Option<SessionSeq>,
+        deadline: Instant,
+    ) -> Result<Acked, WriteError> {
+        let mut pause = Pause::new(self.config.retry_pause);
+        // Whether an attempt may have taken effect although its outcome is not known.
+        let mut in_doubt = None;
+        let mut last;
+        loop {
+            let node = self.candidate();
+            match self.ask(node, head, body, deadline).await {
+                Ok(Reply::Outcome(Outcome::Rejected(rejection))) => match rejection {
+                    Rejection::NotLeader { leader } => {
+                        last = Rejection::NotLeader { leader }.into();
+                        if self.redirect(node, leader) {
+                            pause.skip_once();
+                        }
+                    }
+                    Rejection::Busy { .. } | Rejection::ShuttingDown if Instant::now() < deadline => {
+                        if rejection == Rejection::ShuttingDown {
+                            self.unset_leader(node);
+                        }
+                        last = rejection.into();
+                    }
+                    // About this attempt only: an earlier one may have taken effect.
+                    rejection => return Err(in_doubt.map_or(rejection.into(), indeterminate)),
+                },
+                Ok(Reply::Outcome(Outcome::Indeterminate { reached })) => {
+                    if session.is_none() {
+                        return Err(indeterminate(reached));
+                    }
+                    in_doubt = Some(reached);
+                    last = indeterminate(reached);
+                }
+                Ok(Reply::Outcome(outcome)) => return acked(outcome),
+                Ok(Reply::Status(_)) => return Err(indeterminate(Reached::default())),
+                Err(Attempt::Unreachable(why)) => {
+                    last = WriteError::Unreachable { last: why };
+                    self.unset_leader(node);
+                }
+                Err(Attempt::Ended(ended)) => {
+                    last = WriteError::Unreachable { last: format!("node {node}: {ended}") };
+                    if ended.may_have_arrived() {
+                        if session.is_none() {
+                            return Err(indeterminate(Reached::default()));
+                        }
+                        in_doubt.get_or_insert_with(Reached::default);
+                    }
+                    self.unset_leader(node);
+                    pause.skip_once();
+                }
+            }
+            if !pause.wait(deadline).await {
+                return Err(in_doubt.map_or(last, indeterminate));
+            }
+        }
+    }
+
+    async fn query(
+        self: &Arc<Self>,
+        head: &RequestHead,
+        body: &[u8],
+        target: ReadTarget,
+        deadline: Instant,
+    ) -> Result<Answer, ReadError> {
+        let mut pause = Pause::new(self.config.retry_pause);
+        loop {
+            let node = match target {
+                ReadTarget::Leader => self.candidate(),
+                ReadTarget::Node(node) => node,
+            };
+            let error = match self.ask(node, head, body, deadline).await {
+                Ok(Reply::Outcome(Outcome::Rejected(rejection))) => {
+                    match &rejection {
+                        Rejection::NotLeader { leader } if target == ReadTarget::Leader => {
+                            if self.redirect(node, *leader) {
+                                pause.skip_once();
+                            }
+                        }
+                        // A follower that knows no leader will know one soon.
+                        Rejection::NotLeader { .. } | Rejection::Busy { .. } => {}
+                        Rejection::ShuttingDown => self.unset_leader(node),
+                        _ => return Err(rejection.into()),
+                    }
+                    rejection.into()
+                }
+                // The leader changed while it was confirmed: a read can always be asked again.
+                Ok(Reply::Outcome(Outcome::Indeterminate { .. })) => ReadError::TimedOut,
+                Ok(Reply::Outcome(outcome)) => return answered(outcome),
+                Ok(Reply::Status(_)) => return Err(Rejection::Unsupported.into()),
+                Err(attempt) => {
+                    self.unset_leader(node);
+                    if matches!(attempt, Attempt::Ended(_)) {
+                        pause.skip_once();
+                    }
+                    read_error(attempt)
+                }
+            };
+            if !pause.wait(deadline).await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn open_session(self: &Arc<Self>, deadline: Instant) -> Result<SessionId, WriteError> {
+        let head = RequestHead::OpenSession { group: self.config.group };
+        let mut pause = Pause::new(self.config.retry_pause);
+        loop {
+            match self.write(&head, &[], None, deadline).await {
+                Ok(acked) => {
+                    return session_id(&acked.reply).ok_or(WriteError::Rejected(Rejection::Unsupported));
+                }
+                // A session that nobody knows of harms nobody: another one is opened.
+                Err(WriteError::Indeterminate { reached }) => {
+                    if !pause.wait(deadline).await {
+                        return Err(WriteError::Unreachable {
+                            last: format!("a session could not be opened in time ({reached:?})"),
+                        });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn status(self: &Arc<Self>, node: NodeId, deadline: Instant) -> Result<NodeStatus, ReadError> {
+        let head = RequestHead::Status { group: self.config.group };
+        match self.ask(node, &head, &[], deadline).await.map_err(read_error)? {
+            Reply::Status(status) => Ok(*status),
+            Reply::Outcome(Outcome::Rejected(rejection)) => Err(rejection.into()),
+            Reply::Outcome(_) => Err(Rejection::Unsupported.into()),
+        }
+    }
+
+    /// Takes a hint of who leads; whether it leads somewhere else than where it came from.
+    fn redirect(&self, from: NodeId, leader: Option<NodeId>) -> bool {
+        match leader.filter(|leader| *leader != from && self.nodes.contains_key(leader)) {
+            Some(leader) => {
+                self.set_leader(Some(leader));
+                true
+            }
+            None => {
+                self.unset_leader(from);
+                false
+            }
+        }
+    }
+
+    /// Asks the other nodes who leads, because this one has fallen silent; whether somebody else does.
+    async fn leads_elsewhere(self: &Arc<Self>, silent: NodeId) -> bool {
+        let others: Vec<NodeId> = self.nodes.iter().map(|node| *node.key()).filter(|node| *node != silent).collect();
+        let deadline = Instant::now() + self.config.request_time_max;
+        let mut newest = None;
+        for node in others {
+            let status = tokio::time::timeout(self.config.silence_max, self.status(node, deadline));
+            if let Ok(Ok(status)) = status.await {
+                newest = newest.max(Some((status.replica.term, status.replica.leader)));
+            }
+        }
+        let Some((_, Some(leader))) = newest else { return false };
+        leader != silent && self.redirect(silent, Some(leader))
+    }
+}
+
+const fn indeterminate(reached: Reached) -> WriteError {
+    WriteError::Indeterminate { reached }
+}
+
+/// Pauses between attempts: doubling, with jitter.
+struct Pause {
+    next: Duration,
+    max: Duration,
+    skip: bool,
+    skips: u32,
+}
+
+/// Attempts that may follow one another without a pause: enough for a chain of hints, too few for a storm.
+const SKIPS_MAX: u32 = 4;
+
+impl Pause {
+    fn new(first: Duration) -> Self {
+        Self { next: first, max: first * 8, skip: false, skips: 0 }
+    }
+
+    /// The next attempt goes somewhere else: it need not wait.
+    fn skip_once(&mut self) {
+        self.skip = self.skips < SKIPS_MAX;
+        self.skips += 1;
+    }
+
+    /// Waits; false if there is no time for another attempt.
+    async fn wait(&mut self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        if !std::mem::take(&mut self.skip) {
+            let pause = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
+            self.next = (self.next * 2).min(self.max);
+            tokio::time::sleep(pause.min(left)).await;
+        }
+        true
+    }
+}

@@ -1,0 +1,117 @@
+//! What the tasks of one node's thread share: the loop's inbox for sockets, the links to peers, a few facts.
+//!
+//! Everything here lives on one thread: cells instead of locks. Invariant: no borrow of a cell is held across an await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use replikit_core::{ClusterId, Input, NodeId, Outcome, Rejection};
+
+use crate::call::Call;
+use crate::config::{Limits, Timing};
+use crate::counters::Counters;
+use crate::link::PeerLink;
+use crate::server::Connection;
+
+/// What a socket brought for the replica.
+pub(crate) enum Arrival<H> {
+    Input(Input<H>),
+    Request { connection: Rc<Connection>, token: u64, call: Call },
+}
+
+/// Shared by the loop, the acceptor, and the tasks of connections.
+pub(crate) struct Net<H> {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    /// All nodes and where they listen, this one included.
+    pub(crate) nodes: Vec<(NodeId, String)>,
+    pub(crate) limits: Limits,
+    pub(crate) timing: Timing,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) peers: BTreeMap<NodeId, Rc<PeerLink>>,
+    /// Who leads, as far as the replica said.
+    pub(crate) leader: Cell<Option<NodeId>>,
+    /// Set once the node shuts down: no new requests.
+    pub(crate) closing: Cell<bool>,
+    pub(crate) connections: Cell<usize>,
+    arrivals: RefCell<Vec<Arrival<H>>>,
+    /// Requests among the arrivals.
+    requests: Cell<usize>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl<H> Net<H> {
+    pub(crate) fn new(
+        node: NodeId,
+        cluster: ClusterId,
+        nodes: Vec<(NodeId, String)>,
+        limits: Limits,
+        timing: Timing,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let others = nodes.iter().filter(|(id, _)| *id != node);
+        let peers = others.map(|(id, address)| (*id, Rc::new(PeerLink::new(*id, address.clone())))).collect();
+        Self {
+            node,
+            cluster,
+            nodes,
+            limits,
+            timing,
+            counters,
+            peers,
+            leader: Cell::new(None),
+            closing: Cell::new(false),
+            connections: Cell::new(0),
+            arrivals: RefCell::default(),
+            requests: Cell::new(0),
+            waker: Cell::new(None),
+        }
+    }
+
+    /// Leaves an input for the loop.
+    pub(crate) fn arrived(&self, input: Input<H>) {
+        self.arrivals.borrow_mut().push(Arrival::Input(input));
+        self.wake();
+    }
+
+    /// Leaves a request for the loop; at the limit, or while shutting down, an answer is put in line.
+    pub(crate) fn requested(&self, connection: &Rc<Connection>, token: u64, call: Call) {
+        self.counters.requests.one();
+        let refusal = if self.closing.get() {
+            Rejection::ShuttingDown
+        } else if self.requests.get() >= self.limits.inbox_requests_max {
+            self.counters.requests_busy.one();
+            self.limits.busy()
+        } else {
+            self.requests.set(self.requests.get() + 1);
+            let connection = Rc::clone(connection);
+            self.arrivals.borrow_mut().push(Arrival::Request { connection, token, call });
+            return self.wake();
+        };
+        let outcome = Outcome::Rejected(refusal);
+        self.counters.ended(&outcome);
+        connection.answer(token, &outcome);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes what arrived; ready if there was anything. `arrivals` must be empty and is swapped.
+    pub(crate) fn poll_arrivals(&self, context: &Context<'_>, arrivals: &mut Vec<Arrival<H>>) -> Poll<()> {
+        let mut waiting = self.arrivals.borrow_mut();
+        if waiting.is_empty() {
+            let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
+            self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut *waiting, arrivals);
+        self.requests.set(0);
+        Poll::Ready(())
+    }
+}
