@@ -1,0 +1,152 @@
+//! Elections: who leads, when, and who must not.
+
+use std::time::Duration;
+
+use replikit_core::*;
+use replikit_single_leader::{Head, Vote};
+
+use crate::group::*;
+
+#[test]
+fn a_group_elects_one_leader_and_all_follow_it() {
+    for n in [1, 2, 3, 5] {
+        let mut group = Group::new(n);
+        let leader = group.elect();
+        group.run(Duration::from_millis(100));
+        for (id, node) in &group.nodes {
+            assert_eq!(node.raft.status().leader, Some(leader), "{id:?} of {n}");
+        }
+    }
+}
+
+#[test]
+fn survivors_of_a_killed_leader_elect_within_one_heartbeat_and_a_half() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    group.write(old, "a");
+    group.kill(old);
+    group.run(Duration::from_millis(45));
+    let new = group.leader().expect("a reset link is enough to ask for an election at once");
+    assert_ne!(new, old);
+    group.write(new, "b");
+}
+
+#[test]
+fn a_replica_that_was_cut_off_does_not_depose_the_leader_when_it_returns() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let lonely = group.follower();
+    let term = group.nodes[&leader].raft.term();
+    group.isolate(lonely);
+    group.run(Duration::from_secs(3));
+    group.heal();
+    group.run(Duration::from_millis(500));
+    assert_eq!(group.leader(), Some(leader));
+    assert_eq!(group.nodes[&lonely].raft.term(), term, "pre-votes do not raise the term");
+}
+
+#[test]
+fn a_leader_that_cannot_reach_a_quorum_steps_down_and_its_writes_are_in_doubt() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    group.isolate(old);
+    let write = group.command(old, WriteLevel::Quorum, "a");
+    group.run(Duration::from_millis(400));
+    assert_ne!(group.nodes[&old].raft.role(), Role::Leader);
+    assert!(matches!(group.outcomes[&write], Outcome::Indeterminate { .. }));
+    assert!(group.leader().is_some_and(|leader| leader != old));
+}
+
+#[test]
+fn a_replica_whose_tail_was_cut_does_not_vote_for_a_log_that_may_lack_what_it_acknowledged() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
+    let (cut, lagging) = (others[0], others[1]);
+    group.isolate(lagging);
+    group.write(leader, "acknowledged by the leader and the one whose tail is cut");
+    group.kill(cut);
+    group.kill(leader);
+    group.heal();
+    group.start(cut, &[StreamId::consensus(GROUP)]);
+    assert!(group.nodes[&cut].events.contains(&Event::TailCut { stream: StreamId::consensus(GROUP) }));
+    group.run(Duration::from_secs(3));
+    assert_eq!(group.leader(), None, "one member is missing, and it may hold more");
+    group.start(leader, &[]);
+    let new = group.elect();
+    group.run(Duration::from_millis(100));
+    for id in [1, 2, 3].map(node) {
+        assert!(group.list(id).starts_with("acknowledged"), "{id:?} under {new:?}");
+    }
+}
+
+#[test]
+fn a_replica_whose_tail_was_cut_votes_again_once_it_has_caught_up() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    group.write(leader, "a");
+    let cut = group.follower();
+    group.kill(cut);
+    group.start(cut, &[StreamId::consensus(GROUP)]);
+    group.run(Duration::from_millis(200));
+    group.kill(leader);
+    group.run(Duration::from_millis(400));
+    assert!(group.leader().is_some(), "two of three suffice again");
+}
+
+#[test]
+fn all_members_with_cut_tails_elect_the_longest_log() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    group.write(leader, "a");
+    for id in [1, 2, 3].map(node) {
+        group.kill(id);
+    }
+    for id in [1, 2, 3].map(node) {
+        group.start(id, &[StreamId::consensus(GROUP)]);
+    }
+    let new = group.elect();
+    group.run(Duration::from_millis(50));
+    assert_eq!(group.list(new), "a");
+}
+
+#[test]
+fn a_vote_leaves_only_after_the_ballot_is_on_disk() {
+    let mut group = Group::new(3);
+    let voter = node(2);
+    group.nodes.get_mut(&voter).unwrap().disk_stopped = true;
+    let vote = Vote { term: Term(7), last: LogId::ZERO, unanimous: false };
+    group.wire.clear();
+    let message = Message { head: Head::Vote(vote), batches: Batches::None };
+    group.input(voter, Input::Message { from: node(1), message });
+    assert!(group.wire.is_empty(), "the vote is held");
+    group.resume_disk(voter);
+    let granted = group.wire.iter().any(|(_, _, m)| matches!(&m.head, Head::VoteReply(reply) if reply.granted));
+    assert!(granted);
+}
+
+#[test]
+fn a_stalled_disk_hands_leadership_away() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    group.write(old, "a");
+    group.input(old, Input::Storage { event: StorageEvent::Slow });
+    group.settle();
+    let new = group.leader().expect("another one leads at once");
+    assert_ne!(new, old);
+}
+
+#[test]
+fn a_failed_disk_ends_leadership_and_promises_nothing_more() {
+    let mut group = Group::new(3);
+    let old = group.elect();
+    group.nodes.get_mut(&old).unwrap().disk_stopped = true;
+    let write = group.command(old, WriteLevel::Quorum, "a");
+    group.input(old, Input::Storage { event: StorageEvent::Failed });
+    assert!(matches!(group.outcomes[&write], Outcome::Indeterminate { .. }));
+    let later = group.command(old, WriteLevel::Memory, "b");
+    assert_eq!(group.outcomes[&later], Outcome::Rejected(Rejection::StorageFailed));
+    group.run(Duration::from_millis(800));
+    let new = group.leader().expect("the others elect");
+    assert_ne!(new, old);
+}
