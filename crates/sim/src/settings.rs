@@ -1,0 +1,214 @@
+//! Which faults a run meets, and how often: drawn from the seed.
+//!
+//! Invariant: two runs with equal settings and equal seed are the same run. Swarm testing: each kind is switched on with
+//! probability one half, because a run with every fault at once hides what needs the absence of one (Groce et al., ISSTA'12).
+
+use core::time::Duration;
+
+use fastrand::Rng;
+
+/// How often something happens to the whole cluster, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Every {
+    /// Mean time between two of them.
+    pub mean: Duration,
+    /// Mean time that one lasts; drawn with a heavy tail.
+    pub lasts: Duration,
+}
+
+/// What the network does to messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Mean one-way delay.
+    pub delay: Duration,
+    /// Whether some delays are up to 256 times the mean (N3).
+    pub heavy_tail: bool,
+    /// Whether a later message may overtake an earlier one on the same link (N3).
+    pub reorder: bool,
+    /// Lost messages, per mille (N1).
+    pub loss_per_mille: u16,
+    /// Messages that arrive twice, per mille (N2).
+    pub duplicate_per_mille: u16,
+    /// Messages with a flipped bit in a batch, per mille (N16).
+    pub flip_per_mille: u16,
+    /// Whether messages under way survive the crash of either end, so that a new incarnation meets those of the former (N17).
+    pub outlives_crash: bool,
+    /// Netsplits of several shapes (N4 to N11).
+    pub netsplit: Option<Every>,
+    /// Links that are cut in one direction (N6).
+    pub one_way: Option<Every>,
+    /// Connections that break; what is under way on them is lost (N13, N15).
+    pub reset: Option<Every>,
+}
+
+/// What happens to processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Mean time that a round of the driving loop keeps the node busy; inputs gather meanwhile.
+    pub round: Duration,
+    /// Crashes of one process, at any point between two of its actions (P1, P2).
+    pub crash: Option<Every>,
+    /// Crashes of all processes at once (P6).
+    pub crash_all: Option<Every>,
+    /// Whether some processes come back at once (P3).
+    pub instant_restart: bool,
+    /// Processes that stand still while the world goes on (P5).
+    pub pause: Option<Every>,
+}
+
+/// What the clocks do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockSettings {
+    /// Largest difference between a wall clock and true time (C1).
+    pub offset_max: Duration,
+    /// Largest error of the rate of a node's clocks, in parts per million (C2).
+    pub drift_ppm_max: u32,
+    /// Jumps of a wall clock in either direction (C3, C4).
+    pub jump: Option<Every>,
+    /// Timers come late by up to this.
+    pub timer_late_max: Duration,
+}
+
+/// What the storage does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// Mean time of a sync.
+    pub sync: Duration,
+    /// Whether some syncs take up to 256 times the mean.
+    pub heavy_tail: bool,
+    /// Stalls (S18).
+    pub stall: Option<Every>,
+    /// Syncs that fail, per 100,000; the process ends by itself some time later, as an operator would have it (S4).
+    pub fail_per_100k: u16,
+    /// Whether the end of a process loses what was not synced, as a loss of power does (S1). Otherwise all that was handed
+    /// to the storage survives.
+    pub lose_unsynced: bool,
+    /// Size of what a loss of power keeps or loses as a whole, in bytes (S2, S3). Only of the real log's disk.
+    pub sector_bytes: usize,
+    /// Whether some starts crash while the log is being opened (P7). Only of the real log.
+    pub crash_amid_opening: bool,
+    /// A sync under way for longer is reported to the replica as slow.
+    pub slow_after: Duration,
+}
+
+/// All that a run depends on beside the seed and the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Nodes of the cluster, with ids from 1.
+    pub nodes: u32,
+    /// Network.
+    pub network: NetworkSettings,
+    /// Processes.
+    pub process: ProcessSettings,
+    /// Clocks.
+    pub clock: ClockSettings,
+    /// Storage.
+    pub storage: StorageSettings,
+}
+
+fn every(rng: &mut Rng, mean_ms: (u64, u64), lasts_ms: (u64, u64)) -> Option<Every> {
+    let every = Every {
+        mean: Duration::from_millis(rng.u64(mean_ms.0..=mean_ms.1)),
+        lasts: Duration::from_millis(rng.u64(lasts_ms.0..=lasts_ms.1)),
+    };
+    rng.bool().then_some(every)
+}
+
+impl Settings {
+    /// No faults: small delays, exact clocks, a steady disk.
+    #[must_use]
+    pub const fn calm(nodes: u32) -> Self {
+        Self {
+            nodes,
+            network: NetworkSettings {
+                delay: Duration::from_micros(200),
+                heavy_tail: false,
+                reorder: false,
+                loss_per_mille: 0,
+                duplicate_per_mille: 0,
+                flip_per_mille: 0,
+                outlives_crash: false,
+                netsplit: None,
+                one_way: None,
+                reset: None,
+            },
+            process: ProcessSettings {
+                round: Duration::from_micros(5),
+                crash: None,
+                crash_all: None,
+                instant_restart: false,
+                pause: None,
+            },
+            clock: ClockSettings {
+                offset_max: Duration::ZERO,
+                drift_ppm_max: 0,
+                jump: None,
+                timer_late_max: Duration::from_micros(50),
+            },
+            storage: StorageSettings {
+                sync: Duration::from_micros(300),
+                heavy_tail: false,
+                stall: None,
+                fail_per_100k: 0,
+                lose_unsynced: true,
+                sector_bytes: 4096,
+                crash_amid_opening: false,
+                slow_after: Duration::from_millis(200),
+            },
+        }
+    }
+
+    /// Draws a swarm: each kind on with probability one half, its rate at random.
+    #[must_use]
+    pub fn draw(rng: &mut Rng, nodes: u32) -> Self {
+        let mut rate = |most: u16| if rng.bool() { 1 + rng.u16(0..most) } else { 0 };
+        let (loss, duplicate, flip) = (rate(100), rate(100), rate(20));
+        Self {
+            nodes,
+            network: NetworkSettings {
+                delay: Duration::from_micros(1 << rng.u32(5..12)),
+                heavy_tail: rng.bool(),
+                reorder: rng.bool(),
+                loss_per_mille: loss,
+                duplicate_per_mille: duplicate,
+                flip_per_mille: flip,
+                outlives_crash: rng.bool(),
+                netsplit: every(rng, (200, 2000), (20, 1000)),
+                one_way: every(rng, (200, 2000), (20, 1000)),
+                reset: every(rng, (50, 1000), (1, 50)),
+            },
+            process: ProcessSettings {
+                round: Duration::from_micros(if rng.bool() { rng.u64(0..400) } else { 2 }),
+                crash: every(rng, (150, 2000), (5, 500)),
+                crash_all: every(rng, (1000, 4000), (5, 300)),
+                instant_restart: rng.bool(),
+                pause: every(rng, (200, 2000), (10, 800)),
+            },
+            clock: ClockSettings {
+                offset_max: Duration::from_millis(if rng.bool() { rng.u64(0..10_000) } else { 0 }),
+                drift_ppm_max: if rng.bool() { rng.u32(0..100_000) } else { 0 },
+                jump: every(rng, (100, 1000), (1, 10_000)),
+                timer_late_max: Duration::from_micros(1 << rng.u32(0..13)),
+            },
+            storage: StorageSettings {
+                sync: Duration::from_micros(1 << rng.u32(4..14)),
+                heavy_tail: rng.bool(),
+                stall: every(rng, (300, 2000), (20, 1000)),
+                fail_per_100k: if rng.u8(0..4) == 0 { 1 + rng.u16(0..200) } else { 0 },
+                lose_unsynced: rng.u8(0..4) != 0,
+                sector_bytes: if rng.bool() { 512 } else { 4096 },
+                crash_amid_opening: rng.bool(),
+                slow_after: Duration::from_millis(rng.u64(20..400)),
+            },
+        }
+    }
+}
+
+/// Draws around a mean, between nothing and twice as much; with a tail, one draw in four is at least double, one in sixteen
+/// fourfold, up to 256 times. Integers only, so that every build draws the same.
+pub(crate) fn around(rng: &mut Rng, mean: Duration, heavy_tail: bool) -> Duration {
+    let mean_ns = mean.as_nanos() as u64;
+    let once = rng.u64(0..=mean_ns.saturating_mul(2));
+    let factor = if heavy_tail { 1_u64 << (rng.u64(..).trailing_zeros() / 2).min(8) } else { 1 };
+    Duration::from_nanos(once.saturating_mul(factor))
+}
