@@ -1,0 +1,240 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use replikit_core::{NodeId, ReadLevel, WriteLevel};
+
+/// Replicated data on several machines.
+#[derive(Debug, Parser)]
+#[command(name = "replikit", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Log more to standard error.
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node of a cluster.
+    Node(Node),
+    /// Run a whole cluster of real processes on this machine, until Ctrl-C.
+    Cluster(Cluster),
+    /// Set a key.
+    Put(Put),
+    /// Print the value of a key.
+    Get(Get),
+    /// Remove a key.
+    Delete(Delete),
+    /// Add to a counter, and print its new value.
+    Add(Add),
+    /// Print keys and values in order, one pair a line, separated by a tab.
+    Scan(Scan),
+    /// Describe the nodes of a cluster.
+    Status(Status),
+    /// Look at the log in a data directory of a stopped node.
+    #[command(subcommand)]
+    Log(Log),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Node {
+    /// Name of the cluster; connections and data of another one are refused.
+    #[arg(long)]
+    pub(crate) cluster: String,
+    /// This node's number, unique in the cluster.
+    #[arg(long)]
+    pub(crate) id: u32,
+    /// Where to listen, for peers and clients.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// Another node and where it listens; once for each.
+    #[arg(long = "peer", value_name = "ID=HOST:PORT", value_parser = peer)]
+    pub(crate) peers: Vec<(NodeId, String)>,
+    /// Data directory; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Listen beyond this machine although nothing is encrypted and nobody is asked who they are.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// A follower that hears nothing for this long, up to twice as long by chance, asks for an election.
+    #[arg(long, value_name = "MS", default_value_t = 150)]
+    pub(crate) election_timeout_ms: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cluster {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) nodes: u32,
+    /// Where the nodes keep their data, one directory each; without it, in a directory that is removed at the end.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Name of the cluster.
+    #[arg(long, default_value = "local")]
+    pub(crate) cluster: String,
+    /// Port of node 1; the others follow.
+    #[arg(long, default_value_t = 7101, value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    pub(crate) port: u16,
+}
+
+/// How to reach a cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Reach {
+    /// Where nodes listen, separated by commas; one that is up suffices.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,..",
+        env = "REPLIKIT_AT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103"
+    )]
+    pub(crate) at: Vec<String>,
+    /// Name of the cluster.
+    #[arg(long, env = "REPLIKIT_CLUSTER", default_value = "local")]
+    pub(crate) cluster: String,
+    /// How long to keep trying, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub(crate) timeout_ms: u64,
+}
+
+const WRITE_LEVELS: &str =
+    "When it counts as done: memory, leader-disk, received:K, durable:K, quorum, applied:K (K replicas)";
+const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old)";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    #[arg(long, default_value = "quorum", value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: WriteLevel,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    pub(crate) key: String,
+    #[arg(long, default_value = "linearizable", value_parser = read_level, help = READ_LEVELS)]
+    pub(crate) level: ReadLevel,
+    /// Read at this node instead of the leader.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    pub(crate) key: String,
+    #[arg(long, default_value = "quorum", value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: WriteLevel,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    pub(crate) key: String,
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) delta: i64,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Scan {
+    /// The first key.
+    #[arg(default_value = "")]
+    pub(crate) from: String,
+    /// The first key no longer wanted.
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// Most keys to print.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    #[arg(long, default_value = "linearizable", value_parser = read_level, help = READ_LEVELS)]
+    pub(crate) level: ReadLevel,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// Print every record of a log, one a line.
+    Dump {
+        /// Data directory of a node.
+        dir: PathBuf,
+    },
+    /// Check every checksum and chain of a log; exits with 1 if anything is wrong. Changes nothing.
+    Verify {
+        /// Data directory of a node.
+        dir: PathBuf,
+    },
+}
+
+fn peer(text: &str) -> Result<(NodeId, String), String> {
+    let (id, address) = text.split_once('=').ok_or("give ID=HOST:PORT")?;
+    let id = id.parse().map_err(|_| format!("`{id}` is not a node number"))?;
+    Ok((NodeId(id), address.to_owned()))
+}
+
+fn write_level(text: &str) -> Result<WriteLevel, String> {
+    let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
+    let replicas = || {
+        let count = count.ok_or_else(|| format!("say how many replicas: {name}:K"))?;
+        count.parse::<u8>().ok().filter(|&k| k > 0).ok_or_else(|| format!("`{count}` is not a number of replicas"))
+    };
+    match (name, count) {
+        ("memory", None) => Ok(WriteLevel::Memory),
+        ("leader-disk", None) => Ok(WriteLevel::LeaderDisk),
+        ("quorum", None) => Ok(WriteLevel::Quorum),
+        ("received", _) => Ok(WriteLevel::Received(replicas()?)),
+        ("durable", _) => Ok(WriteLevel::Durable(replicas()?)),
+        ("applied", _) => Ok(WriteLevel::Applied(replicas()?)),
+        _ => Err("levels are memory, leader-disk, received:K, durable:K, quorum, applied:K".into()),
+    }
+}
+
+fn read_level(text: &str) -> Result<ReadLevel, String> {
+    match text.split_once(':') {
+        None if text == "linearizable" => Ok(ReadLevel::Linearizable),
+        None if text == "local" => Ok(ReadLevel::Local),
+        Some(("stale", ms)) => {
+            let ms = ms.parse().map_err(|_| format!("`{ms}` is not a number of milliseconds"))?;
+            Ok(ReadLevel::BoundedStale(Duration::from_millis(ms)))
+        }
+        _ => Err("levels are linearizable, local, stale:MS".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn levels_are_read_as_they_are_written() {
+        assert_eq!(write_level("durable:2"), Ok(WriteLevel::Durable(2)));
+        assert_eq!(write_level("quorum"), Ok(WriteLevel::Quorum));
+        assert!(write_level("durable").unwrap_err().contains("durable:K"));
+        assert!(write_level("received:0").is_err());
+        assert!(write_level("memory:2").is_err());
+        assert_eq!(read_level("stale:20"), Ok(ReadLevel::BoundedStale(Duration::from_millis(20))));
+        assert!(read_level("fresh").is_err());
+    }
+}

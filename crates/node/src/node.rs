@@ -1,0 +1,96 @@
+//! `replikit node`: one node of a single-leader cluster over a key-value keyspace.
+
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replikit_core::keyspace::Keyspace;
+use replikit_core::{Event, NodeId};
+use replikit_single_leader::{Node, NodeConfig, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{CommandResult, args, say};
+
+pub(crate) fn run(args: args::Node) -> CommandResult {
+    if !args.insecure {
+        refuse_beyond_loopback(&args.listen)?;
+    }
+    let id = NodeId(args.id);
+    if args.peers.iter().any(|(peer, address)| *peer == id && *address != args.listen) {
+        return Err(format!("--peer {id}=.. names this node itself").into());
+    }
+    let mut config = NodeConfig::new(id, args.cluster.clone(), args.listen).peers(args.peers).dir(&args.data);
+    config.events = Some(Arc::new(|node, group, event| report(node, group.0, event)));
+    let mut settings = Settings::default();
+    settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);
+    settings.timeouts.heartbeat = settings.timeouts.election / 5;
+    settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before the node takes part, so that no signal can come in between.
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let node = Node::open_with(config, settings, Keyspace::new())?;
+    say(format_args!("node {id} of {}: listening on {}", args.cluster, node.local_address()));
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    tracing::info!(node = %id, "shutting down");
+    node.shutdown();
+    say(format_args!("node {id} has stopped"));
+    Ok(())
+}
+
+/// Without TLS, only this machine may connect unless the operator says otherwise.
+fn refuse_beyond_loopback(listen: &str) -> CommandResult {
+    let addresses =
+        listen.to_socket_addrs().map_err(|error| format!("`{listen}` is no address: {error}; give HOST:PORT"))?;
+    match addresses.into_iter().find(|address| !address.ip().is_loopback()) {
+        None => Ok(()),
+        Some(address) => Err(format!(
+            "{address} can be reached from other machines, and nothing is encrypted yet: listen on 127.0.0.1, or say --insecure"
+        )
+        .into()),
+    }
+}
+
+fn report(node: NodeId, group: u32, event: &Event) {
+    match event {
+        Event::RoleChanged { role, term } => tracing::info!(%node, group, "{role} in term {term}"),
+        Event::LeaderChanged { leader: Some(leader), term } => {
+            tracing::info!(%node, group, "node {leader} leads term {term}");
+        }
+        Event::LeaderChanged { leader: None, .. } => tracing::debug!(%node, group, "no leader is known"),
+        Event::LostWrites { stream, range, term } => tracing::warn!(
+            %node,
+            "entries {} to {} of {stream}, first of term {term}, were dropped: writes acknowledged below quorum may be lost; they are kept beside the log",
+            range.start(),
+            range.end()
+        ),
+        Event::TailCut { stream } => tracing::warn!(
+            %node,
+            "the end of {stream} was torn by a crash and was cut; this node abstains from elections until it has caught up"
+        ),
+        Event::PeerMisbehaved { node: peer, what } => tracing::warn!(%node, "node {peer} {what}; dropped"),
+        Event::StorageFailed => {
+            tracing::error!(%node, "the storage failed: this node acknowledges nothing any more; restart it once the disk works");
+        }
+        Event::StorageSlow => tracing::warn!(%node, "the disk stalls; leadership was given up"),
+        Event::StorageFaulty { stream, range } => tracing::error!(
+            %node,
+            "entries {} to {} of {stream} cannot be read any more",
+            range.start(),
+            range.end()
+        ),
+        Event::SnapshotTaken { at } => tracing::info!(%node, group, "snapshot begun at {}", at.id),
+        Event::SnapshotInstalled { at, from } => {
+            tracing::info!(%node, group, "took a snapshot at {} from node {from}", at.id);
+        }
+        Event::SnapshotUnreadable { at } => tracing::error!(%node, group, "the snapshot at {} cannot be read", at.id),
+        other => tracing::info!(%node, group, "{other:?}"),
+    }
+}
