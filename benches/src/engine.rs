@@ -1,0 +1,97 @@
+//! Engines: what is measured, as running processes behind one trait. To add one: implement [`Engine`], add a variant to
+//! [`EngineKind`] and cases to [`suite`](crate::suite).
+
+pub mod single_leader;
+pub mod single_thread;
+
+use std::fmt;
+use std::path::Path;
+
+use async_trait::async_trait;
+use replikit_core::{Guarantees, WriteLevel};
+
+use crate::error::BenchError;
+use crate::load::{Reads, Target};
+
+/// A deployment that serves requests. Dropping it kills its processes.
+#[async_trait(?Send)]
+pub trait Engine {
+    /// Where to send requests of these levels.
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target;
+
+    /// What the engine promises for writes at this level and linearizable reads.
+    fn guarantees(&self, write_level: WriteLevel) -> Guarantees;
+
+    /// Calls of `fsync` and `fdatasync` since its start, on each node.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError>;
+
+    /// Whether all its processes still run.
+    ///
+    /// # Errors
+    /// When one has ended by itself; with its last words.
+    fn check(&mut self) -> Result<(), BenchError>;
+
+    /// Ends it cleanly.
+    ///
+    /// # Errors
+    /// When a process does not end when it is asked to.
+    async fn stop(self: Box<Self>) -> Result<(), BenchError>;
+}
+
+/// The engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Three processes of the node program, each with its log on disk.
+    SingleLeader,
+    /// The one-process baseline.
+    SingleThread(Sync),
+}
+
+/// Whether the baseline waits for its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// One fdatasync for all writes that are at hand, before any of them is acknowledged.
+    Group,
+    /// Never; the kernel writes when it likes.
+    Never,
+}
+
+impl EngineKind {
+    /// The name that `--engine` takes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleLeader => "single-leader",
+            Self::SingleThread(_) => "single-thread",
+        }
+    }
+
+    /// What it consists of.
+    #[must_use]
+    pub const fn setup(self) -> &'static str {
+        match self {
+            Self::SingleLeader => "3 nodes",
+            Self::SingleThread(_) => "1 process",
+        }
+    }
+
+    /// Starts it, with its data below `folder`.
+    ///
+    /// # Errors
+    /// When it does not serve requests within its time limit; with the last words of its processes.
+    pub async fn start(self, folder: &Path) -> Result<Box<dyn Engine>, BenchError> {
+        Ok(match self {
+            Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder).await?),
+            Self::SingleThread(sync) => Box::new(single_thread::SingleThread::start(folder, sync).await?),
+        })
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.name(), self.setup())
+    }
+}
