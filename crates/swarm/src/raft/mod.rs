@@ -40,7 +40,7 @@ pub(crate) fn knobs(rng: &mut Rng) -> (Timeouts, Limits) {
 }
 
 /// One seed: faults for a while, then the group must serve again and its replicas agree.
-pub(crate) fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
+pub fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
     let mut rng = Rng::with_seed(seed);
     let nodes = [1, 3, 3, 3, 5][rng.usize(0..5)];
     let settings = Settings::draw(&mut rng, nodes);

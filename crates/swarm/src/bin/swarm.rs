@@ -6,14 +6,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use replikit_sim::{FaultCounts, LogStorage, ModelStorage};
-
-mod groups;
-mod raft;
-mod register;
-mod run;
-
-use run::{Run, Telling};
+use replikit_sim::FaultCounts;
+use replikit_swarm::{Telling, scenario};
 
 struct Arguments {
     subject: String,
@@ -42,29 +36,8 @@ fn arguments() -> Result<Arguments, String> {
     Ok(arguments)
 }
 
-type Scenario = fn(u64, Telling) -> Result<Run, String>;
-
-/// Every scenario on the storage model and, under a name with `-log`, on the real log.
-const SCENARIOS: [(&str, Scenario); 8] = [
-    ("raft", raft::run::<ModelStorage>),
-    ("raft-log", raft::run::<LogStorage>),
-    ("raft-groups", groups::rafts::<ModelStorage>),
-    ("raft-groups-log", groups::rafts::<LogStorage>),
-    ("register", register::run::<ModelStorage>),
-    ("register-log", register::run::<LogStorage>),
-    ("register-groups", groups::registers::<ModelStorage>),
-    ("register-groups-log", groups::registers::<LogStorage>),
-];
-
-fn subject(name: &str) -> Result<Scenario, String> {
-    SCENARIOS.iter().find(|(known, _)| *known == name).map(|(_, run)| *run).ok_or_else(|| {
-        let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-        format!("{name}: no such subject; known are {}", known.join(", "))
-    })
-}
-
 fn play(arguments: &Arguments) -> Result<(), String> {
-    let run = subject(&arguments.subject)?;
+    let run = scenario(&arguments.subject)?;
     let (mut total, mut met) = (FaultCounts::default(), FaultCounts::default());
     let (mut answered, mut events, mut inputs) = (Vec::new(), 0, 0);
     let began = Instant::now();

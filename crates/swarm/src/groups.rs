@@ -194,7 +194,7 @@ fn setup(rng: &mut Rng) -> Setup {
 }
 
 /// One seed of several groups of registers.
-pub(crate) fn registers<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
+pub fn registers<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
     let mut rng = Rng::with_seed(seed);
     let Setup { nodes, groups, settings, workload } = setup(&mut rng);
     let snapshot_every = rng.u32(2..60);
@@ -213,7 +213,7 @@ pub(crate) fn registers<S: SimStorage + 'static>(seed: u64, telling: Telling) ->
 }
 
 /// One seed of several Raft groups.
-pub(crate) fn rafts<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
+pub fn rafts<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
     let mut rng = Rng::with_seed(seed);
     let Setup { nodes, groups, settings, workload } = setup(&mut rng);
     let (timeouts, limits) = knobs(&mut rng);

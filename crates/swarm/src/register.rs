@@ -13,7 +13,7 @@ use crate::run::{Run, Telling};
 const GROUP: GroupId = GroupId(1);
 
 /// A cluster of registers on the given settings.
-pub(crate) fn world<S: SimStorage>(seed: u64, settings: Settings, snapshot_every: u32) -> World<Register, S> {
+pub fn world<S: SimStorage>(seed: u64, settings: Settings, snapshot_every: u32) -> World<Register, S> {
     let cluster = ClusterId::from_name("sim");
     let nodes = settings.nodes;
     World::new(seed, settings, cluster, move |node, boots, _| {
@@ -25,7 +25,7 @@ pub(crate) fn world<S: SimStorage>(seed: u64, settings: Settings, snapshot_every
 }
 
 /// One seed: three seconds of faults, then the cluster must serve again; what clients saw must be linearizable.
-pub(crate) fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
+pub fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
     let mut rng = Rng::with_seed(seed);
     let nodes = [1, 3, 3, 3, 5][rng.usize(0..5)];
     let settings = Settings::draw(&mut rng, nodes);

@@ -6,10 +6,7 @@ use replikit_core::{GroupId, NodeId, Time};
 use replikit_sim::register::{Register, RegisterWorkload, Stamp};
 use replikit_sim::{Fault, FaultCounts, LogStorage, ModelStorage, Replicas, Settings, WorkloadSettings, World};
 
-use crate::run::{Run, Telling};
-use crate::{groups, raft, register};
-
-type Scenario = fn(u64, Telling) -> Result<Run, String>;
+use replikit_swarm::{Scenario, Telling, groups, raft, register};
 
 /// What only the real log can meet.
 const OF_THE_LOG: [Fault; 3] = [Fault::CrashAmidOpening, Fault::TailCut, Fault::WriteFailed];

@@ -1,0 +1,3 @@
+//! Runs of the simulator: every scenario, a few hundred seeds each.
+
+mod seeds;
