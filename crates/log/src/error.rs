@@ -5,11 +5,14 @@ use core::ops::{Range, RangeInclusive};
 
 use replikit_core::{ClusterId, LogIndex, NodeId, StreamId};
 
-use crate::{DiskError, FileName};
+use crate::{ConfigError, DiskError, FileName};
 
 /// Why a log cannot be opened. Nothing on disk was changed, and nothing is overwritten by trying again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
+    /// A setting cannot work. Blame: the caller.
+    #[error("the log cannot be opened with these settings: {0}")]
+    Config(ConfigError),
     /// The directory holds the log of another cluster. Blame: who chose the directory or the cluster name.
     #[error(
         "the directory belongs to cluster {found:?}, not {expected:?}: give the right cluster name or another directory"

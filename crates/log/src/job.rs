@@ -125,11 +125,6 @@ impl Script {
         Self { ops: ops.into(), outcome: Outcome::Nothing, unread: Some(file), what, removes: true }
     }
 
-    pub(crate) fn close(file: FileId) -> Self {
-        let ops = [DiskOp::Close { file }];
-        Self { ops: ops.into(), outcome: Outcome::Nothing, unread: Some(file), what: "close a file", removes: true }
-    }
-
     pub(crate) fn seal(file: FileId, offset: u64, footer: Bytes) -> Self {
         let ops = [DiskOp::Write { file, offset, buffers: vec![footer] }, DiskOp::Sync { file }];
         Self { ops: ops.into(), outcome: Outcome::Nothing, unread: None, what: "seal a segment", removes: false }

@@ -90,7 +90,7 @@ mod state;
 mod storage;
 mod survey;
 
-pub use config::LogConfig;
+pub use config::{ConfigError, LogConfig};
 pub use disk::{Disk, DiskAnswer, DiskError, DiskOp, FileId, FileName, Lane, OpId};
 pub use error::{Damage, OpenError};
 pub use event::{LogEvent, SubscriptionId, Tail};

@@ -143,6 +143,7 @@ pub struct Log {
     cache: VecDeque<(StreamId, LogIndex, u64, u32)>,
     cache_bytes: usize,
     snapshots: BTreeMap<GroupId, SnapshotFile>,
+    next_snapshot: u64,
     taking: BTreeMap<GroupId, Taking>,
     /// Dropped suffixes that are not kept yet: until then no segment goes.
     keeping: u32,
@@ -199,6 +200,7 @@ impl Log {
             outputs: VecDeque::new(),
             cache: VecDeque::new(),
             cache_bytes: 0,
+            next_snapshot: snapshots.values().map(|known| known.header.number).max().unwrap_or(0) + 1,
             snapshots,
             taking: BTreeMap::new(),
             keeping: 0,

@@ -3,7 +3,7 @@
 //! Invariant: after [`MemDisk::crash`] it holds what was synced, and of what was written since any subset of sectors; of the
 //! directory's changes since the last [`DiskOp::SyncDir`] any prefix.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -15,6 +15,10 @@ struct Inode {
     durable: Vec<u8>,
     /// Written since the last sync, in order.
     pending: Vec<(u64, Bytes)>,
+    /// `bytes` may differ from `durable`.
+    dirty: bool,
+    /// A sync failed since the last crash, so no later one makes the two alike.
+    forgetful: bool,
 }
 
 impl Inode {
@@ -134,7 +138,7 @@ impl MemDisk {
     /// directory whether it is there afterwards; of the latter, those behind the first that is not are not either.
     pub fn crash(&mut self, keep: &mut dyn FnMut() -> bool) {
         if let Memory::Sectors(sector_bytes) = self.memory {
-            for inode in &mut self.inodes {
+            for inode in self.inodes.iter_mut().filter(|inode| inode.dirty) {
                 for (offset, written) in core::mem::take(&mut inode.pending) {
                     let mut at = 0;
                     while at < written.len() {
@@ -147,6 +151,7 @@ impl MemDisk {
                     }
                 }
                 inode.bytes.clone_from(&inode.durable);
+                (inode.dirty, inode.forgetful) = (false, false);
             }
             for made in core::mem::take(&mut self.changes) {
                 if !keep() {
@@ -155,6 +160,10 @@ impl MemDisk {
                 change(&mut self.durable_names, &made);
             }
             self.names.clone_from(&self.durable_names);
+            let named: BTreeSet<usize> = self.names.values().copied().collect();
+            for (_, gone) in self.inodes.iter_mut().enumerate().filter(|(at, _)| !named.contains(at)) {
+                *gone = Inode::default();
+            }
         }
         self.open.clear();
     }
@@ -205,6 +214,7 @@ impl Disk for MemDisk {
             if let DiskOp::Sync { file } = op {
                 let inode = self.inode(file)?;
                 self.inodes[inode].pending.clear();
+                self.inodes[inode].forgetful = true;
             }
             return Err(error);
         }
@@ -236,6 +246,7 @@ impl Disk for MemDisk {
                     Inode::put(&mut inode.bytes, offset, &buffer);
                     let bytes = buffer.len() as u64;
                     if self.memory != Memory::Plain {
+                        inode.dirty = true;
                         inode.pending.push((offset, buffer));
                     }
                     offset += bytes;
@@ -249,6 +260,7 @@ impl Disk for MemDisk {
                 for (offset, written) in inode.pending.drain(..) {
                     Inode::put(&mut inode.durable, offset, &written);
                 }
+                inode.dirty = inode.forgetful;
             }
             DiskOp::Read { file, offset, bytes } => {
                 let inode = &self.inodes[self.inode(file)?];

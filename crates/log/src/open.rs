@@ -72,6 +72,7 @@ pub(crate) fn start_records(link: Link, state: &State) -> Vec<Small> {
 
 /// Opens a log: see the module.
 pub(crate) fn open(config: &LogConfig, disk: &mut dyn Disk) -> Result<(Opened, Recovered), OpenError> {
+    config.check().map_err(OpenError::Config)?;
     let mut found = survey(disk, Some((config.cluster, config.node)))?;
     if !found.damage.is_empty() {
         return Err(OpenError::Corrupt(found.damage.swap_remove(0)));

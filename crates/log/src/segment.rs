@@ -99,7 +99,7 @@ impl Segments {
 
 /// How large the next segment is: twice the largest so far within the limits, and large enough for what must go in.
 pub(crate) fn next_capacity(config: &LogConfig, largest: u64, need: u64) -> u64 {
-    let doubled = (largest * 2).clamp(config.segment_bytes_min.max(64 << 10), config.segment_bytes_max.max(64 << 10));
+    let doubled = (largest * 2).clamp(config.segment_bytes_min, config.segment_bytes_max);
     blocks(doubled.max(DATA_START + need))
 }
 

@@ -9,12 +9,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replikit_core::{ClusterId, GroupId, LogId, LogIndex, NodeId, Position, SnapshotSource, StreamId, Term};
 
 use crate::format::{BLOCK_BYTES, HeaderFault, LOG_VERSION, crc, le_u16, le_u32, le_u64, seed};
-use crate::{DiskOp, FileId, FileName};
+use crate::{DiskOp, FileId, FileName, LogConfig};
 
 const MAGIC: u16 = u16::from_le_bytes(*b"RN");
 /// A piece on disk: its header and its payload.
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
 const PIECE_HEADER_BYTES: usize = 16;
+/// What of the first block says something.
+pub(crate) const HEADER_BYTES: usize = 72;
 /// Payload of every piece but the last.
 pub(crate) const PAYLOAD_BYTES: usize = PIECE_BYTES - PIECE_HEADER_BYTES;
 /// A long snapshot is synced in steps, so that the last sync is short.
@@ -26,6 +28,11 @@ pub(crate) struct SnapshotHeader {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) at: Position,
+    /// Counts the snapshots of a directory: of two of one group, the later one is the newer. Positions do not tell, for a
+    /// group may have many streams.
+    pub(crate) number: u64,
+    /// Never the same twice in one directory; seeds the checksums of the pieces.
+    pub(crate) uuid: u64,
 }
 
 impl SnapshotHeader {
@@ -40,13 +47,15 @@ impl SnapshotHeader {
         block[32..40].copy_from_slice(&self.at.id.term.0.to_le_bytes());
         block[40..48].copy_from_slice(&self.at.id.index.0.to_le_bytes());
         block[48..56].copy_from_slice(&self.at.digest.to_le_bytes());
-        let crc = crc(0, &block[4..64]);
+        block[56..64].copy_from_slice(&self.number.to_le_bytes());
+        block[64..72].copy_from_slice(&self.uuid.to_le_bytes());
+        let crc = crc(0, &block[4..HEADER_BYTES]);
         block[0..4].copy_from_slice(&crc.to_le_bytes());
         block.into()
     }
 
     pub(crate) fn read(block: &[u8]) -> Result<Self, HeaderFault> {
-        let Some(header) = block.get(..64) else { return Err(HeaderFault::Damaged) };
+        let Some(header) = block.get(..HEADER_BYTES) else { return Err(HeaderFault::Damaged) };
         if le_u16(header, 4) != MAGIC {
             return Err(HeaderFault::Damaged);
         }
@@ -61,21 +70,19 @@ impl SnapshotHeader {
             cluster: ClusterId::from_u64(le_u64(header, 8)),
             node: NodeId(le_u32(header, 16)),
             at: Position { stream: StreamId::from_u64(le_u64(header, 24)), id, digest: le_u64(header, 48) },
+            number: le_u64(header, 56),
+            uuid: le_u64(header, 64),
         })
     }
 
-    /// Seeds the checksums of the pieces.
-    fn seed(&self) -> u64 {
-        seed([self.cluster.to_u64() ^ self.at.stream.to_u64(), self.at.id.term.0, self.at.id.index.0])
-    }
-
     pub(crate) fn name(&self) -> FileName {
-        let Position { stream, id, .. } = self.at;
-        FileName::new(&format!(
-            "snap-{:08x}-{:08x}-{:016x}-{:016x}.snap",
-            stream.group.0, stream.origin.0, id.term.0, id.index.0
-        ))
+        FileName::new(&format!("snap-{:08x}-{:016x}.snap", self.at.stream.group.0, self.number))
     }
+}
+
+/// Never the same twice in one directory: `starts` grows with every opening, `file` with every file of an opening.
+pub(crate) fn snapshot_uuid(config: &LogConfig, starts: u64, file: FileId) -> u64 {
+    seed([config.cluster.to_u64() ^ u64::from(config.node.0).rotate_left(32), !starts, file.0])
 }
 
 /// Whether a file's name is a snapshot's.
@@ -126,7 +133,7 @@ pub(crate) fn check_piece(header: &SnapshotHeader, number: u64, piece: &Bytes) -
     let head = piece.get(..PIECE_HEADER_BYTES)?;
     let (bytes, last) = (le_u32(head, 0) as usize, le_u32(head, 4));
     let payload = piece.get(PIECE_HEADER_BYTES..PIECE_HEADER_BYTES.checked_add(bytes)?)?;
-    let seed = seed([header.seed(), number, u64::from(last) << 32 | bytes as u64]);
+    let seed = seed([header.uuid, number, u64::from(last) << 32 | bytes as u64]);
     let sound = xxhash_rust::xxh3::xxh3_64_with_seed(payload, seed) == le_u64(head, 8);
     sound.then(|| (piece.slice(PIECE_HEADER_BYTES..PIECE_HEADER_BYTES + bytes), last == 1))
 }
@@ -135,8 +142,8 @@ pub(crate) fn check_piece(header: &SnapshotHeader, number: u64, piece: &Bytes) -
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Create,
-    Header,
     Body,
+    Sync,
     Rename,
     SyncDir,
     Done,
@@ -148,7 +155,6 @@ pub(crate) struct SnapshotWriter {
     pub(crate) header: SnapshotHeader,
     pub(crate) file: FileId,
     phase: Phase,
-    seed: u64,
     /// The piece being filled, with room for its header.
     piece: BytesMut,
     number: u64,
@@ -166,7 +172,6 @@ impl SnapshotWriter {
             header,
             file,
             phase: Phase::Create,
-            seed: header.seed(),
             piece: BytesMut::new(),
             number: 0,
             written: 0,
@@ -187,7 +192,7 @@ impl SnapshotWriter {
 
     fn end_piece(&mut self, last: bool) {
         let bytes = self.piece.len() - PIECE_HEADER_BYTES;
-        let seed = seed([self.seed, self.number, u64::from(last) << 32 | bytes as u64]);
+        let seed = seed([self.header.uuid, self.number, u64::from(last) << 32 | bytes as u64]);
         let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&self.piece[PIECE_HEADER_BYTES..], seed);
         self.piece[0..4].copy_from_slice(&(bytes as u32).to_le_bytes());
         self.piece[4..8].copy_from_slice(&u32::from(last).to_le_bytes());
@@ -237,8 +242,7 @@ impl SnapshotWriter {
     pub(crate) fn next_op(&mut self) -> Option<DiskOp> {
         let file = self.file;
         let (op, phase) = match self.phase {
-            Phase::Create => (DiskOp::Create { file, name: unfinished_name(file) }, Phase::Header),
-            Phase::Header => (DiskOp::Write { file, offset: 0, buffers: vec![self.header.encode()] }, Phase::Body),
+            Phase::Create => (DiskOp::Create { file, name: unfinished_name(file) }, Phase::Body),
             Phase::Body if self.unsynced_bytes >= UNSYNCED_BYTES_MAX => {
                 self.unsynced_bytes = 0;
                 (DiskOp::Sync { file }, Phase::Body)
@@ -251,9 +255,13 @@ impl SnapshotWriter {
                     self.unsynced_bytes += piece.len();
                     (DiskOp::Write { file, offset, buffers: vec![piece] }, Phase::Body)
                 }
-                None if self.ended => (DiskOp::Sync { file }, Phase::Rename),
+                // The header last: the number of a snapshot that is received is known only then.
+                None if self.ended => {
+                    (DiskOp::Write { file, offset: 0, buffers: vec![self.header.encode()] }, Phase::Sync)
+                }
                 None => return None,
             },
+            Phase::Sync => (DiskOp::Sync { file }, Phase::Rename),
             Phase::Rename => (DiskOp::Rename { from: unfinished_name(file), to: self.header.name() }, Phase::SyncDir),
             Phase::SyncDir => (DiskOp::SyncDir, Phase::Done),
             Phase::Done => return None,

@@ -17,7 +17,9 @@ use crate::format::{
 use crate::group::Verbatim;
 use crate::scan::{Checked, Found, Frame, Rest, Window, behind, look, newer, read_header, rest, tried};
 use crate::segment::segment_number;
-use crate::snapshot::{SnapshotFile, SnapshotHeader, check_piece, is_snapshot_name, is_unfinished_name, piece_offset};
+use crate::snapshot::{
+    self, SnapshotFile, SnapshotHeader, check_piece, is_snapshot_name, is_unfinished_name, piece_offset,
+};
 use crate::state::{Entry, State, Stream};
 use crate::{Damage, Disk, DiskAnswer, DiskOp, FileId, FileName, LogEvent, OpenError};
 
@@ -198,7 +200,7 @@ impl Survey {
         for name in names {
             let file = self.file();
             let mut window = Window::open(disk, file, &name)?;
-            let header = match SnapshotHeader::read(&window.get(disk, 0, 64)?) {
+            let header = match SnapshotHeader::read(&window.get(disk, 0, snapshot::HEADER_BYTES)?) {
                 Ok(header) => header,
                 Err(HeaderFault::Newer(version)) => return Err(newer(&name, version)),
                 Err(HeaderFault::Damaged) => {
@@ -209,7 +211,7 @@ impl Survey {
             self.belongs((header.cluster, header.node), expected)?;
             let (mut number, mut snapshot_bytes) = (0, 0);
             let whole = loop {
-                let piece = window.get(disk, piece_offset(number), crate::snapshot::PIECE_BYTES)?;
+                let piece = window.get(disk, piece_offset(number), snapshot::PIECE_BYTES)?;
                 let Some((payload, last)) = check_piece(&header, number, &piece) else {
                     let bytes = piece_offset(number)..piece_offset(number) + piece.len() as u64;
                     self.damaged(&name, bytes, "a piece's checksum does not match");
@@ -226,7 +228,7 @@ impl Survey {
             }
             let found = SnapshotFile { header, file, name, snapshot_bytes };
             let older = match self.snapshots.get(&found.group()) {
-                Some(other) if other.header.at.id >= found.header.at.id => Some(found),
+                Some(other) if other.header.number >= found.header.number => Some(found),
                 _ => self.snapshots.insert(found.group(), found),
             };
             self.garbage.extend(older.map(|older| (older.name, Some(older.file))));

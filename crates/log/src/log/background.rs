@@ -186,22 +186,15 @@ impl Log {
     fn install(&mut self, writer: SnapshotWriter) {
         let snapshot = writer.into_file();
         let (at, group) = (snapshot.header.at, snapshot.group());
-        let newer = self.snapshots.get(&group).is_some_and(|known| known.header.at.id > at.id);
-        if newer {
+        if self.snapshots.get(&group).is_some_and(|known| known.header.number > snapshot.header.number) {
             let script = Script::remove(snapshot.name, snapshot.file, "drop an old snapshot");
             self.jobs.push_back(Job::Script(script));
             return;
         }
-        let name = snapshot.name.clone();
         self.outputs
             .push_back(LogOutput::Event(LogEvent::SnapshotDurable { at, snapshot_bytes: snapshot.snapshot_bytes }));
         if let Some(old) = self.snapshots.insert(group, snapshot) {
-            // The same position taken twice has the same name: the rename has replaced the old file already.
-            let script = if old.name == name {
-                Script::close(old.file)
-            } else {
-                Script::remove(old.name, old.file, "drop an old snapshot")
-            };
+            let script = Script::remove(old.name, old.file, "drop an old snapshot");
             self.jobs.push_back(Job::Script(script));
         }
     }

@@ -7,10 +7,11 @@ use replikit_core::{
 };
 
 use super::{Barrier, Life, Log};
+use crate::FileId;
 use crate::format::Small;
 use crate::job::{Job, Script};
 use crate::lost::{LostBatch, LostHeader, LostWriter};
-use crate::snapshot::{SnapshotHeader, SnapshotWriter, unfinished_name};
+use crate::snapshot::{SnapshotHeader, SnapshotWriter, snapshot_uuid, unfinished_name};
 use crate::state::{Entry, beyond};
 
 fn bytes_of(op: &Persist) -> usize {
@@ -244,8 +245,11 @@ impl Log {
         self.released = true;
     }
 
-    fn snapshot_header(&self, at: Position) -> SnapshotHeader {
-        SnapshotHeader { cluster: self.config.cluster, node: self.config.node, at }
+    fn snapshot_header(&mut self, at: Position, file: FileId) -> SnapshotHeader {
+        let number = self.next_snapshot;
+        self.next_snapshot += 1;
+        let uuid = snapshot_uuid(&self.config, self.starts, file);
+        SnapshotHeader { number, uuid, cluster: self.config.cluster, node: self.config.node, at }
     }
 
     fn take_snapshot(&mut self, at: Position, source: Box<dyn SnapshotSource>) {
@@ -253,7 +257,8 @@ impl Log {
         let taking = self.taking.entry(at.stream.group).or_default();
         taking.asked += 1;
         let number = taking.asked;
-        self.jobs.push_back(Job::Take(SnapshotWriter::new(self.snapshot_header(at), file), source, number));
+        let header = self.snapshot_header(at, file);
+        self.jobs.push_back(Job::Take(SnapshotWriter::new(header, file), source, number));
     }
 
     /// Returns the bytes of the snapshot that wait for the disk.
@@ -274,7 +279,8 @@ impl Log {
                     self.abandon(staged);
                 }
                 let file = self.new_file();
-                self.jobs.push_back(Job::Stage(SnapshotWriter::new(self.snapshot_header(at), file), None));
+                let header = self.snapshot_header(at, file);
+                self.jobs.push_back(Job::Stage(SnapshotWriter::new(header, file), None));
                 self.jobs.len() - 1
             }
         };
@@ -284,6 +290,9 @@ impl Log {
         assert_eq!(writer.snapshot_bytes, offset, "the chunks of a snapshot come in order");
         writer.push(chunk);
         if last.is_some() {
+            // Later than whatever was taken while it was being received.
+            writer.header.number = self.next_snapshot;
+            self.next_snapshot += 1;
             writer.end();
             *waits = last;
         }

@@ -164,6 +164,12 @@ impl World {
                 if first >= known.next {
                     return;
                 }
+                // A state machine only goes on.
+                let taken = self.snapshots.get(&GroupId(group)).into_iter().flatten().filter(|at| at.stream == id);
+                let first = taken.map(|at| at.id.index.0).max().map_or(first, |taken| taken.max(first));
+                if first >= known.next {
+                    return;
+                }
                 let index = self.rng.u64(first..known.next);
                 let at = self.position(id, index);
                 self.snapshots.entry(GroupId(group)).or_default().push(at);
@@ -212,6 +218,13 @@ impl World {
                 (Position { stream: id, id: LogId { term: Term(self.term), index: LogIndex(index) }, digest: 1 }, 0)
             }
         };
+        // A replica does not install what is behind its own snapshot.
+        let taken = self.snapshots.get(&at.stream.group).into_iter().flatten().filter(|own| own.stream == at.stream);
+        let released = self.now().streams.get(&at.stream).map_or(0, |known| known.released);
+        if at.id.index.0 < released.max(taken.map(|own| own.id.index.0).max().unwrap_or(0)) {
+            self.receiving = None;
+            return;
+        }
         let bytes = snapshot_bytes(at);
         let end = bytes.len().min(offset + self.rng.usize(1..300_000));
         let last = end == bytes.len();
@@ -228,10 +241,6 @@ impl World {
                 .get(&stream)
                 .map(|known| known.batches.iter().filter(|batch| batch.last().index.0 >= next).cloned().collect())
                 .unwrap_or_default();
-            let released = self.now().streams.get(&stream).map_or(0, |known| known.released);
-            if next < released {
-                return;
-            }
             self.persist(Persist::Reset { stream, next: LogIndex(next) }, |model| {
                 model.streams.insert(stream, StreamModel { batches: Vec::new(), next, released: next });
             });
@@ -458,10 +467,15 @@ fn matches(
     Ok(())
 }
 
+/// `SEED` alone, or as many as `SEEDS` says, the first of them `FROM`.
 fn seeds() -> core::ops::Range<u64> {
-    match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(40),
+        None => {
+            let from = number("FROM").unwrap_or(0);
+            from..from + number("SEEDS").unwrap_or(40)
+        }
     }
 }
 

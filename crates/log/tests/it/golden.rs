@@ -76,7 +76,7 @@ fn the_same_actions_write_the_bytes_of_the_golden_files() {
             "seg-0000000000000002.log",
             "seg-0000000000000004.log",
             "seg-0000000000000005.log",
-            "snap-00000001-00000000-0000000000000001-0000000000000002.snap",
+            "snap-00000001-0000000000000001.snap",
         ]
     );
     for name in names {
