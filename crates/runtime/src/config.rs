@@ -10,10 +10,6 @@ use replikit_core::{Queue, ReadLevel};
 /// The group that a handle or client speaks to unless told otherwise.
 pub const DEFAULT_GROUP: GroupId = GroupId(1);
 
-/// Requests of one session that may be in flight: the distance between the oldest request without an answer and the newest.
-/// A replica remembers the replies of at least this many requests per session.
-pub const SESSION_WINDOW: u64 = 1024;
-
 /// Largest answer to a query unless the caller says otherwise, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 2 << 20;
 

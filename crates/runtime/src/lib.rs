@@ -89,8 +89,7 @@ mod wire;
 pub use call::{Acked, Answer};
 pub use client::{Client, ClientConfig, ReadTarget, Retries};
 pub use config::{
-    ANSWER_BYTES_MAX, DEFAULT_GROUP, EventHook, Limits, NodeConfig, Promise, ReadOptions, SESSION_WINDOW, Timing,
-    WriteOptions,
+    ANSWER_BYTES_MAX, DEFAULT_GROUP, EventHook, Limits, NodeConfig, Promise, ReadOptions, Timing, WriteOptions,
 };
 pub use counters::{NodeCounters, NodeStatus};
 pub use error::{ConnectError, OpenError};

@@ -7,11 +7,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use replikit_core::{Queue, Rejection, SessionId, SessionSeq, WriteError};
+use replikit_core::{Queue, Rejection, SESSION_WINDOW, SessionId, SessionSeq, WriteError};
 use tokio::sync::Notify;
 
 use super::{Inner, lock};
-use crate::config::SESSION_WINDOW;
 
 struct Session {
     id: SessionId,
