@@ -300,7 +300,10 @@ impl Survey {
             };
             if let Some((link, frame)) = &start {
                 self.head = Some((*link, frame.header.seq, frame.header.prev_digest));
-                self.oldest = self.oldest.max(link.oldest);
+                // The last start says what the group behind it makes true: that group may be torn.
+                if at != last_at {
+                    self.oldest = self.oldest.max(link.oldest);
+                }
             }
             match links.get(at + 1) {
                 Some(Some((next, next_seq))) => self.read_sealed(disk, segment, next.prev_end, *next_seq)?,
@@ -548,6 +551,7 @@ impl Survey {
     fn finish_last(&mut self, segment: SurveyedSegment, last: Option<Frame>) {
         match last {
             Some(frame) if frame.header.kind == FrameKind::Group => {
+                self.oldest = self.oldest.max(self.head.map_or(0, |(link, ..)| link.oldest));
                 for (_, record) in &frame.records {
                     if let Checked::Small(Small::Oldest { number }) = record {
                         self.oldest = self.oldest.max(*number);
