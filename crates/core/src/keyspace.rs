@@ -84,6 +84,22 @@ pub fn encode_write(write: &WriteRequest) -> Result<Bytes, KeyspaceError> {
     Ok(encode(&command))
 }
 
+/// Reads a command that [`encode_write`] made: the key, and what to do to it.
+///
+/// # Errors
+/// [`KeyspaceError::Malformed`] for bytes that are no such command.
+pub fn decode_write(command: &[u8]) -> Result<(Bytes, WriteOp), KeyspaceError> {
+    let owned = Bytes::copy_from_slice;
+    Ok(match postcard::from_bytes(command).map_err(|_| KeyspaceError::Malformed)? {
+        Command::Put { key, value } => (owned(key), WriteOp::Put { value: owned(value) }),
+        Command::Delete { key } => (owned(key), WriteOp::Delete),
+        Command::CompareAndSet { key, expected, new } => {
+            (owned(key), WriteOp::CompareAndSet { expected: expected.map(owned), new: new.map(owned) })
+        }
+        Command::Add { key, delta } => (owned(key), WriteOp::Add { delta }),
+    })
+}
+
 /// Encodes the question for one key's value.
 ///
 /// # Errors

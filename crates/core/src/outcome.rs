@@ -143,6 +143,8 @@ pub enum Queue {
     Reads,
     /// Requests of one session in flight.
     SessionWindow,
+    /// Subscribers of one node.
+    Subscriptions,
 }
 
 impl core::fmt::Display for Queue {
@@ -152,6 +154,7 @@ impl core::fmt::Display for Queue {
             Self::Inbox => "inbox",
             Self::Reads => "waiting reads",
             Self::SessionWindow => "session window",
+            Self::Subscriptions => "subscriptions",
         })
     }
 }

@@ -41,6 +41,12 @@ pub trait Replica {
 
     /// When [`Input::Timer`] is due at the latest; `None` when nothing is waited for. Constant time.
     fn deadline(&self) -> Option<Time>;
+    /// The highest index of a group's own log that is committed and applied here, always the end of a batch; `None` for a group
+    /// that is not here, and for a family whose log has no commit index. Called by the driver after each drain while somebody
+    /// follows the group's changes: must be cheap.
+    fn committed(&self, _group: GroupId) -> Option<LogIndex> {
+        None
+    }
 }
 
 /// What replicas say to each other: a small head and, beside it, whole batches as they lie in memory.

@@ -182,26 +182,38 @@ pub enum Cursor {
     Oldest,
     /// After this index of the group's log.
     After(LogIndex),
-    /// Only what comes from now on.
+    /// Only what is committed from now on, as the replica that is asked knows it.
     Newest,
 }
 
-/// One committed change.
+/// One committed command, as it stands in the log. Commands that change nothing stand there as well: a compare-and-set that
+/// found another value, and a retry of a request whose first attempt had been logged already, which carries the same
+/// [`Change::session`] as that one and was not applied again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Where it stands.
+    /// Where it stands; [`Change::cursor`] resumes behind it.
     pub at: Position,
-    /// The command, as it was replicated.
+    /// Whose request it is, when the client has a session.
+    pub session: Option<SessionSeq>,
+    /// The command, as it was replicated; [`decode_write`](crate::keyspace::decode_write) reads one of the keyspace.
     pub command: Bytes,
+}
+
+impl Change {
+    /// Where a later subscription goes on, at any replica.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        Cursor::After(self.at.id.index)
+    }
 }
 
 /// A running subscription.
 #[async_trait]
 pub trait Changes: Send {
-    /// The next committed change, in log order; waits for it.
+    /// The next committed change, in log order, each once; waits for it. A call that is dropped before it ends loses nothing.
     ///
     /// # Errors
-    /// [`SubscribeError`]; the subscription has ended.
+    /// [`SubscribeError`]; the subscription has ended, and every later call says so again.
     async fn next(&mut self) -> Result<Change, SubscribeError>;
 }
 
@@ -244,8 +256,8 @@ pub enum ReadError {
     },
 }
 
-/// Why a subscription ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a subscription ended. Nothing was changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The changes asked for are no longer kept: the reader was slower than the retention allows. Begin again from a snapshot.
@@ -260,6 +272,20 @@ pub enum SubscribeError {
     /// The node is gone.
     #[error("the node has stopped")]
     Closed,
+    /// The disk of this replica cannot read the changes any more. Blame: storage. Another replica has them: go on there.
+    #[error("entries {first} to {last} cannot be read at this replica any more")]
+    Faulty {
+        /// The first of them.
+        first: LogIndex,
+        /// The last of them.
+        last: LogIndex,
+    },
+    /// No node could be reached within the time. Go on later behind the last change.
+    #[error("no node of the cluster can be reached: {last}")]
+    Unreachable {
+        /// What the last attempt ended with.
+        last: String,
+    },
 }
 
 /// Replicated key-value data, whatever the strategy behind it.
@@ -283,7 +309,9 @@ pub trait Store: Send + Sync {
     /// [`ReadError`].
     async fn scan(&self, scan: ScanRequest) -> Result<Page, ReadError>;
 
-    /// Follows committed changes.
+    /// Follows committed changes, at the replica that is asked: as far as it has committed and applied them, never an entry
+    /// that may still be lost. A subscriber that is slower than the log is written holds back its compaction, up to the
+    /// log's retention; beyond that it lags.
     ///
     /// # Errors
     /// [`SubscribeError`].

@@ -10,7 +10,7 @@ use replikit_core::{
     Batch, Batches, GroupId, LogAnswer, LogIndex, Persist, Position, SnapshotAnswer, StreamId, Ticket, WriteId,
 };
 
-use crate::{Boots, LogOutput, RecoveryItem, Storage};
+use crate::{Boots, LogOutput, RecoveryItem, Storage, Tail};
 
 const SNAPSHOT_PIECE_BYTES: usize = 256 << 10;
 
@@ -19,6 +19,22 @@ struct Stream {
     /// With the append's number over all streams; ascending in both.
     batches: VecDeque<(u64, Batch)>,
     first: LogIndex,
+}
+
+impl Stream {
+    /// Whole batches from the one that holds an index on, up to and including `until`.
+    fn read(&self, from: LogIndex, until: LogIndex, bytes_max: u32) -> Batches {
+        let start = self.batches.partition_point(|(_, batch)| batch.last().index < from);
+        let (mut batches, mut bytes) = (Batches::None, 0);
+        for (_, batch) in self.batches.range(start..).take_while(|(_, batch)| batch.last().index <= until) {
+            bytes += batch.bytes();
+            if !batches.is_empty() && bytes > bytes_max as usize {
+                break;
+            }
+            batches.push(batch.clone());
+        }
+        batches
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +110,17 @@ impl MemoryLog {
         self.streams.get(&stream).map_or(0, |stream| stream.batches.len())
     }
 
+    /// What lies at a change data capture cursor: see [`Log::tail`](crate::Log::tail). Here the caller keeps the cursor, and
+    /// nothing is held back for it.
+    #[must_use]
+    pub fn tail(&self, stream: StreamId, from: LogIndex, committed: LogIndex, bytes_max: u32) -> Tail {
+        let Some(found) = self.streams.get(&stream) else { return Tail::Batches(Batches::None) };
+        if from < found.first {
+            return Tail::Lagged { first: found.first };
+        }
+        Tail::Batches(found.read(from, committed, bytes_max))
+    }
+
     fn append(&mut self, batch: Batch, replace: bool) {
         let stream = self.streams.entry(batch.stream()).or_default();
         if replace {
@@ -158,18 +185,7 @@ impl Storage for MemoryLog {
     fn read_log(&mut self, ticket: Ticket, stream: StreamId, from: LogIndex, bytes_max: u32) {
         let answer = match self.streams.get(&stream) {
             Some(found) if from < found.first => LogAnswer::Compacted { first: found.first },
-            Some(found) => {
-                let start = found.batches.partition_point(|(_, batch)| batch.last().index < from);
-                let (mut batches, mut bytes) = (Batches::None, 0);
-                for (_, batch) in found.batches.range(start..) {
-                    bytes += batch.bytes();
-                    if !batches.is_empty() && bytes > bytes_max as usize {
-                        break;
-                    }
-                    batches.push(batch.clone());
-                }
-                LogAnswer::Batches(batches)
-            }
+            Some(found) => LogAnswer::Batches(found.read(from, LogIndex(u64::MAX), bytes_max)),
             None => LogAnswer::Batches(Batches::None),
         };
         self.outputs.push_back(LogOutput::LogRead { ticket, stream, answer });

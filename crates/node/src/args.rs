@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use replikit_core::{NodeId, ReadLevel, WriteLevel};
+use replikit_core::{Cursor, LogIndex, NodeId, ReadLevel, WriteLevel};
 
 /// Replicated data on several machines.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Add(Add),
     /// Print keys and values in order, one pair a line, separated by a tab.
     Scan(Scan),
+    /// Print committed changes as they come, one a line: index, operation, key and value, separated by tabs; until Ctrl-C.
+    Watch(Watch),
     /// Describe the nodes of a cluster.
     Status(Status),
     /// Look at the log in a data directory of a stopped node.
@@ -60,6 +62,10 @@ pub(crate) struct Node {
     /// Listen beyond this machine although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Bytes of the log that subscribers (`replikit watch`) may hold back from compaction; one that is further behind is told
+    /// that it lags. At most 1 TiB.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    pub(crate) log_retained_bytes: u64,
     /// A follower that hears nothing for this long, up to twice as long by chance, asks for an election.
     #[arg(long, value_name = "MS", default_value_t = 150)]
     pub(crate) election_timeout_ms: u64,
@@ -162,6 +168,23 @@ pub(crate) struct Scan {
     pub(crate) reach: Reach,
 }
 
+const WATCH_FROM: &str = "Where to begin: oldest (the oldest change that is kept), newest (what comes from now on), or INDEX: after \
+     the change with this number, as printed before";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Watch {
+    #[arg(long, default_value = "newest", value_name = "WHERE", value_parser = cursor, help = WATCH_FROM)]
+    pub(crate) from: Cursor,
+    /// End after so many changes.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Follow this node instead of the leader; the changes are the same, and may come a little later.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -186,6 +209,17 @@ fn peer(text: &str) -> Result<(NodeId, String), String> {
     let (id, address) = text.split_once('=').ok_or("give ID=HOST:PORT")?;
     let id = id.parse().map_err(|_| format!("`{id}` is not a node number"))?;
     Ok((NodeId(id), address.to_owned()))
+}
+
+fn cursor(text: &str) -> Result<Cursor, String> {
+    match text {
+        "oldest" => Ok(Cursor::Oldest),
+        "newest" => Ok(Cursor::Newest),
+        index => {
+            let index = index.parse().map_err(|_| "give oldest, newest, or the number of a change".to_owned())?;
+            Ok(Cursor::After(LogIndex(index)))
+        }
+    }
 }
 
 fn write_level(text: &str) -> Result<WriteLevel, String> {
@@ -236,5 +270,13 @@ mod tests {
         assert!(write_level("memory:2").is_err());
         assert_eq!(read_level("stale:20"), Ok(ReadLevel::BoundedStale(Duration::from_millis(20))));
         assert!(read_level("fresh").is_err());
+    }
+
+    #[test]
+    fn a_watch_begins_at_an_end_of_the_log_or_behind_an_index() {
+        assert_eq!(cursor("oldest"), Ok(Cursor::Oldest));
+        assert_eq!(cursor("newest"), Ok(Cursor::Newest));
+        assert_eq!(cursor("17"), Ok(Cursor::After(LogIndex(17))));
+        assert!(cursor("-1").unwrap_err().contains("oldest"));
     }
 }

@@ -1,9 +1,13 @@
 //! The commands that speak to a running cluster.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replikit_core::{NodeId, ReadRequest, Role, ScanRequest, Store, WriteEffect, WriteRequest, Written};
+use replikit_core::keyspace::decode_write;
+use replikit_core::{
+    NodeId, ReadRequest, Role, ScanRequest, Store, SubscribeError, WriteEffect, WriteOp, WriteRequest, Written,
+};
 use replikit_runtime::{Client, ClientConfig, KvClient, NodeStatus, ReadTarget};
 
 use crate::args::Reach;
@@ -93,6 +97,42 @@ pub(crate) fn scan(args: args::Scan) -> CommandResult {
         }
         Ok(())
     })
+}
+
+pub(crate) fn watch(args: args::Watch) -> CommandResult {
+    with_client(&args.reach, target(args.node), async |store| {
+        let mut changes = store.subscribe(args.from).await?;
+        let mut left = args.count.unwrap_or(u64::MAX);
+        while left > 0 {
+            let change = changes.next().await.map_err(|error| match error {
+                SubscribeError::Lagged { first } => {
+                    format!("{error}: begin with --from {}, or with a scan", first.prev())
+                }
+                error => error.to_string(),
+            })?;
+            // A reader that has gone away wants no more.
+            if writeln!(std::io::stdout(), "{}\t{}", change.at.id.index, described(&change.command)).is_err() {
+                break;
+            }
+            left -= 1;
+        }
+        Ok(())
+    })
+}
+
+/// A command of the keyspace: what it does, the key, and the value if it has one.
+fn described(command: &[u8]) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let value = |value: Option<Bytes>| value.map_or_else(|| "-".to_owned(), |value| text(&value));
+    match decode_write(command) {
+        Ok((key, WriteOp::Put { value })) => format!("put\t{}\t{}", text(&key), text(&value)),
+        Ok((key, WriteOp::Delete)) => format!("delete\t{}", text(&key)),
+        Ok((key, WriteOp::CompareAndSet { expected, new })) => {
+            format!("cas\t{}\t{}\t{}", text(&key), value(expected), value(new))
+        }
+        Ok((key, WriteOp::Add { delta })) => format!("add\t{}\t{delta}", text(&key)),
+        _ => format!("unknown\t{} bytes", command.len()),
+    }
 }
 
 pub(crate) fn status(args: args::Status) -> CommandResult {

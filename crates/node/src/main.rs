@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Delete(delete) => client::delete(delete),
         Command::Add(add) => client::add(add),
         Command::Scan(scan) => client::scan(scan),
+        Command::Watch(watch) => client::watch(watch),
         Command::Status(status) => client::status(status),
         Command::Log(command) => log::run(command),
     };

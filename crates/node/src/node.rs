@@ -20,6 +20,7 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
         return Err(format!("--peer {id}=.. names this node itself").into());
     }
     let mut config = NodeConfig::new(id, args.cluster.clone(), args.listen).peers(args.peers).dir(&args.data);
+    config.log_retained_bytes_max = args.log_retained_bytes;
     config.events = Some(Arc::new(|node, group, event| report(node, group.0, event)));
     let mut settings = Settings::default();
     settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);

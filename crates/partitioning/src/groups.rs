@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use replikit_core::{
-    Action, Epoch, Event, GroupId, Input, Message, NodeId, Now, Outcome, Rejection, Replica, StorageEvent, Ticket,
-    Time, Token, WriteId,
+    Action, Epoch, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Rejection, Replica, StorageEvent,
+    Ticket, Time, Token, WriteId,
 };
 
 use crate::deadlines::Deadlines;
@@ -285,5 +285,9 @@ impl<R: Replica> Replica for Groups<R> {
 
     fn deadline(&self) -> Option<Time> {
         self.deadlines.earliest()
+    }
+
+    fn committed(&self, group: GroupId) -> Option<LogIndex> {
+        self.replica(group)?.committed(group)
     }
 }

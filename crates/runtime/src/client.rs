@@ -6,6 +6,7 @@
 
 mod connection;
 mod session;
+mod subscription;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dashmap::DashMap;
 use replikit_core::{
-    ClusterId, GroupId, NodeId, Outcome, Reached, ReadError, Rejection, SessionId, SessionSeq, WriteError,
+    Changes, ClusterId, Cursor, GroupId, NodeId, Outcome, Reached, ReadError, Rejection, SessionId, SessionSeq,
+    SubscribeError, WriteError,
 };
 
 use crate::call::{Acked, Answer, acked, answered, session_id};
@@ -27,6 +29,7 @@ use crate::wire::{Reply, RequestHead};
 
 use connection::{Connection, Ended};
 use session::Sessions;
+use subscription::ClientChanges;
 
 /// Whom the client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -268,6 +271,16 @@ impl Client {
     /// [`WriteError`].
     pub async fn open_session(&self) -> Result<SessionId, WriteError> {
         self.0.open_session(Instant::now() + self.0.config.request_time_max).await
+    }
+
+    /// Follows the committed commands of the group, as [`Store::subscribe`](replikit_core::Store::subscribe) does, over a
+    /// connection of its own: at the node that [`ClientConfig::reads`] names, or at the leader as far as it is known, and at
+    /// another one, behind the last change, when that one is lost. It stays where it is when the leader changes.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub async fn subscribe(&self, from: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
+        Ok(Box::new(ClientChanges::open(Arc::clone(&self.0), from).await?))
     }
 
     /// Describes one node and its counters.

@@ -1,5 +1,6 @@
 //! What a node is told when it is opened, and every limit by name.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,12 @@ use replikit_core::{Queue, ReadLevel};
 
 /// The group that a handle or client speaks to unless told otherwise.
 pub const DEFAULT_GROUP: GroupId = GroupId(1);
+
+/// What [`NodeConfig::log_retained_bytes_max`] may be: from 0, which holds nothing back, to 1 TiB.
+pub const LOG_RETAINED_BYTES: RangeInclusive<u64> = 0..=1 << 40;
+
+/// What [`Limits::subscription_bytes_max`] may be: from 4 KiB to 16 MiB, so that a client takes what is sent at once.
+pub const SUBSCRIPTION_BYTES: RangeInclusive<usize> = 4 << 10..=16 << 20;
 
 /// Largest answer to a query unless the caller says otherwise, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 2 << 20;
@@ -39,7 +46,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Times of the transport and of the storage watchdog.
     pub timing: Timing,
-    /// Largest log that is kept beside what replicas still need, in bytes.
+    /// Bytes of the log that subscribers may hold back from compaction, beyond what the replica itself still needs; one that
+    /// is further behind is told that it lags. [`LOG_RETAINED_BYTES`] says what is accepted. Default 1 GiB.
     pub log_retained_bytes_max: u64,
     /// Receives every event.
     pub events: Option<EventHook>,
@@ -113,6 +121,11 @@ pub struct Limits {
     /// Storage operations handed to the log thread and not yet taken by it; beyond it they wait in the loop, which bounds
     /// them by what its replica keeps open.
     pub storage_operations_max: usize,
+    /// Subscribers of the node's changes at a time; beyond it they are refused as [`Rejection::Busy`].
+    pub subscriptions_max: usize,
+    /// Bytes of changes waiting for one subscriber, or one batch if that is larger; beyond it no more are read from the log
+    /// for it. [`SUBSCRIPTION_BYTES`] says what is accepted.
+    pub subscription_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -126,6 +139,8 @@ impl Default for Limits {
             inbox_requests_max: 1 << 16,
             connections_max: 4096,
             storage_operations_max: 1 << 14,
+            subscriptions_max: 1024,
+            subscription_bytes_max: 1 << 20,
         }
     }
 }

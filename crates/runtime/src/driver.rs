@@ -11,21 +11,23 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use replikit_core::{
-    Action, Event, GroupId, Input, NodeId, Now, Outcome, Rejection, Replica, Role, Status, StorageEvent, Term, Time,
-    Token,
+    Action, Batches, Event, GroupId, Input, LogIndex, NodeId, Now, Outcome, Rejection, Replica, Role, Status,
+    StorageEvent, SubscribeError, Term, Time, Token,
 };
-use replikit_log::LogOutput;
+use replikit_log::{LogOutput, SubscriptionId};
 use replikit_sync::Mailbox;
 use tokio::sync::watch;
 
 use crate::call::Call;
+use crate::changes::Shelver;
 use crate::clock::{Alarm, Clock};
 use crate::config::EventHook;
 use crate::counters::NodeStatus;
+use crate::feed::{FeedId, Feeds, Subscriber};
 use crate::handle::Parcel;
 use crate::net::{Arrival, Net};
 use crate::requests::Requests;
-use crate::server::Connection;
+use crate::server::{Connection, RemoteSubscriber};
 use crate::slot::Completion;
 use crate::storage::{Backend, into_input};
 
@@ -34,6 +36,49 @@ enum Waiter {
     Handle(Completion<Outcome>),
     Client { connection: Rc<Connection>, token: u64 },
     ClientStatus { connection: Rc<Connection>, token: u64 },
+}
+
+/// Who follows the changes of a group.
+enum NodeSubscriber {
+    Handle(Shelver),
+    Client(RemoteSubscriber),
+}
+
+impl Subscriber for NodeSubscriber {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Handle(shelver) => shelver.is_gone(),
+            Self::Client(remote) => remote.is_gone(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Handle(shelver) => shelver.has_room(),
+            Self::Client(remote) => remote.has_room(),
+        }
+    }
+
+    fn begin(&self, next: LogIndex) {
+        match self {
+            Self::Handle(shelver) => shelver.begin(next),
+            Self::Client(remote) => remote.begin(next),
+        }
+    }
+
+    fn give(&self, batches: Batches) {
+        match self {
+            Self::Handle(shelver) => shelver.give(batches),
+            Self::Client(remote) => remote.give(batches),
+        }
+    }
+
+    fn end(&self, why: SubscribeError) {
+        match self {
+            Self::Handle(shelver) => shelver.end(why),
+            Self::Client(remote) => remote.end(why),
+        }
+    }
 }
 
 /// What an event tells of the leader of a group.
@@ -82,6 +127,7 @@ pub(crate) struct Driver<R: Replica> {
     pub(crate) leader: LeaderWatch,
     pub(crate) events: Option<EventHook>,
     requests: Requests<Waiter>,
+    feeds: Feeds<NodeSubscriber>,
     /// Waiters in this process, to wake at the end of the round.
     wakers: Vec<Waker>,
     /// Connections with answers, to flush at the end of the round.
@@ -109,6 +155,7 @@ impl<R: Replica> Driver<R> {
         leader: LeaderWatch,
         events: Option<EventHook>,
     ) -> Self {
+        let feeds = Feeds::new(net.limits.subscriptions_max, net.limits.subscription_bytes_max);
         Self {
             replica,
             net,
@@ -118,6 +165,7 @@ impl<R: Replica> Driver<R> {
             leader,
             events,
             requests: Requests::new(),
+            feeds,
             wakers: Vec::new(),
             dirty: Vec::new(),
             entries_sent: false,
@@ -173,7 +221,14 @@ impl<R: Replica> Driver<R> {
         let inputs = batch.arrivals.len() + batch.parcels.len() + batch.outputs.len();
         self.net.counters.inputs.add(inputs as u64);
         for output in batch.outputs.drain(..) {
-            self.storage.observe(&output, now.mono);
+            let output = match output {
+                LogOutput::Tail { subscription: SubscriptionId(feed), tail } => {
+                    self.feeds.tailed(FeedId(feed), tail, now.mono, &mut self.storage);
+                    continue;
+                }
+                output => output,
+            };
+            self.observe(&output, now);
             if let Some(input) = into_input(output) {
                 self.replica.handle(now, input);
             }
@@ -190,6 +245,10 @@ impl<R: Replica> Driver<R> {
                     let token = self.requests.insert(waiter);
                     self.replica.handle(now, call.into_input(token));
                 }
+                Arrival::Follow { connection, token, group, from } => {
+                    let subscriber = NodeSubscriber::Client(RemoteSubscriber::new(&connection, token, &self.net));
+                    self.feeds.add(&self.replica, group, from, subscriber, &mut self.storage);
+                }
             }
         }
         for parcel in batch.parcels.drain(..) {
@@ -205,6 +264,11 @@ impl<R: Replica> Driver<R> {
                         self.replica.handle(now, call.into_input(token));
                     }
                 }
+                Parcel::Follow { group, from, shelver, .. } => {
+                    let subscriber = NodeSubscriber::Handle(shelver);
+                    self.feeds.add(&self.replica, group, from, subscriber, &mut self.storage);
+                }
+                Parcel::Room => {}
                 Parcel::Shutdown => {
                     self.net.closing.set(true);
                     self.closing.get_or_insert(now.mono + self.net.timing.shutdown_time_max);
@@ -223,6 +287,14 @@ impl<R: Replica> Driver<R> {
         }
     }
 
+    /// Takes note of what the log says.
+    fn observe(&mut self, output: &LogOutput, now: Now) {
+        self.storage.observe(output, now.mono);
+        if matches!(output, LogOutput::Durable { .. }) {
+            self.feeds.durable();
+        }
+    }
+
     /// Carries out all that the replica wants done, then writes, submits and wakes.
     fn settle(&mut self, now: Now) {
         loop {
@@ -231,6 +303,7 @@ impl<R: Replica> Driver<R> {
             }
             // A log in memory answers at once.
             let Some(output) = self.storage.poll_now() else { break };
+            self.observe(&output, now);
             if let Some(input) = into_input(output) {
                 self.replica.handle(now, input);
             }
@@ -242,6 +315,9 @@ impl<R: Replica> Driver<R> {
         }
         for link in self.net.peers.values() {
             link.flush(&self.net.counters);
+        }
+        if self.feeds.pump(&self.replica, now.mono, &mut self.storage) {
+            self.net.bell.ring();
         }
         self.storage.submit(now.mono, &self.net.counters);
         self.answer();
@@ -337,6 +413,7 @@ impl<R: Replica> Driver<R> {
                 }
             }
         }
+        self.feeds.close();
         self.storage.close();
     }
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use replikit_core::{
-    Admin, GroupId, NodeId, Outcome, Queue, Reached, ReadError, Rejection, SessionId, Status, WriteError,
+    Admin, Changes, Cursor, GroupId, NodeId, Outcome, Queue, Reached, ReadError, Rejection, SessionId, Status,
+    SubscribeError, WriteError,
 };
 use replikit_sync::{MailboxSender, PushError};
 use tokio::sync::{oneshot, watch};
 
 use crate::call::{Acked, Answer, Call, acked, answered, session_id};
+use crate::changes::{HandleChanges, Shelver};
 use crate::config::{Promise, ReadOptions, WriteOptions};
 use crate::counters::{Counters, NodeCounters, NodeStatus};
 use crate::slot::{Completion, SlotCache};
@@ -24,6 +26,10 @@ use crate::slot::{Completion, SlotCache};
 pub(crate) enum Parcel {
     /// A request; `to` is a node, or whoever leads.
     Call { to: Option<NodeId>, call: Call, completion: Completion<Outcome> },
+    /// Somebody wants the changes of a group; `to` as above.
+    Follow { to: Option<NodeId>, group: GroupId, from: Cursor, shelver: Shelver },
+    /// A subscriber that had no room has some again. If the mailbox is full, whoever empties it looks by itself.
+    Room,
     /// End cleanly.
     Shutdown,
     /// Drop the replica of a node as if its process had died; its log stays.
@@ -41,6 +47,8 @@ pub(crate) struct Port {
     pub(crate) promise: Option<Promise>,
     /// How long a call that follows the leader waits for one to be known.
     pub(crate) leader_time_max: Duration,
+    /// What may wait for one subscriber.
+    pub(crate) subscription_bytes_max: usize,
 }
 
 /// Whom a handle speaks to.
@@ -168,6 +176,19 @@ impl<M> Handle<M> {
         }
     }
 
+    /// Follows the committed commands of the group, as [`Store::subscribe`](replikit_core::Store::subscribe) does. What waits
+    /// for the subscriber in memory is limited by
+    /// [`Limits::subscription_bytes_max`](crate::Limits::subscription_bytes_max).
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub async fn subscribe(&self, from: Cursor) -> Result<Box<dyn Changes>, SubscribeError>
+    where
+        M: 'static,
+    {
+        Ok(Box::new(HandleChanges::open(self.clone(), from).await?))
+    }
+
     /// The node's counters.
     #[must_use]
     pub fn counters(&self) -> NodeCounters {
@@ -182,6 +203,29 @@ impl<M> Handle<M> {
 
     pub(crate) fn promise(&self) -> Option<Promise> {
         self.port.promise
+    }
+
+    pub(crate) fn subscription_bytes_max(&self) -> usize {
+        self.port.subscription_bytes_max
+    }
+
+    pub(crate) fn follow(&self, from: Cursor, shelver: Shelver) -> Result<(), SubscribeError> {
+        let to = match self.target {
+            Target::Node(node) => Some(node),
+            Target::Leader => None,
+        };
+        let sender = &self.port.sender;
+        sender.try_push(Parcel::Follow { to, group: self.group, from, shelver }).map_err(|error| match error {
+            PushError::Full(_) => {
+                let limit = sender.capacity_items() as u64;
+                Rejection::Busy { queue: Queue::Inbox, limit }.into()
+            }
+            PushError::Closed(_) => SubscribeError::Closed,
+        })
+    }
+
+    pub(crate) fn nudge(&self) {
+        let _ = self.port.sender.try_push(Parcel::Room);
     }
 
     async fn ask(&self, call: impl Fn() -> Call) -> Outcome {

@@ -68,6 +68,7 @@ fn question(read: &ReadRequest) -> Result<Bytes, Rejection> {
 trait Endpoint: Send + Sync {
     fn command(&self, body: Bytes, options: WriteOptions) -> impl Future<Output = Result<Acked, WriteError>> + Send;
     fn ask(&self, body: Bytes, options: ReadOptions) -> impl Future<Output = Result<Answer, ReadError>> + Send;
+    fn follow(&self, from: Cursor) -> impl Future<Output = Result<Box<dyn Changes>, SubscribeError>> + Send;
 }
 
 impl Endpoint for Handle<Keyspace> {
@@ -78,6 +79,10 @@ impl Endpoint for Handle<Keyspace> {
     fn ask(&self, body: Bytes, options: ReadOptions) -> impl Future<Output = Result<Answer, ReadError>> + Send {
         self.query_with(body, options)
     }
+
+    fn follow(&self, from: Cursor) -> impl Future<Output = Result<Box<dyn Changes>, SubscribeError>> + Send {
+        self.subscribe(from)
+    }
 }
 
 impl Endpoint for Client {
@@ -87,6 +92,10 @@ impl Endpoint for Client {
 
     fn ask(&self, body: Bytes, options: ReadOptions) -> impl Future<Output = Result<Answer, ReadError>> + Send {
         self.query_with(body, options)
+    }
+
+    fn follow(&self, from: Cursor) -> impl Future<Output = Result<Box<dyn Changes>, SubscribeError>> + Send {
+        self.subscribe(from)
     }
 }
 
@@ -152,8 +161,8 @@ impl<E: Endpoint> Store for Kv<E> {
         Ok(decode_page(&answer.value).map_err(rejection)?)
     }
 
-    async fn subscribe(&self, _from: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
-        Err(Rejection::Unsupported.into())
+    async fn subscribe(&self, from: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
+        self.endpoint.follow(from).await
     }
 
     fn guarantees(&self, level: WriteLevel) -> Guarantees {

@@ -18,7 +18,7 @@
 //! # What it does not do
 //!
 //! It knows no strategy and changes no data. No TLS and no authentication yet: whoever reaches the port may speak, so listen
-//! on loopback or a network that is trusted. No change data capture over TCP yet.
+//! on loopback or a network that is trusted.
 //!
 //! # Fault model
 //!
@@ -66,12 +66,14 @@
 #![forbid(unsafe_code)]
 
 mod call;
+mod changes;
 mod client;
 mod clock;
 mod config;
 mod counters;
 mod driver;
 mod error;
+mod feed;
 mod handle;
 mod kv;
 mod link;
@@ -89,7 +91,8 @@ mod wire;
 pub use call::{Acked, Answer};
 pub use client::{Client, ClientConfig, ReadTarget, Retries};
 pub use config::{
-    ANSWER_BYTES_MAX, DEFAULT_GROUP, EventHook, Limits, NodeConfig, Promise, ReadOptions, Timing, WriteOptions,
+    ANSWER_BYTES_MAX, DEFAULT_GROUP, EventHook, LOG_RETAINED_BYTES, Limits, NodeConfig, Promise, ReadOptions,
+    SUBSCRIPTION_BYTES, Timing, WriteOptions,
 };
 pub use counters::{NodeCounters, NodeStatus};
 pub use error::{ConnectError, OpenError};

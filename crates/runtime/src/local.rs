@@ -12,15 +12,19 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use replikit_core::{Action, Event, GroupId, Input, Link, NodeId, Now, Outcome, Rejection, Replica, Time, Token};
-use replikit_log::{Boots, MemoryLog, Storage};
+use replikit_core::{
+    Action, Cursor, Event, GroupId, Input, Link, NodeId, Now, Outcome, Rejection, Replica, Time, Token,
+};
+use replikit_log::{Boots, LogOutput, MemoryLog, Storage};
 use replikit_sync::{Mailbox, mailbox};
 use tokio::sync::{oneshot, watch};
 
+use crate::changes::Shelver;
 use crate::clock::{Alarm, Clock};
-use crate::config::{DEFAULT_GROUP, EventHook, Promise};
+use crate::config::{DEFAULT_GROUP, EventHook, Limits, Promise};
 use crate::counters::Counters;
 use crate::driver::LeaderWatch;
+use crate::feed::{Feeds, Subscriber};
 use crate::handle::{Handle, Parcel, Port, Target};
 use crate::requests::Requests;
 use crate::slot::Completion;
@@ -88,6 +92,7 @@ impl<M> LocalCluster<M> {
         F: FnMut(NodeId, &Boots) -> R + Send + 'static,
     {
         let (sender, parcels) = mailbox(config.inbox_requests_max.max(1));
+        let limits = Limits::default();
         let (leader_sender, leader) = watch::channel(None);
         let counters = Arc::new(Counters::default());
         let port = Arc::new(Port {
@@ -96,10 +101,11 @@ impl<M> LocalCluster<M> {
             counters: Arc::clone(&counters),
             promise: config.promise,
             leader_time_max: config.leader_time_max,
+            subscription_bytes_max: limits.subscription_bytes_max,
         });
         let driver = Driver {
             build,
-            members: config.nodes.iter().map(|&id| Member::new(id)).collect(),
+            members: config.nodes.iter().map(|&id| Member::new(id, &limits)).collect(),
             arrivals: config.nodes.iter().map(|_| VecDeque::new()).collect(),
             parcels,
             clock: Clock::new(),
@@ -175,13 +181,15 @@ struct Member<R> {
     replica: Option<R>,
     log: MemoryLog,
     requests: Requests<Completion<Outcome>>,
+    feeds: Feeds<Shelver>,
     /// It was handed something, so it may want something done.
     touched: bool,
 }
 
 impl<R> Member<R> {
-    fn new(id: NodeId) -> Self {
-        Self { id, replica: None, log: MemoryLog::new(), requests: Requests::new(), touched: false }
+    fn new(id: NodeId, limits: &Limits) -> Self {
+        let feeds = Feeds::new(limits.subscriptions_max, limits.subscription_bytes_max);
+        Self { id, replica: None, log: MemoryLog::new(), requests: Requests::new(), feeds, touched: false }
     }
 }
 
@@ -239,6 +247,8 @@ where
                             self.wakers.extend(completion.end(Outcome::Rejected(Rejection::ShuttingDown)));
                         }
                     }
+                    Parcel::Follow { to, group, from, shelver } => self.follow(to, group, from, shelver),
+                    Parcel::Room => {}
                     Parcel::Shutdown => self.parcels.close(),
                     Parcel::Stop { node, done } => {
                         self.stop(node);
@@ -263,6 +273,7 @@ where
                 }
             }
             self.settle(now);
+            self.feed(now);
             let woken = self.wakers.len();
             for waker in self.wakers.drain(..) {
                 waker.wake();
@@ -336,6 +347,7 @@ where
     fn stop(&mut self, node: NodeId) {
         let Some(at) = self.position(node).filter(|&at| self.members[at].replica.is_some()) else { return };
         self.members[at].replica = None;
+        self.members[at].feeds.close();
         self.arrivals[at].clear();
         for completion in self.members[at].requests.drain() {
             self.counters.requests_indeterminate.one();
@@ -345,6 +357,22 @@ where
         for other in (0..self.members.len()).filter(|&other| other != at) {
             if self.members[other].replica.is_some() {
                 self.arrivals[other].push_back(Input::Peer { node, link: Link::Reset });
+            }
+        }
+    }
+
+    fn follow(&mut self, to: Option<NodeId>, group: GroupId, from: Cursor, shelver: Shelver) {
+        let Some(at) = self.route(to) else { return shelver.end(Rejection::ShuttingDown.into()) };
+        let Member { replica: Some(replica), log, feeds, .. } = &mut self.members[at] else { return };
+        feeds.add(replica, group, from, shelver, log);
+    }
+
+    /// Hands subscribers what is committed.
+    fn feed(&mut self, now: Now) {
+        for Member { replica, log, feeds, .. } in &mut self.members {
+            if let Some(replica) = replica {
+                // Ends when no subscriber has room any more.
+                while feeds.pump(replica, now.mono, log) {}
             }
         }
     }
@@ -375,9 +403,12 @@ where
     /// Carries out all that one member wants done.
     fn carry_out(&mut self, at: usize, now: Now) {
         loop {
-            let Member { id, replica: Some(replica), log, requests, .. } = &mut self.members[at] else { return };
+            let Member { id, replica: Some(replica), log, requests, feeds, .. } = &mut self.members[at] else { return };
             let Some(action) = replica.poll() else {
                 let Some(output) = log.poll() else { return };
+                if matches!(output, LogOutput::Durable { .. }) {
+                    feeds.durable();
+                }
                 if let Some(input) = into_input(output) {
                     replica.handle(now, input);
                 }

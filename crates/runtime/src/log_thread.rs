@@ -6,6 +6,7 @@
 //! one [`Lane`] reach the disk in order; at the limit of the queue operations wait in the loop, which wakes with every
 //! answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -14,10 +15,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use replikit_core::{GroupId, LogIndex, Persist, Position, StreamId, Ticket, Time, WriteId};
-use replikit_log::{Disk, DiskAnswer, DiskError, DiskOp, FileDisk, Lane, Log, LogOutput, OpId, Storage};
+use replikit_log::{
+    Disk, DiskAnswer, DiskError, DiskOp, FileDisk, Lane, Log, LogOutput, OpId, Storage, SubscriptionId,
+};
 use replikit_sync::{GroupConsumer, GroupProducer, Mailbox, MailboxSender, group_queue, mailbox};
 
 use crate::counters::Counters;
+use crate::feed::FeedId;
 
 /// What is asked of the log thread.
 enum Operation {
@@ -36,6 +40,19 @@ enum Operation {
         group: GroupId,
         at: Option<Position>,
         offset: u64,
+        bytes_max: u32,
+    },
+    Follow {
+        feed: FeedId,
+        stream: StreamId,
+        from: LogIndex,
+    },
+    Unfollow {
+        feed: FeedId,
+    },
+    Tail {
+        feed: FeedId,
+        committed: LogIndex,
         bytes_max: u32,
     },
     /// From the threads of the other lanes.
@@ -87,7 +104,8 @@ impl LogThread {
         let (answers, outputs) = mailbox(ANSWERS_MAX);
         let background = LaneThread::start("replikit-files", disk.clone(), operations.clone())?;
         let reads = LaneThread::start("replikit-reads", disk.clone(), operations.clone())?;
-        let worker = Worker { log, disk, background, reads, answers, counters };
+        let cursors = BTreeMap::new();
+        let worker = Worker { log, disk, background, reads, cursors, answers, counters };
         let thread = std::thread::Builder::new().name("replikit-log".into()).spawn(move || worker.run(taken))?;
         Ok(Self {
             operations: Queue(operations),
@@ -119,6 +137,19 @@ impl LogThread {
         bytes_max: u32,
     ) {
         self.waiting.push(Operation::ReadSnapshot { ticket, group, at, offset, bytes_max });
+    }
+
+    pub(crate) fn follow(&mut self, feed: FeedId, stream: StreamId, from: LogIndex) {
+        self.waiting.push(Operation::Follow { feed, stream, from });
+    }
+
+    pub(crate) fn unfollow(&mut self, feed: FeedId) {
+        self.waiting.push(Operation::Unfollow { feed });
+    }
+
+    /// Answered by one [`LogOutput::Tail`] under the number of the feed.
+    pub(crate) fn tail(&mut self, feed: FeedId, committed: LogIndex, bytes_max: u32) {
+        self.waiting.push(Operation::Tail { feed, committed, bytes_max });
     }
 
     pub(crate) const fn has_waiting(&self) -> bool {
@@ -221,6 +252,8 @@ struct Worker {
     disk: FileDisk,
     background: LaneThread,
     reads: LaneThread,
+    /// The log's own number of each feed's cursor.
+    cursors: BTreeMap<FeedId, SubscriptionId>,
     answers: MailboxSender<LogOutput>,
     counters: Arc<Counters>,
 }
@@ -239,6 +272,19 @@ impl Worker {
                     Operation::ReadSnapshot { ticket, group, at, offset, bytes_max } => {
                         self.log.read_snapshot(ticket, group, at, offset, bytes_max);
                     }
+                    Operation::Follow { feed, stream, from } => {
+                        self.cursors.insert(feed, self.log.subscribe(stream, from));
+                    }
+                    Operation::Unfollow { feed } => {
+                        if let Some(cursor) = self.cursors.remove(&feed) {
+                            self.log.unsubscribe(cursor);
+                        }
+                    }
+                    Operation::Tail { feed, committed, bytes_max } => {
+                        if let Some(&cursor) = self.cursors.get(&feed) {
+                            self.log.tail(cursor, committed, bytes_max);
+                        }
+                    }
                     Operation::Complete { id, result } => self.log.complete(id, result),
                     Operation::Close => self.log.close(),
                 }
@@ -251,11 +297,22 @@ impl Worker {
         self.reads.end();
     }
 
+    /// The loop knows cursors by their feeds.
+    fn under_the_feed(&self, output: LogOutput) -> Option<LogOutput> {
+        match output {
+            LogOutput::Tail { subscription, tail } => {
+                let (feed, _) = self.cursors.iter().find(|(_, cursor)| **cursor == subscription)?;
+                Some(LogOutput::Tail { subscription: SubscriptionId(feed.0), tail })
+            }
+            output => Some(output),
+        }
+    }
+
     /// Has disk operations carried out until none is left but those under way on other threads.
     fn pump(&mut self, outputs: &mut Vec<LogOutput>) {
         loop {
             while let Some(output) = self.log.poll() {
-                outputs.push(output);
+                outputs.extend(self.under_the_feed(output));
             }
             // Each watermark goes out as soon as it is known. An error means that the loop is gone.
             let _ = self.answers.push_all(outputs);

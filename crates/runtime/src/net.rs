@@ -8,18 +8,56 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use replikit_core::{ClusterId, Input, NodeId, Outcome, Rejection};
+use replikit_core::{ClusterId, Cursor, GroupId, Input, NodeId, Outcome, Rejection};
 
 use crate::call::Call;
 use crate::config::{Limits, Timing};
 use crate::counters::Counters;
 use crate::link::PeerLink;
 use crate::server::Connection;
+use crate::wire::ClientRequest;
 
 /// What a socket brought for the replica.
 pub(crate) enum Arrival<H> {
     Input(Input<H>),
-    Request { connection: Rc<Connection>, token: u64, call: Call },
+    Request {
+        connection: Rc<Connection>,
+        token: u64,
+        call: Call,
+    },
+    /// Somebody wants the changes of a group.
+    Follow {
+        connection: Rc<Connection>,
+        token: u64,
+        group: GroupId,
+        from: Cursor,
+    },
+}
+
+/// Wakes the loop. Invariant: a loop that sleeps finds it rung if it was rung since it last looked.
+#[derive(Default)]
+pub(crate) struct Bell {
+    waker: Cell<Option<Waker>>,
+    rung: Cell<bool>,
+}
+
+impl Bell {
+    /// Has the loop run another round.
+    pub(crate) fn ring(&self) {
+        self.rung.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, context: &Context<'_>) {
+        let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
+    }
 }
 
 /// Shared by the loop, the acceptor, and the tasks of connections.
@@ -40,7 +78,7 @@ pub(crate) struct Net<H> {
     arrivals: RefCell<Vec<Arrival<H>>>,
     /// Requests among the arrivals.
     requests: Cell<usize>,
-    waker: Cell<Option<Waker>>,
+    pub(crate) bell: Rc<Bell>,
 }
 
 impl<H> Net<H> {
@@ -67,18 +105,18 @@ impl<H> Net<H> {
             connections: Cell::new(0),
             arrivals: RefCell::default(),
             requests: Cell::new(0),
-            waker: Cell::new(None),
+            bell: Rc::default(),
         }
     }
 
     /// Leaves an input for the loop.
     pub(crate) fn arrived(&self, input: Input<H>) {
         self.arrivals.borrow_mut().push(Arrival::Input(input));
-        self.wake();
+        self.bell.wake();
     }
 
     /// Leaves a request for the loop; at the limit, or while shutting down, an answer is put in line.
-    pub(crate) fn requested(&self, connection: &Rc<Connection>, token: u64, call: Call) {
+    pub(crate) fn requested(&self, connection: &Rc<Connection>, token: u64, request: ClientRequest) {
         self.counters.requests.one();
         let refusal = if self.closing.get() {
             Rejection::ShuttingDown
@@ -88,26 +126,22 @@ impl<H> Net<H> {
         } else {
             self.requests.set(self.requests.get() + 1);
             let connection = Rc::clone(connection);
-            self.arrivals.borrow_mut().push(Arrival::Request { connection, token, call });
-            return self.wake();
+            self.arrivals.borrow_mut().push(match request {
+                ClientRequest::Call(call) => Arrival::Request { connection, token, call },
+                ClientRequest::Follow { group, from } => Arrival::Follow { connection, token, group, from },
+            });
+            return self.bell.wake();
         };
         let outcome = Outcome::Rejected(refusal);
         self.counters.ended(&outcome);
         connection.answer(token, &outcome);
     }
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Takes what arrived; ready if there was anything. `arrivals` must be empty and is swapped.
+    /// Takes what arrived; ready if there was anything, or the bell was rung. `arrivals` must be empty and is swapped.
     pub(crate) fn poll_arrivals(&self, context: &Context<'_>, arrivals: &mut Vec<Arrival<H>>) -> Poll<()> {
         let mut waiting = self.arrivals.borrow_mut();
-        if waiting.is_empty() {
-            let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
-            self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
+        if waiting.is_empty() && !self.bell.rung.take() {
+            self.bell.wait(context);
             return Poll::Pending;
         }
         std::mem::swap(&mut *waiting, arrivals);

@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::config::NodeConfig;
+use crate::config::{LOG_RETAINED_BYTES, NodeConfig, SUBSCRIPTION_BYTES};
 use crate::counters::Counters;
 use crate::driver::{Driver, LeaderWatch};
 use crate::error::OpenError;
@@ -70,6 +70,7 @@ impl<M> Node<M> {
             counters: Arc::clone(&counters),
             promise: config.promise,
             leader_time_max: Duration::ZERO,
+            subscription_bytes_max: config.limits.subscription_bytes_max,
         });
         let (ready, opened) = mpsc::sync_channel(1);
         let start = Start { config: config.clone(), listener, address, parcels, leader: leader_sender, counters };
@@ -142,6 +143,15 @@ fn check(config: &NodeConfig) -> Result<(), OpenError> {
     }
     if config.limits.peer_frame_bytes_max <= BATCH_BYTES_MAX {
         return wrong(format!("peer_frame_bytes_max must exceed the largest batch, {BATCH_BYTES_MAX} bytes"));
+    }
+    let retained = config.log_retained_bytes_max;
+    if !LOG_RETAINED_BYTES.contains(&retained) {
+        return wrong(format!("log_retained_bytes_max is {retained}, and at most {}", LOG_RETAINED_BYTES.end()));
+    }
+    let waiting = config.limits.subscription_bytes_max;
+    if !SUBSCRIPTION_BYTES.contains(&waiting) {
+        let (min, max) = (SUBSCRIPTION_BYTES.start(), SUBSCRIPTION_BYTES.end());
+        return wrong(format!("subscription_bytes_max is {waiting}, which must be from {min} to {max}"));
     }
     let mut ids: Vec<NodeId> = config.peers.iter().map(|(id, _)| *id).collect();
     ids.sort_unstable();

@@ -5,20 +5,22 @@
 //! read any further beyond that.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use replikit_core::{Input, NodeId, Outcome, Replica};
+use replikit_core::{Batches, Input, LogIndex, NodeId, Outcome, Replica, SubscribeError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::counters::{Counters, NodeStatus};
-use crate::net::Net;
+use crate::feed::Subscriber;
+use crate::net::{Bell, Net};
 use crate::socket;
 use crate::wire::{
     Flushed, FrameBuffer, FrameError, GREETING_BYTES_MAX, Hello, Outbox, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
-    PartyRole, Welcome, decode_message, decode_request, encode_answer, encode_status, refusal,
+    PartyRole, Welcome, decode_message, decode_request, encode_answer, encode_changes, encode_status,
+    encode_subscribed, encode_unsubscribed, refusal,
 };
 
 /// A client's connection, as the loop sees it.
@@ -30,18 +32,24 @@ pub(crate) struct Connection {
     /// Among those that the loop flushes at the end of its round.
     pub(crate) dirty: Cell<bool>,
     requests: Cell<usize>,
+    /// Subscriptions among the requests.
+    subscriptions: Cell<usize>,
+    /// The loop's: rung when a subscriber's socket takes more.
+    bell: Rc<Bell>,
     /// Somebody waits for fewer requests or bytes.
     room: Notify,
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, bell: Rc<Bell>) -> Self {
         Self {
             stream,
             outbox: RefCell::default(),
             blocked: Cell::new(false),
             dirty: Cell::new(false),
             requests: Cell::new(0),
+            subscriptions: Cell::new(0),
+            bell,
             room: Notify::new(),
         }
     }
@@ -55,6 +63,18 @@ impl Connection {
     /// Puts a status in line.
     pub(crate) fn answer_status(&self, token: u64, status: &NodeStatus) {
         encode_status(token, status, &mut self.outbox.borrow_mut());
+        self.requests.set(self.requests.get() - 1);
+    }
+
+    /// A subscription begins: its changes come under the token of its request.
+    fn begin_changes(&self, token: u64, next: LogIndex) {
+        self.subscriptions.set(self.subscriptions.get() + 1);
+        encode_subscribed(token, next, &mut self.outbox.borrow_mut());
+    }
+
+    fn end_changes(&self, token: u64, why: &SubscribeError) {
+        encode_unsubscribed(token, why, &mut self.outbox.borrow_mut());
+        self.subscriptions.set(self.subscriptions.get().saturating_sub(1));
         self.requests.set(self.requests.get() - 1);
     }
 
@@ -80,11 +100,58 @@ impl Connection {
         }
         self.blocked.set(false);
         self.room.notify_one();
+        if self.subscriptions.get() > 0 {
+            self.bell.ring();
+        }
     }
 
     fn is_full<H>(&self, net: &Net<H>) -> bool {
         self.requests.get() >= net.limits.requests_per_connection_max
             || self.outbox.borrow().bytes() >= net.limits.client_queue_bytes_max
+    }
+}
+
+/// A subscriber over TCP. The connection ends with its reading task, and the subscription with it.
+pub(crate) struct RemoteSubscriber {
+    connection: Weak<Connection>,
+    token: u64,
+    bytes_max: usize,
+    counters: Arc<Counters>,
+}
+
+impl RemoteSubscriber {
+    pub(crate) fn new<H>(connection: &Rc<Connection>, token: u64, net: &Net<H>) -> Self {
+        let (bytes_max, counters) = (net.limits.subscription_bytes_max, Arc::clone(&net.counters));
+        Self { connection: Rc::downgrade(connection), token, bytes_max, counters }
+    }
+
+    fn tell(&self, tell: impl FnOnce(&Connection)) {
+        if let Some(connection) = self.connection.upgrade() {
+            tell(&connection);
+            connection.flush(&self.counters);
+        }
+    }
+}
+
+impl Subscriber for RemoteSubscriber {
+    fn is_gone(&self) -> bool {
+        self.connection.strong_count() == 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.connection.upgrade().is_some_and(|connection| connection.outbox.borrow().bytes() <= self.bytes_max / 2)
+    }
+
+    fn begin(&self, next: LogIndex) {
+        self.tell(|connection| connection.begin_changes(self.token, next));
+    }
+
+    fn give(&self, batches: Batches) {
+        self.tell(|connection| encode_changes(self.token, &batches, &mut connection.outbox.borrow_mut()));
+    }
+
+    fn end(&self, why: SubscribeError) {
+        self.tell(|connection| connection.end_changes(self.token, &why));
     }
 }
 
@@ -224,13 +291,13 @@ async fn hear_peer<R: Replica>(
 }
 
 async fn hear_client<H>(net: &Rc<Net<H>>, stream: TcpStream, bytes: BytesMut) -> Result<(), End> {
-    let connection = Rc::new(Connection::new(stream));
+    let connection = Rc::new(Connection::new(stream, Rc::clone(&net.bell)));
     let mut buffer = FrameBuffer::new(bytes, net.limits.client_frame_bytes_max);
     loop {
         while let Some(frame) = counted(net, buffer.next())? {
-            let (token, call) = counted(net, decode_request(frame))?;
+            let (token, request) = counted(net, decode_request(frame))?;
             connection.requests.set(connection.requests.get() + 1);
-            net.requested(&connection, token, call);
+            net.requested(&connection, token, request);
             while connection.is_full(net) {
                 connection.flush(&net.counters);
                 connection.room.notified().await;

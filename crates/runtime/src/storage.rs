@@ -5,9 +5,10 @@
 use std::task::{Context, Poll};
 
 use replikit_core::{GroupId, Input, LogIndex, Persist, Position, StreamId, Ticket, Time, WriteId};
-use replikit_log::{LogOutput, MemoryLog, Storage};
+use replikit_log::{LogOutput, MemoryLog, Storage, Tail};
 
 use crate::counters::Counters;
+use crate::feed::{FeedId, Tailed};
 use crate::log_thread::LogThread;
 
 /// The input that a log's output becomes, if the replica is concerned.
@@ -21,8 +22,41 @@ pub(crate) fn into_input<H>(output: LogOutput) -> Option<Input<H>> {
             tracing::info!(?event, "log");
             None
         }
-        // Nobody subscribes through this loop.
+        // For the feeds of the loop.
         LogOutput::Tail { .. } => None,
+    }
+}
+
+impl Tailed for Backend {
+    fn follow(&mut self, feed: FeedId, stream: StreamId, from: LogIndex) {
+        match self {
+            Self::Memory(log) => log.follow(feed, stream, from),
+            Self::Disk(thread) => thread.follow(feed, stream, from),
+        }
+    }
+
+    fn unfollow(&mut self, feed: FeedId) {
+        match self {
+            Self::Memory(log) => log.unfollow(feed),
+            Self::Disk(thread) => thread.unfollow(feed),
+        }
+    }
+
+    fn tail(
+        &mut self,
+        feed: FeedId,
+        stream: StreamId,
+        from: LogIndex,
+        committed: LogIndex,
+        bytes_max: u32,
+    ) -> Option<Tail> {
+        match self {
+            Self::Memory(log) => Tailed::tail(log, feed, stream, from, committed, bytes_max),
+            Self::Disk(thread) => {
+                thread.tail(feed, committed, bytes_max);
+                None
+            }
+        }
     }
 }
 

@@ -11,7 +11,8 @@ mod outbox;
 mod peer;
 
 pub(crate) use client::{
-    Reply, RequestHead, decode_reply, decode_request, encode_answer, encode_request, encode_status,
+    ClientRequest, FeedReply, Reply, RequestHead, decode_feed, decode_reply, decode_request, encode_answer,
+    encode_changes, encode_request, encode_status, encode_subscribed, encode_unsubscribed,
 };
 pub(crate) use frame::{FrameBuffer, FrameError};
 pub(crate) use greeting::{GREETING_BYTES_MAX, Hello, PartyRole, Welcome, refusal};

@@ -697,6 +697,10 @@ impl<M: StateMachine> Replica for Raft<M> {
         };
         Some(role.min(self.reads.deadline()))
     }
+
+    fn committed(&self, group: GroupId) -> Option<LogIndex> {
+        (group == self.config.group).then_some(self.applied.id.index)
+    }
 }
 
 impl<M: StateMachine> Raft<M> {

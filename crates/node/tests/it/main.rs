@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod bad_input;
+mod changes;
 mod cluster;
 mod program;

@@ -1,7 +1,10 @@
 //! Requests and answers of clients: a token, a small postcard head, and the payload as it is.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use replikit_core::{Admin, GroupId, Outcome, Position, Reached, ReadLevel, Rejection, SessionSeq, WriteLevel};
+use replikit_core::{
+    Admin, Batch, BatchHeader, Batches, ClusterId, Cursor, GroupId, LogIndex, Outcome, Position, Reached, ReadLevel,
+    Rejection, SessionSeq, SubscribeError, WriteLevel,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -22,16 +25,52 @@ pub(crate) enum RequestHead {
     Query { group: GroupId, level: ReadLevel, bytes_max: u32 },
     Status { group: GroupId },
     Snapshot { group: GroupId },
+    Follow { group: GroupId, from: Cursor },
 }
 
 /// An answer without its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum AnswerHead {
-    Acked { at: Position, reached: Reached, strict: bool },
-    Value { values: u32, seen: Option<Position>, strict: bool, staleness: Option<Duration> },
-    Indeterminate { reached: Reached },
+    Acked {
+        at: Position,
+        reached: Reached,
+        strict: bool,
+    },
+    Value {
+        values: u32,
+        seen: Option<Position>,
+        strict: bool,
+        staleness: Option<Duration>,
+    },
+    Indeterminate {
+        reached: Reached,
+    },
     Rejected(Rejection),
     Status,
+    /// A subscription begins at this index.
+    Subscribed {
+        next: LogIndex,
+    },
+    /// Whole batches, one behind the other.
+    Changes,
+    Unsubscribed(SubscribeError),
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) enum ClientRequest {
+    /// Answered once.
+    Call(Call),
+    /// Answered until the subscription ends.
+    Follow { group: GroupId, from: Cursor },
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FeedReply {
+    Begun(LogIndex),
+    Batches(Batches),
+    Ended(SubscribeError),
 }
 
 /// What a client gets back.
@@ -64,7 +103,7 @@ fn put_head(head: &impl Serialize, out: &mut BytesMut) {
 }
 
 /// Reads a request; the payload is a slice of the frame.
-pub(crate) fn decode_request(frame: Frame) -> Result<(u64, Call), FrameError> {
+pub(crate) fn decode_request(frame: Frame) -> Result<(u64, ClientRequest), FrameError> {
     if frame.kind != Kind::Request {
         return Err(FrameError::Kind { kind: frame.kind as u8 });
     }
@@ -79,8 +118,9 @@ pub(crate) fn decode_request(frame: Frame) -> Result<(u64, Call), FrameError> {
         }
         RequestHead::Status { group } => Call::Admin { group, command: Admin::Status },
         RequestHead::Snapshot { group } => Call::Admin { group, command: Admin::Snapshot },
+        RequestHead::Follow { group, from } => return Ok((token, ClientRequest::Follow { group, from })),
     };
-    Ok((token, call))
+    Ok((token, ClientRequest::Call(call)))
 }
 
 fn take_token(body: &mut Bytes) -> Result<u64, FrameError> {
@@ -115,6 +155,54 @@ pub(crate) fn encode_answer(token: u64, outcome: &Outcome, outbox: &mut Outbox) 
 pub(crate) fn encode_status(token: u64, status: &NodeStatus, outbox: &mut Outbox) {
     let status = postcard::to_stdvec(status).expect("a status always encodes");
     put_answer(token, &AnswerHead::Status, &[status.into()], outbox);
+}
+
+/// Adds the beginning of a subscription to an outbox.
+pub(crate) fn encode_subscribed(token: u64, next: LogIndex, outbox: &mut Outbox) {
+    put_answer(token, &AnswerHead::Subscribed { next }, &[], outbox);
+}
+
+/// Adds the end of a subscription to an outbox.
+pub(crate) fn encode_unsubscribed(token: u64, why: &SubscribeError, outbox: &mut Outbox) {
+    put_answer(token, &AnswerHead::Unsubscribed(why.clone()), &[], outbox);
+}
+
+/// Adds committed batches to an outbox.
+pub(crate) fn encode_changes(token: u64, batches: &Batches, outbox: &mut Outbox) {
+    let mut usual = [0; HEAD_BYTES_USUAL];
+    let head = postcard::to_slice(&AnswerHead::Changes, &mut usual).expect("a head of one byte");
+    outbox.copy(&frame_header(Kind::Answer, TOKEN_BYTES + head.len() + batches.bytes()));
+    outbox.copy(&token.to_le_bytes());
+    outbox.copy(head);
+    for batch in batches.as_slice() {
+        outbox.share(batch.as_bytes());
+    }
+}
+
+/// Reads what a subscriber got; batches are verified, and share the frame's bytes.
+pub(crate) fn decode_feed(frame: Frame, cluster: ClusterId) -> Result<FeedReply, FrameError> {
+    if frame.kind != Kind::Answer {
+        return Err(FrameError::Kind { kind: frame.kind as u8 });
+    }
+    let mut body = frame.body;
+    take_token(&mut body)?;
+    Ok(match take_head(&mut body)? {
+        AnswerHead::Subscribed { next } => FeedReply::Begun(next),
+        AnswerHead::Changes => {
+            let mut batches = Batches::None;
+            while !body.is_empty() {
+                let bytes = BatchHeader::read(&body, cluster)?.bytes;
+                if bytes > body.len() {
+                    return Err(FrameError::Malformed { what: "batches that are longer than their frame" });
+                }
+                batches.push(Batch::verify(body.split_to(bytes), cluster)?);
+            }
+            FeedReply::Batches(batches)
+        }
+        AnswerHead::Unsubscribed(why) => FeedReply::Ended(why),
+        AnswerHead::Rejected(rejection) => FeedReply::Ended(rejection.into()),
+        _ => return Err(FrameError::Malformed { what: "an answer to another kind of request" }),
+    })
 }
 
 /// One value stands alone; several each have their length before them.
@@ -159,6 +247,9 @@ pub(crate) fn decode_reply(frame: Frame) -> Result<(u64, Reply), FrameError> {
             let status = postcard::from_bytes(&body).map_err(|_| FrameError::Malformed { what: "a status" })?;
             Reply::Status(Box::new(status))
         }
+        AnswerHead::Subscribed { .. } | AnswerHead::Changes | AnswerHead::Unsubscribed(_) => {
+            return Err(FrameError::Malformed { what: "changes that nobody asked for" });
+        }
     };
     Ok((token, reply))
 }
@@ -182,7 +273,7 @@ fn take_values(count: u32, mut body: Bytes) -> Result<Vec<Bytes>, FrameError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use replikit_core::{LogId, LogIndex, NodeId, Queue, SessionId, StreamId, Term};
+    use replikit_core::{LogId, NodeId, Queue, SessionId, StreamId, Term};
 
     use super::super::FrameBuffer;
     use super::*;
@@ -236,7 +327,13 @@ mod tests {
         encode_request(7, &RequestHead::Command { group, level: WriteLevel::Durable(2), session }, b"body", &mut out);
         let (token, call) = decode_request(frame(&out)).unwrap();
         assert_eq!(token, 7);
-        let Call::Command { group: GroupId(4), level: WriteLevel::Durable(2), session: found, body } = call else {
+        let ClientRequest::Call(Call::Command {
+            group: GroupId(4),
+            level: WriteLevel::Durable(2),
+            session: found,
+            body,
+        }) = call
+        else {
             panic!("{call:?}")
         };
         assert_eq!((found, &body[..]), (session, &b"body"[..]));
@@ -248,7 +345,7 @@ mod tests {
         let mut out = BytesMut::new();
         encode_request(8, &RequestHead::Query { group, level: level.clone(), bytes_max: u32::MAX }, b"", &mut out);
         let (_, call) = decode_request(frame(&out)).unwrap();
-        let Call::Query { level: found, bytes_max, .. } = call else { panic!("{call:?}") };
+        let ClientRequest::Call(Call::Query { level: found, bytes_max, .. }) = call else { panic!("{call:?}") };
         assert_eq!((found, bytes_max), (level, ANSWER_BYTES_MAX as usize));
     }
 
@@ -257,7 +354,8 @@ mod tests {
         fn arbitrary_bodies_never_panic(body in proptest::collection::vec(any::<u8>(), 0..100)) {
             let body = Bytes::from(body);
             let _ = decode_request(Frame { kind: Kind::Request, body: body.clone() });
-            let _ = decode_reply(Frame { kind: Kind::Answer, body });
+            let _ = decode_reply(Frame { kind: Kind::Answer, body: body.clone() });
+            let _ = decode_feed(Frame { kind: Kind::Answer, body }, ClusterId::from_name("test"));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Nodes, clients and clusters of the runtime, driving a toy replica over loopback.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod changes;
 mod client;
 mod disk;
 mod hostile;

@@ -346,6 +346,10 @@ impl Replica for Primary {
         self.actions.pop_front()
     }
 
+    fn committed(&self, group: GroupId) -> Option<LogIndex> {
+        (group == DEFAULT_GROUP).then_some(self.applied)
+    }
+
     fn deadline(&self) -> Option<Time> {
         self.timer.map(|(at, _)| at)
     }
