@@ -51,6 +51,12 @@ pub enum NotLinearizable {
         /// Its end.
         to: Time,
     },
+    /// The key was asked for more than writes and reads of one value: [`check_history`](super::check_history) can tell.
+    #[error("key {key:?} is more than a register")]
+    NotARegister {
+        /// Which key.
+        key: Bytes,
+    },
     /// Two writes of one key wrote the same value: the check cannot tell them apart.
     #[error("key {key:?}: two writes of {value:?}")]
     NotUnique {
@@ -72,7 +78,8 @@ struct Cluster {
     void: bool,
 }
 
-/// Checks every key of a history. A key begins absent.
+/// Checks every key of a history. A key begins absent. Acknowledgements below `Quorum` prove nothing, and reads at other
+/// levels than `Linearizable` are left out.
 ///
 /// # Errors
 /// [`NotLinearizable`] with the first contradiction found.
@@ -80,8 +87,23 @@ pub fn check_linearizable(history: &History) -> Result<(), NotLinearizable> {
     history.by_key().into_iter().try_for_each(|(key, operations)| check_key(key, &operations))
 }
 
-fn check_key(key: &Bytes, operations: &[&Recorded]) -> Result<(), NotLinearizable> {
+/// Whether an operation is a write or a read of a register that holds one value.
+pub(super) const fn is_of_register(operation: &Recorded) -> bool {
+    use replikit_core::WriteEffect::Done;
+
+    matches!(
+        (&operation.what, &operation.ended),
+        (What::Write(_) | What::Read, Ended::Unknown | Ended::Void)
+            | (What::Write(_), Ended::Written { .. } | Ended::Applied { effect: Done, .. })
+            | (What::Read, Ended::Found { .. })
+    )
+}
+
+pub(super) fn check_key(key: &Bytes, operations: &[&Recorded]) -> Result<(), NotLinearizable> {
     let mut clusters: BTreeMap<Option<&Bytes>, Cluster> = BTreeMap::new();
+    if !operations.iter().all(|operation| is_of_register(operation)) {
+        return Err(NotLinearizable::NotARegister { key: key.clone() });
+    }
     // The absent value was "written" before all time.
     let absent = Cluster {
         write_began: Time::ZERO,
@@ -94,7 +116,7 @@ fn check_key(key: &Bytes, operations: &[&Recorded]) -> Result<(), NotLinearizabl
     clusters.insert(None, absent);
     for operation in operations {
         let What::Write(value) = &operation.what else { continue };
-        let ended = if let Ended::Written { at } = operation.ended { at } else { Time::NEVER };
+        let ended = operation.answered_at().filter(|_| operation.is_strong()).unwrap_or(Time::NEVER);
         let cluster = Cluster {
             write_began: operation.began,
             write_ended: ended,
@@ -109,6 +131,9 @@ fn check_key(key: &Bytes, operations: &[&Recorded]) -> Result<(), NotLinearizabl
     }
     for operation in operations {
         let Ended::Found { at, value } = &operation.ended else { continue };
+        if !operation.is_strong() {
+            continue;
+        }
         let Some(cluster) = clusters.get_mut(&value.as_ref()).filter(|cluster| !cluster.void) else {
             let (key, began, value) = (key.clone(), operation.began, value.clone());
             return Err(NotLinearizable::Phantom { key, began, value });
@@ -195,10 +220,7 @@ mod tests {
     /// The definition: some order of the operations that respects real time is that of a single copy.
     fn brute_force(history: &History) -> bool {
         fn search(left: &mut Vec<&Recorded>, value: Option<&Bytes>) -> bool {
-            let end = |op: &Recorded| match op.ended {
-                Ended::Written { at } | Ended::Found { at, .. } => at,
-                _ => Time::NEVER,
-            };
+            let end = |op: &Recorded| op.answered_at().unwrap_or(Time::NEVER);
             if left.iter().all(|op| end(op) == Time::NEVER) {
                 return true;
             }
@@ -211,7 +233,7 @@ mod tests {
                 let next = match (&op.what, &op.ended) {
                     (What::Write(written), _) => Some(written),
                     (What::Read, Ended::Found { value: found, .. }) if found.as_ref() == value => value,
-                    (What::Read, _) => continue,
+                    _ => continue,
                 };
                 left.swap_remove(at);
                 let found = search(left, next);

@@ -1,0 +1,3 @@
+//! Checks of the checkers: each must pass valid histories and reject every mutation that makes one wrong.
+
+mod check;
