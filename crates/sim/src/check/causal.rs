@@ -19,8 +19,13 @@ use super::versions::{Source, Versions};
 /// What becomes of concurrent writes to one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflicts {
-    /// All are kept: a read shows every write in its past that no other one in its past has overwritten.
-    Siblings,
+    /// All are kept, and a write overwrites what its client had read or written: a read shows every write in its past that
+    /// no other one in its past has overwritten.
+    SiblingsByContext,
+    /// All are kept, and a write overwrites whatever its replica held, which may be more than its client knows: if a read
+    /// shows a single value, this has overwritten all that is in the read's past, and such orders must fit together. Of
+    /// reads with several values only the overwritten ones are found.
+    SiblingsByReplica,
     /// One order of all writes decides, the same everywhere, and it follows causality: a read shows the last write in its
     /// past, or one that it learned of otherwise and that is behind that.
     LastWriteWins,
@@ -100,7 +105,7 @@ pub fn check_causal(history: &History, conflicts: Conflicts) -> Result<Causal, N
     let mut past = Past::new(history)?;
     past.run_clocks()?;
     let causal = past.check_reads(conflicts)?;
-    if conflicts == Conflicts::LastWriteWins {
+    if conflicts != Conflicts::SiblingsByContext {
         past.check_order()?;
     }
     Ok(causal)
@@ -286,7 +291,7 @@ impl<'a> Past<'a> {
             let Some(writes) = self.writes.get(&operation.key) else { continue };
             let cursors = cursors.entry(&operation.key).or_insert_with(|| vec![0; writes.len()]);
             let removed = self.removed.contains(&operation.key);
-            causal.undecided += usize::from(removed && conflicts == Conflicts::Siblings);
+            causal.undecided += usize::from(removed && conflicts != Conflicts::LastWriteWins);
             for ((_, of_session), cursor) in writes.iter().zip(cursors) {
                 // The last write of that session in the read's past.
                 while of_session.get(*cursor).is_some_and(|&write| self.is_before(write, node)) {
@@ -294,8 +299,11 @@ impl<'a> Past<'a> {
                 }
                 let Some(&last) = cursor.checked_sub(1).and_then(|at| of_session.get(at)) else { continue };
                 self.check_last(own.id, saw, last, removed, conflicts)?;
-                if conflicts == Conflicts::LastWriteWins {
-                    order_edges.extend(saw.iter().filter(|&&seen| seen != last).map(|&seen| (last, seen)));
+                let is_single = conflicts == Conflicts::LastWriteWins || !removed;
+                if let ([seen], true) = (&saw[..], is_single && conflicts != Conflicts::SiblingsByContext)
+                    && *seen != last
+                {
+                    order_edges.push((last, *seen));
                 }
             }
         }
@@ -320,7 +328,8 @@ impl<'a> Past<'a> {
         }
         let shown = match conflicts {
             // A removal in the past, or one that was seen without a trace, may have overwritten it.
-            Conflicts::Siblings => removed || saw.iter().any(|&seen| self.is_before(last, seen)),
+            Conflicts::SiblingsByContext => removed || saw.iter().any(|&seen| self.is_before(last, seen)),
+            Conflicts::SiblingsByReplica => removed || !saw.is_empty(),
             Conflicts::LastWriteWins => !saw.is_empty(),
         };
         if shown { Ok(()) } else { Err(NotCausal::Missing { read, write: id(last) }) }

@@ -1,7 +1,11 @@
 //! The checkers are checked: correct executions are made up and must pass; then each is damaged in every way on a list, and
 //! a slow oracle that follows the definition word by word decides whether the damage is one.
 
+mod causal;
+mod durability;
 mod linearizability;
+mod sessions;
+mod staleness;
 
 use bytes::Bytes;
 use fastrand::Rng;
