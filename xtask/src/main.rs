@@ -6,6 +6,7 @@ mod ci;
 mod docs;
 mod loom;
 mod phase;
+mod sim;
 mod test;
 mod tidy;
 
@@ -24,7 +25,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// All tests: `cargo test`, the examples, the loom models, the smoke suite of the bench.
+    /// All tests: `cargo test`, the examples, the loom models, 3,000 simulated seeds, the smoke suite of the bench.
     Test,
     /// What continuous integration runs: format, tidiness, clippy, rustdoc, then `test`.
     Ci,
@@ -32,6 +33,13 @@ enum Task {
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed on to the bench program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs seeds of every strategy under the simulator (`cargo xtask sim --help`).
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Passed on to the swarm program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -75,6 +83,7 @@ fn main() -> ExitCode {
         Some(Task::Test) => test::run(),
         Some(Task::Ci) => ci::run(),
         Some(Task::Bench { arguments }) => bench::run(&arguments),
+        Some(Task::Sim { arguments }) => sim::run(&arguments),
         Some(Task::Loom { model, weaken }) => loom::run(model.as_deref(), weaken),
         Some(Task::Docs { open }) => docs::run(open),
         Some(Task::Tidy) => tidy::run(),

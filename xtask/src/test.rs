@@ -5,10 +5,11 @@ use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::phase::Phases;
-use crate::{bench, cargo};
+use crate::{bench, cargo, sim};
 
 /// What [`phases`] leaves out, and how to run it.
-pub(crate) const SKIPPED: [&str; 4] = [
+pub(crate) const SKIPPED: [&str; 5] = [
+    "long simulations (cargo xtask sim --minutes 10)",
     "examples that measure something (each says in its header how to run it)",
     "the planted faults of the loom models (cargo xtask loom --weaken)",
     "the default bench suite and its fault runs (cargo xtask bench)",
@@ -30,6 +31,8 @@ pub(crate) fn phases(all: &mut Phases) {
     all.run("unit, integration and doc tests", || cargo::run(cargo::cargo(["test", "--workspace"])));
     all.run("examples", examples);
     all.run("loom models", || cargo::run(cargo::xtask("loom")?));
+    all.run("simulated seeds", sim::seeds);
+    all.run("equal traces in both builds", sim::traces);
     all.run("bench smoke", bench::smoke);
 }
 

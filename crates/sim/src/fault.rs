@@ -35,22 +35,56 @@ faults! {
     LongDelay = "N3 message delayed for long",
     /// A message overtook an earlier one.
     Reorder = "N3 message overtook another",
-    /// The cluster was split.
-    Netsplit = "N4-N11 netsplit",
+    /// Two sides that did not see each other.
+    TwoSides = "N4 netsplit in two",
+    /// Three or more sides that did not see each other.
+    ManySides = "N5 netsplit in three or more",
     /// A link was cut in one direction.
     OneWay = "N6 one-way cut",
+    /// Two sides, and one node that saw both.
+    Bridge = "N7 netsplit with a bridge",
+    /// Each node saw only its neighbours in a ring.
+    Ring = "N8 netsplit into a ring",
+    /// Each node saw only its neighbours in a chain.
+    Chain = "N9 netsplit into a chain",
+    /// All saw only one node.
+    Hub = "N10 netsplit around a hub",
+    /// The present leader was cut off from a majority.
+    LeaderInMinority = "N11 leader in the minority",
+    /// The links of a node held back what was sent over them.
+    Clog = "N12 node clogged",
+    /// The links of several nodes were clogged one after the other and freed in another order.
+    SwizzleClog = "N12 swizzle-clog",
+    /// A link was cut and mended again and again.
+    Flap = "N13 flapping link",
+    /// A message waited because a link's bandwidth was used up.
+    Bandwidth = "N14 bandwidth used up",
     /// A connection broke.
     Reset = "N15 connection reset",
     /// A bit was flipped under way; the receiver noticed.
-    Flip = "N16 bit flipped in a batch",
+    Flip = "N16 bit flipped",
+    /// A message was cut short under way; the receiver noticed.
+    Truncated = "N16 message cut short",
+    /// A length in a message was larger than anything; the receiver noticed.
+    Oversize = "N16 oversized length",
     /// A message to or from a former incarnation was delivered.
     FormerIncarnation = "N17 message of a former incarnation",
+    /// Messages of one kind were dropped.
+    KindDropped = "N18 messages of one kind dropped",
+    /// A message of another cluster came in; the receiver noticed.
+    ForeignCluster = "N19 message of another cluster",
     /// A process crashed between two rounds.
     Crash = "P1 crash",
     /// A process crashed between two actions of a round.
     CrashAmidActions = "P2 crash between two actions",
     /// A process came back at once.
     InstantRestart = "P3 instant restart",
+    /// The present leader crashed.
+    LeaderCrash = "P1 leader crashed",
+    /// A leader was struck right after its election.
+    Churn = "P2 leader struck right after its election",
+    /// A process was down for so long that it had to come back from a snapshot.
+    LongOutage = "P4 outage longer than the log's retention",
     /// A process stood still.
     Pause = "P5 pause",
     /// All processes crashed at once.
@@ -71,8 +105,42 @@ faults! {
     SyncFailed = "S4 sync failed",
     /// The storage stalled.
     Stall = "S18 storage stall",
-    /// A wall clock jumped.
-    ClockJump = "C3/C4 wall clock jump",
+    /// A wall clock was off from the beginning.
+    ClockOffset = "C1 wall clock off",
+    /// A node's clocks ran at another rate.
+    ClockDrift = "C2 clocks drift",
+    /// A wall clock jumped forward.
+    ClockForward = "C3 wall clock jumped forward",
+    /// A wall clock jumped back.
+    ClockBack = "C4 wall clock jumped back",
+    /// A wall clock stood still.
+    ClockFrozen = "C5 wall clock frozen",
+    /// A machine was suspended: the process stood still, and its monotonic clock with it.
+    Suspended = "C6 monotonic clock suspended",
+    /// A processor was ten to a hundred times as slow.
+    SlowCpu = "R1 slow processor",
+    /// The leader's disk was ten to a hundred times as slow.
+    SlowLeaderDisk = "R2 slow disk of the leader",
+    /// A bounded queue was full and dropped a message.
+    QueueFull = "R3 bounded queue full",
+    /// A process was not told of its timers for a while.
+    Starved = "R5 timers starved",
+    /// An operator had a snapshot taken and the log released behind it.
+    SnapshotByHand = "O6 snapshot and release by hand",
+    /// A client asked again under the same number.
+    Retry = "L1 retry under the same number",
+    /// It did so at another node.
+    RetryElsewhere = "L2 retry at another node",
+    /// Two copies of one request were under way.
+    DuplicateRequest = "L3 duplicate in flight",
+    /// A client asked where nobody serves its group.
+    StaleRoute = "L5 stale route",
+    /// All clients used one key.
+    HotKey = "L6 hot key",
+    /// A peer's frame was random bytes; the receiver noticed.
+    HostileFrame = "L7 hostile frame",
+    /// A client's request was random bytes.
+    HostileRequest = "L7 hostile request",
 }
 
 /// How often each kind was met.
@@ -91,6 +159,12 @@ impl FaultCounts {
         for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
             *mine += theirs;
         }
+    }
+
+    /// Whether no kind was met.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|count| *count == 0)
     }
 
     /// Adds one to each kind that another run met at all.

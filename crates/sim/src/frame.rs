@@ -1,35 +1,52 @@
 //! Messages as bytes: what a replica says is encoded, carried as bytes, decoded and verified, so that nothing travels which
 //! the real wire could not carry.
+//!
+//! Layout: checksum of lengths and head, seeded with the cluster (8 bytes); length of all that follows the lengths (4);
+//! length of the head (4); the head; then length (4) and bytes of each batch. A batch carries its own checksums.
 
 use bytes::{Bytes, BytesMut};
 use replikit_core::{Batch, Batches, ClusterId, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Why a frame was dropped. Blame: the network or the sender; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
     #[error("the head cannot be decoded")]
     Head,
-    #[error("the frame is cut short")]
-    Short,
+    #[error("the frame has another length than it says")]
+    Length,
+    #[error("the checksum differs: damaged, or of another cluster")]
+    Checksum,
     #[error(transparent)]
     Batch(#[from] replikit_core::BatchError),
 }
 
-/// Encodes a message: length and bytes of the head, then length and bytes of each batch, lengths in 4 bytes.
-pub(crate) fn encode<H: Serialize>(message: &Message<H>, scratch: &mut BytesMut) -> Bytes {
-    scratch.extend_from_slice(&[0; 4]);
+const SUM_BYTES: usize = 8;
+/// Where the head begins.
+pub(crate) const HEAD_AT: usize = SUM_BYTES + 8;
+
+/// Encodes a message.
+pub(crate) fn encode<H: Serialize>(message: &Message<H>, cluster: ClusterId, scratch: &mut BytesMut) -> Bytes {
+    scratch.extend_from_slice(&[0; HEAD_AT]);
     let buffer = core::mem::take(scratch);
-    let buffer = postcard::to_extend(&message.head, ExtendBytes(buffer)).expect("heads of messages always encode").0;
-    *scratch = buffer;
-    let head_bytes = (scratch.len() - 4) as u32;
-    scratch[..4].copy_from_slice(&head_bytes.to_le_bytes());
+    *scratch = postcard::to_extend(&message.head, ExtendBytes(buffer)).expect("heads of messages always encode").0;
+    let head_bytes = (scratch.len() - HEAD_AT) as u32;
     for batch in message.batches.as_slice() {
         scratch.extend_from_slice(&(batch.bytes() as u32).to_le_bytes());
         scratch.extend_from_slice(batch.as_bytes());
     }
+    let rest = (scratch.len() - HEAD_AT) as u32;
+    scratch[SUM_BYTES..SUM_BYTES + 4].copy_from_slice(&rest.to_le_bytes());
+    scratch[SUM_BYTES + 4..HEAD_AT].copy_from_slice(&head_bytes.to_le_bytes());
+    let sum = checksum(&scratch[SUM_BYTES..HEAD_AT + head_bytes as usize], cluster);
+    scratch[..SUM_BYTES].copy_from_slice(&sum.to_le_bytes());
     scratch.split().freeze()
+}
+
+fn checksum(lengths_and_head: &[u8], cluster: ClusterId) -> u64 {
+    xxh3_64_with_seed(lengths_and_head, cluster.to_u64())
 }
 
 struct ExtendBytes(BytesMut);
@@ -40,32 +57,58 @@ impl Extend<u8> for ExtendBytes {
     }
 }
 
-fn take(frame: &mut Bytes, bytes: usize) -> Result<Bytes, FrameError> {
-    if frame.len() < bytes { Err(FrameError::Short) } else { Ok(frame.split_to(bytes)) }
-}
-
-fn take_length(frame: &mut Bytes) -> Result<usize, FrameError> {
-    let length = take(frame, 4)?;
-    Ok(u32::from_le_bytes(length[..].try_into().expect("four bytes")) as usize)
+fn length_at(frame: &[u8], at: usize) -> Result<usize, FrameError> {
+    let bytes = frame.get(at..at + 4).ok_or(FrameError::Length)?;
+    Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize)
 }
 
 /// Decodes a message and verifies each batch.
 pub(crate) fn decode<H: DeserializeOwned>(mut frame: Bytes, cluster: ClusterId) -> Result<Message<H>, FrameError> {
-    let head_bytes = take_length(&mut frame)?;
-    let head = take(&mut frame, head_bytes)?;
-    let (head, rest) = postcard::take_from_bytes(&head).map_err(|_| FrameError::Head)?;
-    if !rest.is_empty() {
+    let (rest, head_bytes) = (length_at(&frame, SUM_BYTES)?, length_at(&frame, SUM_BYTES + 4)?);
+    if frame.len() != HEAD_AT + rest || head_bytes > rest {
+        return Err(FrameError::Length);
+    }
+    let sum = u64::from_le_bytes(frame[..SUM_BYTES].try_into().expect("eight bytes"));
+    if sum != checksum(&frame[SUM_BYTES..HEAD_AT + head_bytes], cluster) {
+        return Err(FrameError::Checksum);
+    }
+    let head = &frame[HEAD_AT..HEAD_AT + head_bytes];
+    let (head, left) = postcard::take_from_bytes(head).map_err(|_| FrameError::Head)?;
+    if !left.is_empty() {
         return Err(FrameError::Head);
     }
     let mut batches = Batches::None;
-    while !frame.is_empty() {
-        let bytes = take_length(&mut frame)?;
-        batches.push(Batch::verify(take(&mut frame, bytes)?, cluster)?);
+    let mut left = frame.split_off(HEAD_AT + head_bytes);
+    while !left.is_empty() {
+        let bytes = length_at(&left, 0)?;
+        if left.len() < 4 + bytes {
+            return Err(FrameError::Length);
+        }
+        let mut batch = left.split_to(4 + bytes);
+        batches.push(Batch::verify(batch.split_off(4), cluster)?);
     }
     Ok(Message { head, batches })
 }
 
-/// Where the batches of a frame begin: a flipped bit there must be noticed by their checksums.
-pub(crate) fn batches_start(frame: &[u8]) -> usize {
-    4 + u32::from_le_bytes(frame[..4].try_into().expect("a frame begins with a length")) as usize
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_damage_and_any_foreign_cluster_is_noticed() {
+        let cluster = ClusterId::from_name("here");
+        let message = Message { head: (7_u32, "head".to_owned()), batches: Batches::None };
+        let frame = encode(&message, cluster, &mut BytesMut::new());
+        let decoded: Message<(u32, String)> = decode(frame.clone(), cluster).expect("undamaged");
+        assert_eq!(decoded.head, message.head);
+        assert!(decode::<(u32, String)>(frame.clone(), ClusterId::from_name("there")).is_err());
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = BytesMut::from(&frame[..]);
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode::<(u32, String)>(damaged.freeze(), cluster).is_err(), "bit {bit}");
+        }
+        for length in 0..frame.len() {
+            assert!(decode::<(u32, String)>(frame.slice(..length), cluster).is_err(), "{length} bytes");
+        }
+    }
 }

@@ -51,6 +51,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod chronicle;
 mod clock;
 mod fault;
 mod frame;
@@ -63,10 +64,13 @@ mod trace;
 mod workload;
 mod world;
 
+pub use chronicle::{Chronicle, Happening, Line};
 pub use fault::{Fault, FaultCounts};
-pub use settings::{ClockSettings, Every, NetworkSettings, ProcessSettings, Settings, StorageSettings};
+pub use settings::{ClockSettings, Every, LeaderSettings, NetworkSettings, ProcessSettings, Settings, StorageSettings};
 pub use storage::{Boots, LogStorage, ModelStorage, Recovery, RecoveryItem, SimStorage, StorageContext, StorageOutput};
 pub use subject::{Clients, Replicas, Subject};
 pub use trace::Trace;
-pub use workload::{AckedWrite, Dialect, WantedWrite, Workload, WorkloadSettings};
+pub use workload::{
+    AckedWrite, Asked, Dialect, ReadKind, Request, WantedRead, WantedWrite, Workload, WorkloadSettings, is_lasting,
+};
 pub use world::{Factory, Violation, World};

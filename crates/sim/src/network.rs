@@ -11,31 +11,41 @@ use replikit_core::Time;
 use crate::fault::{Fault, FaultCounts};
 use crate::settings::{NetworkSettings, around};
 
+/// How late a message may still come after everything was mended.
+const LATE_AT_MOST: Duration = Duration::from_millis(10);
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
     // How many netsplits and cuts lie on it.
     cuts: u32,
     connection: u32,
     last_arrival: Time,
+    // What is sent over it before arrives after.
+    clogged_until: Time,
+    // When its bandwidth is free again.
+    busy_until: Time,
 }
 
 /// How the nodes fall apart in a netsplit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NetsplitShape {
-    /// Two sides that do not see each other (N4).
+enum Shape {
     TwoSides,
-    /// Two sides and one node that sees both (N7).
+    ManySides,
     Bridge,
-    /// Each node sees only its two neighbours in a ring (N8).
     Ring,
-    /// Each node sees only its neighbours in a chain (N9).
     Chain,
-    /// All see only one node (N10).
     Hub,
 }
 
-impl NetsplitShape {
-    const ALL: [Self; 5] = [Self::TwoSides, Self::Bridge, Self::Ring, Self::Chain, Self::Hub];
+impl Shape {
+    const ALL: [(Self, Fault); 6] = [
+        (Self::TwoSides, Fault::TwoSides),
+        (Self::ManySides, Fault::ManySides),
+        (Self::Bridge, Fault::Bridge),
+        (Self::Ring, Fault::Ring),
+        (Self::Chain, Fault::Chain),
+        (Self::Hub, Fault::Hub),
+    ];
 }
 
 /// One message under way.
@@ -50,28 +60,37 @@ pub(crate) struct Delivery {
 pub(crate) struct Network {
     nodes: usize,
     links: Vec<Link>,
+    // Messages whose head begins with this byte are dropped.
+    muted: Option<u8>,
 }
 
 impl Network {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { nodes, links: vec![Link::default(); nodes * nodes] }
+        Self { nodes, links: vec![Link::default(); nodes * nodes], muted: None }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {
         &mut self.links[from * self.nodes + to]
     }
 
-    /// When a message arrives, if it does; call it twice for one that is doubled.
+    /// When a message of so many bytes and this kind arrives, if it does; call it twice for one that is doubled.
     pub(crate) fn send(
         &mut self,
         (from, to): (usize, usize),
+        (bytes, kind): (usize, u8),
         now: Time,
         rng: &mut Rng,
         settings: &NetworkSettings,
         counts: &mut FaultCounts,
     ) -> Option<Delivery> {
         let (reorder, loss) = (settings.reorder, u32::from(settings.loss_per_mille));
-        if self.link(from, to).cuts > 0 {
+        let muted = self.muted;
+        let link = self.link(from, to);
+        if link.cuts > 0 {
+            return None;
+        }
+        if muted == Some(kind) {
+            counts[Fault::KindDropped] += 1;
             return None;
         }
         if loss > 0 && rng.u32(0..1000) < loss {
@@ -82,8 +101,25 @@ impl Network {
         if delay > settings.delay * 10 {
             counts[Fault::LongDelay] += 1;
         }
-        let link = self.link(from, to);
-        let mut at = now + delay;
+        let mut begins = now;
+        if settings.bytes_per_ms > 0 {
+            begins = now.max(link.busy_until);
+            let waits = begins.since(now);
+            if waits > settings.queue_max {
+                counts[Fault::QueueFull] += 1;
+                return None;
+            }
+            if !waits.is_zero() {
+                counts[Fault::Bandwidth] += 1;
+            }
+            let takes = bytes as u64 * 1_000_000 / u64::from(settings.bytes_per_ms);
+            begins = begins + Duration::from_nanos(takes);
+            link.busy_until = begins;
+        }
+        let mut at = begins + delay;
+        if at < link.clogged_until {
+            at = link.clogged_until + delay;
+        }
         if at < link.last_arrival {
             if reorder {
                 counts[Fault::Reorder] += 1;
@@ -101,6 +137,10 @@ impl Network {
         link.cuts == 0 && (link.connection == connection || settings.outlives_crash)
     }
 
+    pub(crate) fn connection(&mut self, from: usize, to: usize) -> u32 {
+        self.link(from, to).connection
+    }
+
     pub(crate) fn is_cut(&mut self, from: usize, to: usize) -> bool {
         self.link(from, to).cuts > 0
     }
@@ -111,29 +151,38 @@ impl Network {
             let link = self.link(from, to);
             link.connection += 1;
             link.last_arrival = Time::ZERO;
+            link.busy_until = Time::ZERO;
         }
     }
 
-    /// Cuts links; returns which, for [`Network::mend`].
-    pub(crate) fn split(&mut self, rng: &mut Rng) -> Vec<(usize, usize)> {
+    /// Cuts links in one of the shapes of netsplits; returns which, for [`Network::mend`].
+    pub(crate) fn split(&mut self, rng: &mut Rng, counts: &mut FaultCounts) -> Vec<(usize, usize)> {
         let n = self.nodes;
-        let shape = NetsplitShape::ALL[rng.usize(0..NetsplitShape::ALL.len())];
+        let (shape, fault) = Shape::ALL[rng.usize(0..Shape::ALL.len())];
         let mut order: Vec<usize> = (0..n).collect();
         rng.shuffle(&mut order);
         let side = rng.usize(1..n.max(2));
-        let place: Vec<usize> = (0..n).map(|node| order.iter().position(|&o| o == node).expect("a shuffle")).collect();
+        let sides = rng.usize(3..=n.max(3));
+        let mut place = vec![0; n];
+        for (at, &node) in order.iter().enumerate() {
+            place[node] = at;
+        }
         let apart = |a: usize, b: usize| {
             let (a, b) = (place[a], place[b]);
             match shape {
-                NetsplitShape::TwoSides => (a < side) != (b < side),
-                NetsplitShape::Bridge => a != 0 && b != 0 && (a <= side) != (b <= side),
-                NetsplitShape::Ring => !matches!(a.abs_diff(b), 1) && a.abs_diff(b) != n - 1,
-                NetsplitShape::Chain => a.abs_diff(b) != 1,
-                NetsplitShape::Hub => a != 0 && b != 0,
+                Shape::TwoSides => (a < side) != (b < side),
+                Shape::ManySides => a % sides != b % sides,
+                Shape::Bridge => a != 0 && b != 0 && (a <= side) != (b <= side),
+                Shape::Ring => !matches!(a.abs_diff(b), 1) && a.abs_diff(b) != n - 1,
+                Shape::Chain => a.abs_diff(b) != 1,
+                Shape::Hub => a != 0 && b != 0,
             }
         };
         let cut: Vec<(usize, usize)> =
             (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|&(a, b)| a != b && apart(a, b)).collect();
+        if !cut.is_empty() && (shape != Shape::ManySides || n >= 3) {
+            counts[fault] += 1;
+        }
         self.cut(&cut);
         cut
     }
@@ -153,10 +202,31 @@ impl Network {
         }
     }
 
-    /// Undoes all cuts.
-    pub(crate) fn mend_all(&mut self) {
+    /// What is sent to or from a node before this time arrives after it, in both directions.
+    pub(crate) fn clog(&mut self, node: usize, until: Time) {
+        for other in 0..self.nodes {
+            for (from, to) in [(node, other), (other, node)] {
+                let link = self.link(from, to);
+                link.clogged_until = link.clogged_until.max(until);
+            }
+        }
+    }
+
+    /// Drops messages of this kind, or none any more.
+    pub(crate) const fn mute(&mut self, kind: Option<u8>) {
+        self.muted = kind;
+    }
+
+    /// Undoes all cuts, clogs and mutes. A connection that holds back what was sent for long breaks, and with it what is
+    /// under way on it: otherwise it would hold back all that comes after, too.
+    pub(crate) fn mend_all(&mut self, now: Time) {
+        self.muted = None;
         for link in &mut self.links {
-            link.cuts = 0;
+            (link.cuts, link.clogged_until, link.busy_until) = (0, Time::ZERO, Time::ZERO);
+            if link.last_arrival > now + LATE_AT_MOST {
+                link.last_arrival = Time::ZERO;
+                link.connection += 1;
+            }
         }
     }
 

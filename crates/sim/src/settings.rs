@@ -29,8 +29,14 @@ pub struct NetworkSettings {
     pub loss_per_mille: u16,
     /// Messages that arrive twice, per mille (N2).
     pub duplicate_per_mille: u16,
-    /// Messages with a flipped bit in a batch, per mille (N16).
+    /// Messages with a flipped bit, cut short or with an absurd length, per mille (N16).
     pub flip_per_mille: u16,
+    /// Frames of another cluster or of random bytes that come in beside a message, per mille (N19, L7).
+    pub hostile_per_mille: u16,
+    /// What a link carries in a millisecond, in bytes; zero means any amount (N14).
+    pub bytes_per_ms: u32,
+    /// Longest wait for a link's bandwidth; what would wait longer is dropped, as from a full queue (R3).
+    pub queue_max: Duration,
     /// Whether messages under way survive the crash of either end, so that a new incarnation meets those of the former (N17).
     pub outlives_crash: bool,
     /// Netsplits of several shapes (N4 to N11).
@@ -39,6 +45,12 @@ pub struct NetworkSettings {
     pub one_way: Option<Every>,
     /// Connections that break; what is under way on them is lost (N13, N15).
     pub reset: Option<Every>,
+    /// Nodes whose links hold back what is sent over them, alone or swizzled (N12).
+    pub clog: Option<Every>,
+    /// Links that are cut and mended again and again (N13).
+    pub flap: Option<Every>,
+    /// Messages of one kind, by the first byte of their head, that are dropped on all links (N18).
+    pub mute: Option<Every>,
 }
 
 /// What happens to processes.
@@ -54,6 +66,27 @@ pub struct ProcessSettings {
     pub instant_restart: bool,
     /// Processes that stand still while the world goes on (P5).
     pub pause: Option<Every>,
+    /// Outages so long that the log behind may be gone (P4).
+    pub outage: Option<Every>,
+    /// Processes ten to a hundred times as slow (R1).
+    pub slow: Option<Every>,
+    /// Processes that are not told of their timers (R5).
+    pub starve: Option<Every>,
+    /// Most inputs that wait while a node is busy; messages beyond are dropped (R3).
+    pub inbox_max: usize,
+}
+
+/// What happens to the present leader, whoever that is: the world learns it from the replicas' events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderSettings {
+    /// Leaders that are struck right after their election, per mille.
+    pub churn_per_mille: u16,
+    /// At most so long after it.
+    pub churn_within: Duration,
+    /// How long a leader that is struck then is away, at most.
+    pub churn_lasts: Duration,
+    /// Leaders that are cut off, crashed, paused or given a slow disk from time to time.
+    pub strike: Option<Every>,
 }
 
 /// What the clocks do.
@@ -65,6 +98,10 @@ pub struct ClockSettings {
     pub drift_ppm_max: u32,
     /// Jumps of a wall clock in either direction (C3, C4).
     pub jump: Option<Every>,
+    /// Wall clocks that stand still (C5).
+    pub freeze: Option<Every>,
+    /// Machines that are suspended, monotonic clock and all (C6).
+    pub suspend: Option<Every>,
     /// Timers come late by up to this.
     pub timer_late_max: Duration,
 }
@@ -100,6 +137,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Processes.
     pub process: ProcessSettings,
+    /// The present leader.
+    pub leader: LeaderSettings,
     /// Clocks.
     pub clock: ClockSettings,
     /// Storage.
@@ -112,6 +151,12 @@ fn every(rng: &mut Rng, mean_ms: (u64, u64), lasts_ms: (u64, u64)) -> Option<Eve
         lasts: Duration::from_millis(rng.u64(lasts_ms.0..=lasts_ms.1)),
     };
     rng.bool().then_some(every)
+}
+
+/// Like `every`, for one seed in three.
+fn seldom(rng: &mut Rng, mean_ms: (u64, u64), lasts_ms: (u64, u64)) -> Option<Every> {
+    let drawn = every(rng, mean_ms, lasts_ms);
+    if rng.u8(0..3) < 2 { drawn } else { None }
 }
 
 impl Settings {
@@ -127,10 +172,16 @@ impl Settings {
                 loss_per_mille: 0,
                 duplicate_per_mille: 0,
                 flip_per_mille: 0,
+                hostile_per_mille: 0,
+                bytes_per_ms: 0,
+                queue_max: Duration::from_secs(1),
                 outlives_crash: false,
                 netsplit: None,
                 one_way: None,
                 reset: None,
+                clog: None,
+                flap: None,
+                mute: None,
             },
             process: ProcessSettings {
                 round: Duration::from_micros(5),
@@ -138,11 +189,23 @@ impl Settings {
                 crash_all: None,
                 instant_restart: false,
                 pause: None,
+                outage: None,
+                slow: None,
+                starve: None,
+                inbox_max: usize::MAX,
+            },
+            leader: LeaderSettings {
+                churn_per_mille: 0,
+                churn_within: Duration::ZERO,
+                churn_lasts: Duration::ZERO,
+                strike: None,
             },
             clock: ClockSettings {
                 offset_max: Duration::ZERO,
                 drift_ppm_max: 0,
                 jump: None,
+                freeze: None,
+                suspend: None,
                 timer_late_max: Duration::from_micros(50),
             },
             storage: StorageSettings {
@@ -162,7 +225,7 @@ impl Settings {
     #[must_use]
     pub fn draw(rng: &mut Rng, nodes: u32) -> Self {
         let mut rate = |most: u16| if rng.bool() { 1 + rng.u16(0..most) } else { 0 };
-        let (loss, duplicate, flip) = (rate(100), rate(100), rate(20));
+        let (loss, duplicate, flip, hostile) = (rate(100), rate(100), rate(20), rate(20));
         Self {
             nodes,
             network: NetworkSettings {
@@ -172,10 +235,16 @@ impl Settings {
                 loss_per_mille: loss,
                 duplicate_per_mille: duplicate,
                 flip_per_mille: flip,
+                hostile_per_mille: hostile,
+                bytes_per_ms: if rng.u8(0..4) == 0 { 1 << rng.u32(8..16) } else { 0 },
+                queue_max: Duration::from_millis(1 << rng.u32(3..10)),
                 outlives_crash: rng.bool(),
                 netsplit: every(rng, (200, 2000), (20, 1000)),
                 one_way: every(rng, (200, 2000), (20, 1000)),
                 reset: every(rng, (50, 1000), (1, 50)),
+                clog: seldom(rng, (200, 2000), (20, 600)),
+                flap: seldom(rng, (300, 2000), (2, 60)),
+                mute: seldom(rng, (300, 2000), (20, 600)),
             },
             process: ProcessSettings {
                 round: Duration::from_micros(if rng.bool() { rng.u64(0..400) } else { 2 }),
@@ -183,11 +252,23 @@ impl Settings {
                 crash_all: every(rng, (1000, 4000), (5, 300)),
                 instant_restart: rng.bool(),
                 pause: every(rng, (200, 2000), (10, 800)),
+                outage: seldom(rng, (500, 1500), (300, 1200)),
+                slow: seldom(rng, (300, 2000), (50, 800)),
+                starve: seldom(rng, (300, 2000), (20, 600)),
+                inbox_max: if rng.u8(0..4) == 0 { 1 << rng.u32(0..8) } else { usize::MAX },
+            },
+            leader: LeaderSettings {
+                churn_per_mille: if rng.u8(0..3) == 0 { rng.u16(200..=1000) } else { 0 },
+                churn_within: Duration::from_micros(1 << rng.u32(6..15)),
+                churn_lasts: Duration::from_millis(1 << rng.u32(5..10)),
+                strike: seldom(rng, (100, 1500), (10, 800)),
             },
             clock: ClockSettings {
                 offset_max: Duration::from_millis(if rng.bool() { rng.u64(0..10_000) } else { 0 }),
                 drift_ppm_max: if rng.bool() { rng.u32(0..100_000) } else { 0 },
                 jump: every(rng, (100, 1000), (1, 10_000)),
+                freeze: seldom(rng, (200, 2000), (10, 1000)),
+                suspend: seldom(rng, (300, 2000), (10, 800)),
                 timer_late_max: Duration::from_micros(1 << rng.u32(0..13)),
             },
             storage: StorageSettings {

@@ -3,7 +3,10 @@
 use core::time::Duration;
 
 use fastrand::Rng;
-use replikit_core::{Event, GroupId, Input, NodeId, Outcome, Replica, Time, Token};
+use replikit_core::{Action, Event, GroupId, Input, NodeId, Outcome, Replica, Time, Token, WriteId};
+
+use crate::fault::FaultCounts;
+use crate::storage::Recovery;
 
 /// The live replicas of a cluster.
 pub trait Replicas<R> {
@@ -21,6 +24,8 @@ pub struct Clients<H> {
     pub now: Time,
     /// The clients' own randomness: what they do does not change what faults the seed draws.
     pub rng: Rng,
+    /// Faults that clients are the cause of.
+    pub counts: FaultCounts,
     next_token: u64,
     pub(crate) requests: Vec<(NodeId, Input<H>)>,
     pub(crate) alarms: Vec<(u32, Duration)>,
@@ -28,7 +33,14 @@ pub struct Clients<H> {
 
 impl<H> Clients<H> {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { now: Time::ZERO, rng, next_token: 1, requests: Vec::new(), alarms: Vec::new() }
+        Self {
+            now: Time::ZERO,
+            rng,
+            counts: FaultCounts::default(),
+            next_token: 1,
+            requests: Vec::new(),
+            alarms: Vec::new(),
+        }
     }
 
     /// Sends a request to a node; it is lost when the node is down or crashes before it answers.
@@ -58,6 +70,29 @@ pub trait Subject<R: Replica> {
     /// A client's alarm rings. Client 0 rings once at the beginning.
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<R::Head>) {
         let _ = (client, clients);
+    }
+
+    /// A process begins on what its disk holds.
+    ///
+    /// # Errors
+    /// A sentence that says which guarantee was broken.
+    fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
+        let _ = (node, recovery);
+        Ok(())
+    }
+
+    /// A replica wants something done; it is carried out right after.
+    ///
+    /// # Errors
+    /// A sentence that says which guarantee was broken.
+    fn on_action(&mut self, node: NodeId, action: &Action<R::Head>) -> Result<(), String> {
+        let _ = (node, action);
+        Ok(())
+    }
+
+    /// A node's storage actions up to this one are durable; its replica hears of it next.
+    fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
+        let _ = (node, up_to);
     }
 
     /// A request has ended.

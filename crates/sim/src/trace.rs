@@ -42,8 +42,4 @@ impl Trace {
         words[16..].copy_from_slice(&detail.to_le_bytes());
         self.0 = xxh3_64_with_seed(&words, self.0);
     }
-
-    pub(crate) fn note_bytes(&mut self, step: Step, now: Time, node: usize, bytes: &[u8]) {
-        self.note(step, now, node, xxh3_64_with_seed(bytes, 0));
-    }
 }

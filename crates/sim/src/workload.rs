@@ -1,5 +1,5 @@
-//! Clients in a closed loop on a few keys: each writes a value that nobody else writes, or reads, waits for the end, and
-//! goes on. What they see is a [`History`].
+//! Clients in a closed loop: each asks for one thing at a time, waits for the end, and goes on. What they see of keys that
+//! are only put and read is a [`History`].
 //!
 //! Invariants: a client without a session that does not learn the end of an operation never asks again for it: in the
 //! history it stays unknown. A client with a session asks again under the same number, at any node, until it learns the
@@ -10,10 +10,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use replikit_core::{
-    Input, NodeId, Outcome, Position, Rejection, Replica, SessionId, SessionSeq, Time, Token, WriteLevel,
+    Input, NodeId, Outcome, Position, ReadLevel, Rejection, Replica, SessionId, SessionSeq, SessionToken, Time, Token,
+    WriteLevel, WriteOp,
 };
 
 use crate::check::{Ended, History, OperationId, What};
+use crate::fault::Fault;
 use crate::subject::Clients;
 
 /// One write, as a client wants it.
@@ -21,12 +23,21 @@ use crate::subject::Clients;
 pub struct WantedWrite {
     /// Which key.
     pub key: Bytes,
-    /// The value, unique in the run.
-    pub value: Bytes,
+    /// What to do to it. Values that are put and amounts that are added are unique in the run.
+    pub op: WriteOp,
     /// When it counts as done.
     pub level: WriteLevel,
     /// For clients that ask again.
     pub session: Option<SessionSeq>,
+}
+
+/// One read, as a client wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedRead {
+    /// Which key.
+    pub key: Bytes,
+    /// How fresh.
+    pub level: ReadLevel,
 }
 
 /// How a strategy family is asked to write and read a key.
@@ -34,8 +45,8 @@ pub trait Dialect<R: Replica> {
     /// A write of a key.
     fn write(&mut self, token: Token, write: &WantedWrite) -> Input<R::Head>;
 
-    /// A linearizable read of a key.
-    fn read(&mut self, token: Token, key: &Bytes) -> Input<R::Head>;
+    /// A read of a key.
+    fn read(&mut self, token: Token, read: &WantedRead) -> Input<R::Head>;
 
     /// What a read found, from the values of its outcome.
     ///
@@ -48,6 +59,37 @@ pub trait Dialect<R: Replica> {
         let _ = token;
         None
     }
+
+    /// The same write sent where nobody serves its key; `None` in families without routes.
+    fn misroute(&mut self, token: Token, write: &WantedWrite) -> Option<Input<R::Head>> {
+        let _ = (token, write);
+        None
+    }
+
+    /// A request of these bytes, which mean nothing; `None` in families whose requests are typed.
+    fn garbage(&mut self, token: Token, bytes: Bytes) -> Option<Input<R::Head>> {
+        let _ = (token, bytes);
+        None
+    }
+
+    /// Has a node take a snapshot now; `None` in families without it.
+    fn snapshot(&mut self, token: Token) -> Option<Input<R::Head>> {
+        let _ = token;
+        None
+    }
+}
+
+/// A kind of read level; what it needs beside is the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Sees all that was acknowledged before.
+    Linearizable,
+    /// Sees what the client has seen.
+    Session,
+    /// Sees all up to so long ago.
+    BoundedStale(Duration),
+    /// Sees something.
+    Local,
 }
 
 /// What the clients do.
@@ -55,14 +97,20 @@ pub trait Dialect<R: Replica> {
 pub struct WorkloadSettings {
     /// Clients, each with one operation at a time.
     pub clients: u32,
-    /// Keys; few keys mean much contention.
+    /// Keys of each kind; few keys mean much contention.
     pub keys: u32,
-    /// Share of writes, per mille.
+    /// Share of writes, per mille. Of three clients one writes a fifth of that.
     pub writes_per_mille: u16,
     /// The first so many clients open a session and ask again under it.
     pub with_session: u32,
     /// Levels of writes, drawn for each. Acknowledgements below `Quorum` promise nothing to the history.
     pub levels: Vec<WriteLevel>,
+    /// Levels of reads, drawn for each.
+    pub reads: Vec<ReadKind>,
+    /// Share of writes that are no put but a deletion, a compare-and-set or an addition, per mille; on keys of their own.
+    pub other_ops_per_mille: u16,
+    /// Share of requests that are sent twice, misrouted, garbage or for a snapshot, per mille.
+    pub odd_per_mille: u16,
     /// Largest pause between two operations of a client.
     pub think_max: Duration,
     /// A client gives up on an operation after this, or asks again.
@@ -77,17 +125,60 @@ impl Default for WorkloadSettings {
             writes_per_mille: 500,
             with_session: 0,
             levels: vec![WriteLevel::Quorum],
+            reads: vec![ReadKind::Linearizable],
+            other_ops_per_mille: 0,
+            odd_per_mille: 0,
             think_max: Duration::from_millis(10),
             timeout: Duration::from_millis(400),
         }
     }
 }
 
+/// What a client waits for.
 #[derive(Clone, Debug)]
-enum Open {
+pub enum Asked {
+    /// A new session.
     Session,
-    Read { operation: OperationId },
-    Write { operation: OperationId, write: WantedWrite },
+    /// A read.
+    Read {
+        /// Which.
+        read: WantedRead,
+        /// Its place in the history, if it has one.
+        operation: Option<OperationId>,
+    },
+    /// A write.
+    Write {
+        /// Which.
+        write: WantedWrite,
+        /// Its place in the history, if it has one.
+        operation: Option<OperationId>,
+        /// How often it was asked for.
+        attempts: u32,
+    },
+    /// Something whose end is of no interest.
+    Odd,
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// When the client first asked.
+    pub began: Time,
+    /// The node asked last.
+    pub node: NodeId,
+    /// What for.
+    pub asked: Asked,
+    token: Token,
+    // A second copy under way.
+    twin: Option<Token>,
+}
+
+impl Request {
+    /// Whether a second copy is under way.
+    #[must_use]
+    pub const fn has_twin(&self) -> bool {
+        self.twin.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -95,22 +186,27 @@ struct Client {
     node: NodeId,
     session: Option<SessionId>,
     sequence: u64,
-    asked: Option<(Token, Open)>,
+    seen: SessionToken,
+    request: Option<Request>,
     // A write under a session whose end is not known: it is asked for again.
-    pending: Option<(OperationId, WantedWrite)>,
+    pending: Option<Request>,
     // Alarms that ring before are left-overs.
     wake_at: Time,
 }
 
-/// An acknowledged write: its operation and where it stands.
+/// An acknowledged write and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AckedWrite {
-    /// Which operation.
-    pub operation: OperationId,
     /// What was written.
     pub write: WantedWrite,
     /// Where it stands.
     pub at: Position,
+    /// Who acknowledged it.
+    pub by: NodeId,
+    /// When.
+    pub when: Time,
+    /// The answer.
+    pub reply: Bytes,
 }
 
 /// The clients of a run.
@@ -121,14 +217,19 @@ pub struct Workload<D> {
     dialect: D,
     clients: Vec<Client>,
     asked: BTreeMap<Token, u32>,
-    values: u64,
+    unique: u64,
     stopped: bool,
     history: History,
     acked: Vec<AckedWrite>,
+    reads: usize,
+    // Writes that were ever asked for, oldest first, for whoever knows what may be applied.
+    wanted: Vec<WantedWrite>,
+    garbage: Vec<Bytes>,
 }
 
 /// Whether an acknowledgement at this level means that the write is never lost.
-const fn is_lasting(level: WriteLevel) -> bool {
+#[must_use]
+pub const fn is_lasting(level: WriteLevel) -> bool {
     matches!(level, WriteLevel::Quorum | WriteLevel::Applied(_))
 }
 
@@ -141,14 +242,17 @@ impl<D> Workload<D> {
             dialect,
             clients: Vec::new(),
             asked: BTreeMap::new(),
-            values: 0,
+            unique: 0,
             stopped: false,
             history: History::new(),
             acked: Vec::new(),
+            reads: 0,
+            wanted: Vec::new(),
+            garbage: Vec::new(),
         }
     }
 
-    /// What the clients did and saw.
+    /// What the clients did and saw of keys that are only put and read linearizably.
     #[must_use]
     pub const fn history(&self) -> &History {
         &self.history
@@ -158,6 +262,30 @@ impl<D> Workload<D> {
     #[must_use]
     pub fn acked(&self) -> &[AckedWrite] {
         &self.acked
+    }
+
+    /// Writes and reads that were acknowledged or answered.
+    #[must_use]
+    pub fn answered(&self) -> (usize, usize) {
+        (self.acked.len(), self.reads)
+    }
+
+    /// All writes that were ever asked for, oldest first, each once however often it was asked for.
+    #[must_use]
+    pub fn wanted(&self) -> &[WantedWrite] {
+        &self.wanted
+    }
+
+    /// Requests that mean nothing, oldest first.
+    #[must_use]
+    pub fn garbage(&self) -> &[Bytes] {
+        &self.garbage
+    }
+
+    /// The request of this token, while it is under way.
+    #[must_use]
+    pub fn request(&self, token: Token) -> Option<&Request> {
+        self.clients[*self.asked.get(&token)? as usize - 1].request.as_ref()
     }
 
     /// No new operations from now on; what a session asks for again goes on.
@@ -177,13 +305,15 @@ impl<D> Workload<D> {
         D: Dialect<R>,
     {
         if client == 0 {
+            clients.counts[Fault::HotKey] += u64::from(self.settings.keys == 1);
             for number in 1..=self.settings.clients {
                 let node = NodeId(clients.rng.u32(1..=self.nodes));
                 self.clients.push(Client {
                     node,
                     session: None,
                     sequence: 0,
-                    asked: None,
+                    seen: SessionToken::new(),
+                    request: None,
                     pending: None,
                     wake_at: Time::ZERO,
                 });
@@ -195,22 +325,31 @@ impl<D> Workload<D> {
         if clients.now < state.wake_at {
             return;
         }
-        if state.asked.is_some() {
+        if state.request.is_some() {
             self.give_up(client, clients);
         }
         self.ask(client, clients);
     }
 
+    fn close(&mut self, client: u32) -> Option<Request> {
+        let request = self.clients[client as usize - 1].request.take()?;
+        self.asked.remove(&request.token);
+        if let Some(twin) = request.twin {
+            self.asked.remove(&twin);
+        }
+        Some(request)
+    }
+
     /// The client waits no longer for the answer.
     fn give_up<H>(&mut self, client: u32, clients: &mut Clients<H>) {
+        let node = NodeId(clients.rng.u32(1..=self.nodes));
+        let request = self.close(client);
         let state = &mut self.clients[client as usize - 1];
-        state.node = NodeId(clients.rng.u32(1..=self.nodes));
-        let Some((token, open)) = state.asked.take() else { return };
-        self.asked.remove(&token);
-        if let Open::Write { operation, write } = open
-            && write.session.is_some()
+        state.node = node;
+        if let Some(request) = request
+            && matches!(&request.asked, Asked::Write { write, .. } if write.session.is_some())
         {
-            state.pending = Some((operation, write));
+            state.pending = Some(request);
         }
     }
 
@@ -221,37 +360,137 @@ impl<D> Workload<D> {
         let state = &mut self.clients[client as usize - 1];
         let dialect = &mut self.dialect;
         let node = state.node;
-        let (token, open) = if let Some((operation, write)) = state.pending.take() {
-            (clients.request(node, |token| dialect.write(token, &write)), Open::Write { operation, write })
+        let odd = !self.stopped && clients.rng.u16(0..1000) < self.settings.odd_per_mille;
+        let mut request = if let Some(mut request) = state.pending.take() {
+            let Asked::Write { write, attempts, .. } = &mut request.asked else { unreachable!("only writes pend") };
+            *attempts += 1;
+            clients.counts[Fault::Retry] += 1;
+            clients.counts[Fault::RetryElsewhere] += u64::from(node != request.node);
+            request.token = clients.request(node, |token| dialect.write(token, write));
+            request.node = node;
+            request
         } else if self.stopped {
             return;
         } else if client <= self.settings.with_session
             && state.session.is_none()
             && let Some(token) = clients.try_request(node, |token| dialect.open_session(token))
         {
-            (token, Open::Session)
+            Request { began: clients.now, node, asked: Asked::Session, token, twin: None }
+        } else if odd && let Some(token) = self.ask_oddly(client, clients) {
+            Request { began: clients.now, node, asked: Asked::Odd, token, twin: None }
         } else {
-            let key = Bytes::from(format!("key{}", clients.rng.u32(0..self.settings.keys.max(1))));
-            if clients.rng.u16(0..1000) < self.settings.writes_per_mille {
-                self.values += 1;
-                let value = Bytes::from(format!("value{}", self.values));
-                let level = self.settings.levels[clients.rng.usize(0..self.settings.levels.len())];
-                state.sequence += 1;
-                let sequence = state.sequence;
-                let session = state.session.map(|session| SessionSeq { session, sequence });
-                let write = WantedWrite { key: key.clone(), value: value.clone(), level, session };
-                let token = clients.request(node, |token| dialect.write(token, &write));
-                (token, Open::Write { operation: self.history.begin(clients.now, key, What::Write(value)), write })
-            } else {
-                let token = clients.request(node, |token| dialect.read(token, &key));
-                (token, Open::Read { operation: self.history.begin(clients.now, key, What::Read) })
-            }
+            self.ask_anew(client, clients)
         };
         let state = &mut self.clients[client as usize - 1];
-        state.asked = Some((token, open));
+        if let Asked::Write { write, .. } = &request.asked
+            && write.session.is_some()
+            && odd
+        {
+            // Two copies of one request race each other, at one node or at two.
+            clients.counts[Fault::DuplicateRequest] += 1;
+            let other = NodeId(clients.rng.u32(1..=self.nodes));
+            let twin = clients.request(other, |token| self.dialect.write(token, write));
+            self.asked.insert(twin, client);
+            request.twin = Some(twin);
+        }
+        self.asked.insert(request.token, client);
+        state.request = Some(request);
         state.wake_at = clients.now + self.settings.timeout;
         clients.alarm(client, self.settings.timeout);
-        self.asked.insert(token, client);
+    }
+
+    /// What no honest or up-to-date client asks for, and what only an operator does.
+    fn ask_oddly<R: Replica>(&mut self, client: u32, clients: &mut Clients<R::Head>) -> Option<Token>
+    where
+        D: Dialect<R>,
+    {
+        let (node, dialect) = (self.clients[client as usize - 1].node, &mut self.dialect);
+        match clients.rng.u8(0..4) {
+            0 => {
+                let mut bytes = vec![0; clients.rng.usize(0..40)];
+                clients.rng.fill(&mut bytes);
+                // No encoding begins like that, so that it means nothing to anybody.
+                bytes.insert(0, 0xff);
+                let bytes = Bytes::from(bytes);
+                let token = clients.try_request(node, |token| dialect.garbage(token, bytes.clone()))?;
+                clients.counts[Fault::HostileRequest] += 1;
+                self.garbage.push(bytes);
+                Some(token)
+            }
+            1 => {
+                let (key, op) = (Bytes::from_static(b"astray"), WriteOp::Delete);
+                let write = WantedWrite { key, op, level: WriteLevel::Quorum, session: None };
+                let token = clients.try_request(node, |token| dialect.misroute(token, &write))?;
+                clients.counts[Fault::StaleRoute] += 1;
+                Some(token)
+            }
+            2 => {
+                let token = clients.try_request(node, |token| dialect.snapshot(token))?;
+                clients.counts[Fault::SnapshotByHand] += 1;
+                Some(token)
+            }
+            _ => None,
+        }
+    }
+
+    fn ask_anew<R: Replica>(&mut self, client: u32, clients: &mut Clients<R::Head>) -> Request
+    where
+        D: Dialect<R>,
+    {
+        let settings = &self.settings;
+        let state = &mut self.clients[client as usize - 1];
+        let dialect = &mut self.dialect;
+        let (node, began, rng) = (state.node, clients.now, &mut clients.rng);
+        let number = rng.u32(0..settings.keys.max(1));
+        let other = rng.u16(0..1000) < settings.other_ops_per_mille;
+        let family = if other { ["del", "cas", "ctr"][rng.usize(0..3)] } else { "key" };
+        let key = Bytes::from(format!("{family}{number}"));
+        let share = if client.is_multiple_of(3) { settings.writes_per_mille / 5 } else { settings.writes_per_mille };
+        if rng.u16(0..1000) < share {
+            self.unique += 1;
+            let value = Bytes::from(format!("v{}", self.unique));
+            let op = match family {
+                "del" if rng.bool() => WriteOp::Delete,
+                "cas" => {
+                    // Guesses at a recent value, so that some succeed.
+                    let guess = |write: &&WantedWrite| write.key == key;
+                    let expected = self.wanted.iter().rev().take(16).find(guess).and_then(|write| match &write.op {
+                        WriteOp::CompareAndSet { new, .. } => new.clone(),
+                        _ => None,
+                    });
+                    WriteOp::CompareAndSet { expected: expected.filter(|_| rng.u8(0..4) > 0), new: Some(value) }
+                }
+                "ctr" => WriteOp::Add { delta: self.unique as i64 },
+                _ => WriteOp::Put { value },
+            };
+            let level = settings.levels[rng.usize(0..settings.levels.len())];
+            state.sequence += 1;
+            let sequence = state.sequence;
+            let session = state.session.map(|session| SessionSeq { session, sequence });
+            let write = WantedWrite { key: key.clone(), op, level, session };
+            let token = clients.request(node, |token| dialect.write(token, &write));
+            self.wanted.push(write.clone());
+            let operation = match &write.op {
+                WriteOp::Put { value } if family == "key" => {
+                    Some(self.history.begin(began, key, What::Write(value.clone())))
+                }
+                _ => None,
+            };
+            let asked = Asked::Write { write, operation, attempts: 1 };
+            return Request { began, node, asked, token, twin: None };
+        }
+        let kind = settings.reads[rng.usize(0..settings.reads.len())];
+        let level = match kind {
+            ReadKind::Linearizable => ReadLevel::Linearizable,
+            ReadKind::Session => ReadLevel::Session(state.seen.clone()),
+            ReadKind::BoundedStale(bound) => ReadLevel::BoundedStale(bound),
+            ReadKind::Local => ReadLevel::Local,
+        };
+        let read = WantedRead { key: key.clone(), level };
+        let token = clients.request(node, |token| dialect.read(token, &read));
+        let recorded = family == "key" && kind == ReadKind::Linearizable;
+        let operation = recorded.then(|| self.history.begin(began, key, What::Read));
+        Request { began, node, asked: Asked::Read { read, operation }, token, twin: None }
     }
 
     fn rest<H>(&mut self, client: u32, at_most: Duration, clients: &mut Clients<H>) {
@@ -266,6 +505,7 @@ impl<D> Workload<D> {
     /// A sentence, when the outcome is none that the request can have.
     pub fn on_done<R: Replica>(
         &mut self,
+        node: NodeId,
         token: Token,
         outcome: Outcome,
         clients: &mut Clients<R::Head>,
@@ -273,52 +513,78 @@ impl<D> Workload<D> {
     where
         D: Dialect<R>,
     {
-        // Of a client that has given up.
-        let Some(client) = self.asked.remove(&token) else { return Ok(()) };
-        let state = &mut self.clients[client as usize - 1];
-        let (asked, open) = state.asked.take().expect("a token is asked exactly while its client waits for it");
-        assert_eq!(asked, token, "a client waits for one token at a time");
+        // Of a client that has given up, or whose other copy was answered.
+        let Some(&client) = self.asked.get(&token) else { return Ok(()) };
         let at = clients.now;
         let mut pause = self.settings.think_max;
-        match (&outcome, &open) {
-            (Outcome::Rejected(rejection), _) => {
+        let state = &mut self.clients[client as usize - 1];
+        match &outcome {
+            Outcome::Rejected(rejection) => {
+                // The other copy may still be answered.
+                if let Some(request) = &mut state.request
+                    && let Some(twin) = request.twin.take()
+                {
+                    self.asked.remove(&token);
+                    request.token = if token == twin { request.token } else { twin };
+                    return Ok(());
+                }
                 state.node = match rejection {
                     Rejection::NotLeader { leader: Some(leader) } => *leader,
                     _ => NodeId(clients.rng.u32(1..=self.nodes)),
                 };
                 pause = pause.max(Duration::from_millis(2));
             }
-            (Outcome::Indeterminate { .. }, _) => state.node = NodeId(clients.rng.u32(1..=self.nodes)),
-            _ => {}
+            Outcome::Indeterminate { .. } => state.node = NodeId(clients.rng.u32(1..=self.nodes)),
+            Outcome::Acked { at, .. } => state.seen.observe(*at),
+            Outcome::Value { seen: Some(seen), .. } => state.seen.observe(*seen),
+            Outcome::Value { .. } => {}
         }
-        match (outcome, open) {
-            (Outcome::Acked { reply, .. }, Open::Session) => {
-                let id = reply[..].try_into().map_err(|_| format!("{reply:?} is no session id"))?;
+        let mut request = self.close(client).expect("a token is asked exactly while its client waits for it");
+        let state = &mut self.clients[client as usize - 1];
+        match (outcome, &request.asked) {
+            (_, Asked::Odd) => {}
+            (Outcome::Acked { reply, .. }, Asked::Session) => {
+                let id = reply[..].try_into().map_err(|_| format!("session_ids: {reply:?} is no session id"))?;
                 state.session = Some(SessionId(u64::from_le_bytes(id)));
                 state.sequence = 0;
             }
-            (Outcome::Acked { at: position, .. }, Open::Write { operation, write }) => {
-                if is_lasting(write.level) {
-                    self.history.end(operation, Ended::Written { at });
+            (Outcome::Acked { at: position, reply, .. }, Asked::Write { operation, write, .. }) => {
+                if let Some(operation) = operation
+                    && is_lasting(write.level)
+                {
+                    self.history.end(*operation, Ended::Written { at });
                 }
-                self.acked.push(AckedWrite { operation, write, at: position });
+                self.acked.push(AckedWrite { write: write.clone(), at: position, by: node, when: at, reply });
             }
-            (Outcome::Value { values, .. }, Open::Read { operation }) => {
+            (Outcome::Value { values, .. }, Asked::Read { operation, .. }) => {
+                self.reads += 1;
                 let value = self.dialect.found(&values)?;
-                self.history.end(operation, Ended::Found { at, value });
+                if let Some(operation) = operation {
+                    self.history.end(*operation, Ended::Found { at, value });
+                }
             }
-            (Outcome::Rejected(Rejection::SessionExpired), Open::Write { .. }) => state.session = None,
+            (Outcome::Rejected(Rejection::SessionExpired), Asked::Write { .. }) => state.session = None,
+            (Outcome::Rejected(Rejection::LostWrites { .. }), Asked::Read { operation, .. }) => {
+                // The client has learned what it lost, and begins anew.
+                state.seen = SessionToken::new();
+                if let Some(operation) = operation {
+                    self.history.end(*operation, Ended::Void);
+                }
+            }
             // An earlier attempt may have taken effect, whatever became of this one.
-            (Outcome::Rejected(_) | Outcome::Indeterminate { .. }, Open::Write { operation, write })
+            (Outcome::Rejected(_) | Outcome::Indeterminate { .. }, Asked::Write { write, .. })
                 if write.session.is_some() =>
             {
-                state.pending = Some((operation, write));
+                request.node = node;
+                state.pending = Some(request);
             }
-            (Outcome::Rejected(_), Open::Write { operation, .. } | Open::Read { operation }) => {
-                self.history.end(operation, Ended::Void);
+            (Outcome::Rejected(_), Asked::Write { operation, .. } | Asked::Read { operation, .. }) => {
+                if let Some(operation) = operation {
+                    self.history.end(*operation, Ended::Void);
+                }
             }
-            (Outcome::Indeterminate { .. }, _) | (Outcome::Rejected(_), Open::Session) => {}
-            (outcome, open) => return Err(format!("{outcome:?} ends {open:?}")),
+            (Outcome::Indeterminate { .. }, _) | (Outcome::Rejected(_), Asked::Session) => {}
+            (outcome, asked) => return Err(format!("outcomes_fit_requests: {outcome:?} ends {asked:?}")),
         }
         self.rest(client, pause, clients);
         Ok(())
@@ -328,7 +594,7 @@ impl<D> Workload<D> {
     pub fn on_crash<H>(&mut self, node: NodeId, clients: &mut Clients<H>) {
         for client in 1..=self.clients.len() as u32 {
             let state = &mut self.clients[client as usize - 1];
-            if state.node == node && state.asked.is_some() && clients.rng.bool() {
+            if state.node == node && state.request.is_some() && clients.rng.bool() {
                 self.give_up(client, clients);
                 self.rest(client, self.settings.think_max, clients);
             }

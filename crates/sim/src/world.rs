@@ -16,11 +16,13 @@ use bytes::BytesMut;
 use fastrand::Rng;
 use replikit_core::{ClusterId, Input, Link, NodeId, Replica, Time, WriteId};
 
+use self::message::Arrival;
 use self::plan::{Entry, Planned, Recurring};
+use crate::chronicle::{Chronicle, Happening};
 use crate::clock::NodeClock;
-use crate::fault::FaultCounts;
+use crate::fault::{Fault, FaultCounts};
 use crate::network::Network;
-use crate::settings::{Settings, around};
+use crate::settings::{Settings, StorageSettings, around};
 use crate::storage::{Boots, SimStorage, StorageContext};
 use crate::subject::{Clients, Replicas, Subject};
 use crate::trace::{Step, Trace};
@@ -66,6 +68,14 @@ struct Node<R: Replica, S> {
     late_timers: u32,
     // The process crashes before its n-th action from now.
     crash_after: Option<u32>,
+    // How many times as slow its processor and its disk are.
+    slowness: u32,
+    slow_disk: u32,
+    starved_until: Time,
+    // It was down for long and has not caught up yet.
+    long_outage: bool,
+    // It never comes back.
+    dead: bool,
 }
 
 /// A cluster of replicas in virtual time. See the [crate's documentation](crate) for an example.
@@ -86,8 +96,17 @@ pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     trace: Trace,
     events: u64,
     inputs: u64,
+    actions: u64,
     scratch: BytesMut,
+    // Settings of a disk that is slow, made anew at each use.
+    slow_storage: StorageSettings,
+    messages: u64,
+    // Kinds of messages that were ever sent, by the first byte of the head.
+    kinds: [bool; 256],
+    // The node that last became a leader.
+    leader: Option<usize>,
     narrator: Option<Narrator>,
+    chronicle: Option<Chronicle>,
 }
 
 struct AllNodes<'a, R: Replica, S>(&'a [Node<R, S>]);
@@ -135,6 +154,11 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 last_write: WriteId(0),
                 late_timers: 0,
                 crash_after: None,
+                slowness: 1,
+                slow_disk: 1,
+                starved_until: Time::ZERO,
+                long_outage: false,
+                dead: false,
             })
             .collect();
         let mut world = Self {
@@ -154,9 +178,20 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             trace: Trace::default(),
             events: 0,
             inputs: 0,
+            actions: 0,
             scratch: BytesMut::new(),
+            slow_storage: Settings::calm(1).storage,
+            messages: 0,
+            kinds: [false; 256],
+            leader: None,
             narrator: None,
+            chronicle: None,
         };
+        for at in 0..world.nodes.len() {
+            let (offset, drift) = world.nodes[at].clock.errors();
+            world.counts[Fault::ClockOffset] += u64::from(offset);
+            world.counts[Fault::ClockDrift] += u64::from(drift);
+        }
         for node in 0..world.nodes.len() {
             let after = Duration::from_micros(world.rng.u64(0..3000));
             world.plan(after, Planned::Restart { node, life: 0 });
@@ -173,16 +208,35 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         self.narrator = Some(Box::new(narrator));
     }
 
+    /// Keeps the newest lines of what happens, as plain data. It changes nothing of the run.
+    pub fn record(&mut self, lines_max: usize) {
+        self.chronicle = Some(Chronicle::new(lines_max));
+    }
+
+    /// What was recorded, if it was asked for.
+    #[must_use]
+    pub const fn chronicle(&self) -> Option<&Chronicle> {
+        self.chronicle.as_ref()
+    }
+
     /// True time.
     #[must_use]
     pub const fn now(&self) -> Time {
         self.now
     }
 
-    /// Faults met so far.
+    /// Faults met so far, those of the clients included.
     #[must_use]
-    pub const fn counts(&self) -> &FaultCounts {
-        &self.counts
+    pub fn counts(&self) -> FaultCounts {
+        let mut counts = self.counts.clone();
+        counts.add(&self.clients.counts);
+        counts
+    }
+
+    /// Actions of replicas, inputs that they handled and messages that came in: what a protocol costs.
+    #[must_use]
+    pub const fn protocol_events(&self) -> u64 {
+        self.inputs + self.actions
     }
 
     /// The run's fingerprint so far.
@@ -222,26 +276,43 @@ impl<R: Replica, S: SimStorage> World<R, S> {
 
     /// No new faults from now on; what is cut is mended, what is down comes back, what stalls goes on. Clocks keep their
     /// rates. From here on the cluster must get well by itself.
-    pub fn heal(&mut self) {
+    pub fn heal(&mut self, subject: &mut impl Subject<R>) {
+        self.heal_all_but(&[], subject);
+    }
+
+    /// Like [`World::heal`], but these nodes end now and never come back.
+    pub fn heal_all_but(&mut self, dead: &[NodeId], subject: &mut impl Subject<R>) {
         self.faults = false;
         let calm = Settings::calm(self.settings.nodes);
         self.settings.network = calm.network;
         self.settings.process = calm.process;
         self.settings.storage = calm.storage;
-        self.network.mend_all();
+        self.settings.leader = calm.leader;
+        self.network.mend_all(self.now);
         for at in 0..self.nodes.len() {
+            if dead.contains(&self.nodes[at].id) {
+                self.crash_node(at, Duration::ZERO, subject);
+                self.nodes[at].dead = true;
+                continue;
+            }
             let node = &mut self.nodes[at];
             node.busy_until = node.busy_until.min(self.now);
+            (node.slowness, node.slow_disk, node.starved_until) = (1, 1, Time::ZERO);
+            node.clock.resume(self.now);
+            node.clock.thaw();
+            node.timer_at = Time::NEVER;
             node.crash_after = None;
             node.storage.resume(self.now);
             let (life, down) = (node.life, node.replica.is_none());
             if down {
                 self.plan(Duration::from_millis(1), Planned::Restart { node: at, life });
             } else {
+                self.nodes[at].wake_at = Time::NEVER;
                 self.wake(at);
                 self.plan_storage(at);
             }
         }
+        self.carry_out_clients();
     }
 
     /// Runs until true time has reached `until`.
@@ -287,7 +358,8 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         self.clients.now = at;
         self.events += 1;
         let node = match &planned {
-            Planned::Arrive { to, .. } | Planned::Request { to, .. } | Planned::Peer { to, .. } => *to,
+            Planned::Arrive { to, .. } => usize::from(*to),
+            Planned::Request { to, .. } | Planned::Peer { to, .. } => *to,
             Planned::Wake { node, .. }
             | Planned::Timer { node, .. }
             | Planned::Storage { node, .. }
@@ -327,6 +399,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         for (node, input) in core::mem::take(&mut self.clients.requests) {
             let after = Network::hint_delay(&mut self.rng, &self.settings.network);
             if let Some(to) = (node.0 as usize).checked_sub(1).filter(|&at| at < self.nodes.len()) {
+                let input = Box::new(input);
                 self.plan(after, Planned::Request { to, input });
             }
         }
@@ -334,12 +407,16 @@ impl<R: Replica, S: SimStorage> World<R, S> {
 
     fn happen(&mut self, planned: Planned<R::Head>, subject: &mut impl Subject<R>) -> Result<(), String> {
         match planned {
-            Planned::Arrive { from, to, connection, sender_life, frame } => {
-                self.arrive((from, to), connection, sender_life, frame, subject)
+            Planned::Arrive { from, to, connection, sender_life, hash, message, frame } => {
+                let (from, to) = (usize::from(from), usize::from(to));
+                self.arrive(Arrival { from, to, connection, sender_life, hash, message, frame }, subject)
             }
             Planned::Request { to, input } => {
                 self.trace.note(Step::Request, self.now, to, 0);
-                self.deliver(to, input, subject)
+                if let Some(chronicle) = &mut self.chronicle {
+                    chronicle.note(self.now, self.nodes[to].id, Happening::Requested { text: format!("{input:?}") });
+                }
+                self.deliver(to, *input, subject)
             }
             Planned::Peer { to, of, link } => {
                 self.trace.note(Step::Peer, self.now, to, (of as u64) << 2 | link as u64);
@@ -376,7 +453,8 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 Ok(())
             }
             Planned::Restart { node, life } => {
-                if self.nodes[node].life == life && self.nodes[node].replica.is_none() {
+                let state = &self.nodes[node];
+                if state.life == life && state.replica.is_none() && !state.dead {
                     return self.start_node(node, subject);
                 }
                 Ok(())
@@ -393,6 +471,31 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                     self.trace.note(Step::Mend, self.now, 0, links.len() as u64);
                     self.network.mend(&links);
                     self.link_hints(&links, Link::Up);
+                }
+                Ok(())
+            }
+            Planned::Flap(flap) => {
+                if self.faults {
+                    self.flap(*flap);
+                }
+                Ok(())
+            }
+            Planned::Clog { node, until } => {
+                if self.faults {
+                    self.network.clog(node, until);
+                }
+                Ok(())
+            }
+            Planned::Relief(relief) => {
+                if self.faults {
+                    self.relieve(relief, subject)
+                } else {
+                    Ok(())
+                }
+            }
+            Planned::Churn { node, life } => {
+                if self.faults && self.nodes[node].life == life && self.nodes[node].replica.is_some() {
+                    self.churn(node, subject);
                 }
                 Ok(())
             }

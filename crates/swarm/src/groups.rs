@@ -4,38 +4,30 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fastrand::Rng;
-use replikit_core::{ClusterId, Epoch, GroupId, Input, NodeId, Outcome, Replica, Time, Token};
+use replikit_core::{
+    Action, ClusterId, Epoch, Event, GroupId, Input, NodeId, Outcome, Persist, Replica, Time, Token, WriteId,
+};
 use replikit_partitioning::{Groups, GroupsHead};
-use replikit_sim::check::{History, check_linearizable};
 use replikit_sim::register::{Register, RegisterConfig, RegisterDialect, RegisterMessage};
 use replikit_sim::{
-    Clients, Dialect, Replicas, Settings, SimStorage, Subject, Violation, WantedWrite, Workload, WorkloadSettings,
-    World,
+    AckedWrite, Clients, Dialect, Recovery, Replicas, SimStorage, Subject, Violation, WantedRead, WantedWrite,
+    Workload, WorkloadSettings, World, is_lasting,
 };
 use replikit_single_leader::{Config, Head, Raft};
 
-use crate::raft::clients::{KeyValue, command};
+use crate::plan::Plan;
+use crate::probe::Probes;
+use crate::raft::clients::KeyValue;
 use crate::raft::invariants::Invariants;
 use crate::raft::knobs;
 use crate::raft::ledger::Ledger;
 use crate::raft::recorder::Recorder;
-use crate::run::{Run, Telling};
+use crate::register::plain;
+use crate::run::{Failure, Run, Telling, linearizable};
 
 /// Which group holds a key: groups count from 1.
 fn group_of(key: &Bytes, groups: u32) -> GroupId {
     GroupId(u32::from(*key.last().expect("keys are not empty")) % groups + 1)
-}
-
-/// The wire of the inside in the wire of the container: requests carry no head, so only their type changes.
-fn wrap<H>(input: Input<H>) -> Input<GroupsHead<H>> {
-    match input {
-        Input::Command { token, group, level, session, body } => Input::Command { token, group, level, session, body },
-        Input::Query { token, group, level, body, bytes_max } => Input::Query { token, group, level, body, bytes_max },
-        Input::Write { token, group, write } => Input::Write { token, group, write },
-        Input::Read { token, group, read } => Input::Read { token, group, read },
-        other => unreachable!("no request of the workload: {}", core::any::type_name_of_val(&other)),
-    }
 }
 
 /// Sends each key to its group.
@@ -49,8 +41,8 @@ impl Dialect<Groups<Register>> for Routed {
         RegisterDialect { group: group_of(&write.key, self.groups) }.write_input(token, write)
     }
 
-    fn read(&mut self, token: Token, key: &Bytes) -> Input<GroupsHead<RegisterMessage>> {
-        RegisterDialect { group: group_of(key, self.groups) }.read_input(token, key)
+    fn read(&mut self, token: Token, read: &WantedRead) -> Input<GroupsHead<RegisterMessage>> {
+        RegisterDialect { group: group_of(&read.key, self.groups) }.read_input(token, read)
     }
 
     fn found(&self, values: &[Bytes]) -> Result<Option<Bytes>, String> {
@@ -60,67 +52,117 @@ impl Dialect<Groups<Register>> for Routed {
 
 impl Dialect<Groups<Raft<Recorder>>> for Routed {
     fn write(&mut self, token: Token, write: &WantedWrite) -> Input<GroupsHead<Head>> {
-        wrap(KeyValue { group: group_of(&write.key, self.groups) }.write(token, write))
+        KeyValue { group: group_of(&write.key, self.groups) }.write_input(token, write)
     }
 
-    fn read(&mut self, token: Token, key: &Bytes) -> Input<GroupsHead<Head>> {
-        wrap(KeyValue { group: group_of(key, self.groups) }.read(token, key))
+    fn read(&mut self, token: Token, read: &WantedRead) -> Input<GroupsHead<Head>> {
+        KeyValue { group: group_of(&read.key, self.groups) }.read_input(token, read)
     }
 
     fn found(&self, values: &[Bytes]) -> Result<Option<Bytes>, String> {
-        KeyValue { group: GroupId(1) }.found(values)
+        KeyValue::value(values)
+    }
+
+    fn misroute(&mut self, token: Token, write: &WantedWrite) -> Option<Input<GroupsHead<Head>>> {
+        Some(KeyValue { group: GroupId(self.groups + 77) }.write_input(token, write))
     }
 }
 
 /// What is checked of each group in the container.
 trait Watch<R: Replica> {
+    /// A client asks for a write.
+    fn wanted(&mut self, write: &WantedWrite);
+    /// A process begins.
+    fn started(&mut self, node: NodeId, recovery: &Recovery);
+    /// A storage action is wanted.
+    fn persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String>;
+    /// Storage actions are durable.
+    fn durable(&mut self, node: NodeId, up_to: WriteId);
+    /// A group reports something.
+    fn event(&mut self, group: GroupId, event: &Event);
+    /// A container has run.
     fn check(&mut self, node: NodeId, container: &Groups<R>) -> Result<(), String>;
+    /// A process ended.
     fn crashed(&mut self, node: NodeId);
-    fn end(&self, acked: &[replikit_sim::AckedWrite]) -> Result<(), String>;
+    /// All is quiet.
+    fn end(&self, acked: &[AckedWrite]) -> Result<(), String>;
 }
 
 /// Registers have no invariants beyond what their clients see.
 struct NoWatch;
 
 impl Watch<Register> for NoWatch {
+    fn wanted(&mut self, _: &WantedWrite) {}
+
+    fn started(&mut self, _: NodeId, _: &Recovery) {}
+
+    fn persist(&mut self, _: NodeId, _: WriteId, _: &Persist) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn durable(&mut self, _: NodeId, _: WriteId) {}
+
+    fn event(&mut self, _: GroupId, _: &Event) {}
+
     fn check(&mut self, _: NodeId, _: &Groups<Register>) -> Result<(), String> {
         Ok(())
     }
 
     fn crashed(&mut self, _: NodeId) {}
 
-    fn end(&self, _: &[replikit_sim::AckedWrite]) -> Result<(), String> {
+    fn end(&self, _: &[AckedWrite]) -> Result<(), String> {
         Ok(())
     }
 }
 
 impl Watch<Raft<Recorder>> for BTreeMap<GroupId, Invariants> {
-    fn check(&mut self, node: NodeId, container: &Groups<Raft<Recorder>>) -> Result<(), String> {
-        for (group, raft) in container.groups() {
-            let invariants = self.get_mut(&group).expect("every group is watched");
-            invariants.check(node, raft).map_err(|what| format!("group {group}: {what}"))?;
+    fn wanted(&mut self, write: &WantedWrite) {
+        let group = group_of(&write.key, self.len() as u32);
+        self[&group].ledger.lines().want(write);
+    }
+
+    fn started(&mut self, node: NodeId, recovery: &Recovery) {
+        self.values_mut().for_each(|invariants| invariants.started(node, recovery));
+    }
+
+    fn persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
+        self.values_mut().try_for_each(|invariants| invariants.persist(node, id, op))
+    }
+
+    fn durable(&mut self, node: NodeId, up_to: WriteId) {
+        self.values_mut().for_each(|invariants| invariants.durable(node, up_to));
+    }
+
+    fn event(&mut self, group: GroupId, event: &Event) {
+        if let Some(invariants) = self.get_mut(&group) {
+            invariants.event(event);
         }
-        Ok(())
+    }
+
+    fn check(&mut self, node: NodeId, container: &Groups<Raft<Recorder>>) -> Result<(), String> {
+        container
+            .groups()
+            .try_for_each(|(group, raft)| self.get_mut(&group).expect("every group is watched").check(node, raft))
     }
 
     fn crashed(&mut self, node: NodeId) {
         self.values_mut().for_each(|invariants| invariants.crashed(node));
     }
 
-    fn end(&self, acked: &[replikit_sim::AckedWrite]) -> Result<(), String> {
-        for ack in acked {
-            let group = group_of(&ack.write.key, self.len() as u32);
-            if self[&group].ledger.index(&command(&ack.write)) != Some(ack.at.id.index) {
-                return Err(format!("{ack:?} was lost"));
-            }
-        }
-        Ok(())
+    fn end(&self, acked: &[AckedWrite]) -> Result<(), String> {
+        let groups = self.len() as u32;
+        self.iter().try_for_each(|(&group, invariants)| {
+            let own =
+                acked.iter().filter(|ack| group_of(&ack.write.key, groups) == group && is_lasting(ack.write.level));
+            invariants.end(&own.cloned().collect::<Vec<_>>())
+        })
     }
 }
 
 struct Watched<W> {
     workload: Workload<Routed>,
     watch: W,
+    checked_wanted: usize,
 }
 
 impl<R: Replica, W: Watch<R>> Subject<Groups<R>> for Watched<W>
@@ -129,16 +171,39 @@ where
 {
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<GroupsHead<R::Head>>) {
         self.workload.on_alarm::<Groups<R>>(client, clients);
+        let wanted = self.workload.wanted();
+        wanted[self.checked_wanted..].iter().for_each(|write| self.watch.wanted(write));
+        self.checked_wanted = wanted.len();
+    }
+
+    fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
+        self.watch.started(node, recovery);
+        Ok(())
+    }
+
+    fn on_action(&mut self, node: NodeId, action: &Action<GroupsHead<R::Head>>) -> Result<(), String> {
+        match action {
+            Action::Persist { id, op } => self.watch.persist(node, *id, op),
+            Action::Event { group, event } => {
+                self.watch.event(*group, event);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
+        self.watch.durable(node, up_to);
     }
 
     fn on_done(
         &mut self,
-        _: NodeId,
+        node: NodeId,
         token: Token,
         outcome: Outcome,
         clients: &mut Clients<GroupsHead<R::Head>>,
     ) -> Result<(), String> {
-        self.workload.on_done::<Groups<R>>(token, outcome, clients)
+        self.workload.on_done::<Groups<R>>(node, token, outcome, clients)
     }
 
     fn on_crash(&mut self, node: NodeId, clients: &mut Clients<GroupsHead<R::Head>>) {
@@ -152,54 +217,49 @@ where
 }
 
 fn play<R: Replica + 'static, W: Watch<R>, S: SimStorage>(
-    seed: u64,
+    plan: &Plan,
     world: &mut World<Groups<R>, S>,
     subject: &mut Watched<W>,
     bound: Duration,
-) -> Result<Run, String>
+) -> Result<(), String>
 where
     Routed: Dialect<Groups<R>>,
 {
-    let text = |violation: Violation| violation.to_string();
-    world.run_until(Time::ZERO + Duration::from_secs(2), subject).map_err(text)?;
-    world.heal();
-    let wanted = subject.workload.history().answered() + 20;
-    let served = |_: &World<Groups<R>, S>, subject: &Watched<W>| subject.workload.history().answered() >= wanted;
+    let text = |violation: Violation| violation.what;
+    world.run_until(Time::ZERO + plan.lasts, subject).map_err(text)?;
+    world.heal(subject);
+    let (writes, reads) = subject.workload.answered();
+    let served = |_: &World<Groups<R>, S>, subject: &Watched<W>| {
+        let (now_writes, now_reads) = subject.workload.answered();
+        now_writes >= writes + 10 && now_reads >= reads + 10
+    };
     if !world.run_while(bound, subject, served).map_err(text)? {
-        return Err(format!("seed {seed}: no progress after everything was mended"));
+        return Err("serves_again: no progress after everything was mended".to_owned());
     }
     subject.workload.stop();
     if !world.run_while(bound, subject, |_, subject| subject.workload.is_idle()).map_err(text)? {
-        return Err(format!("seed {seed}: an operation never ends"));
+        return Err("requests_end: an operation never ends".to_owned());
     }
-    let history: &History = subject.workload.history();
-    check_linearizable(history).map_err(|error| format!("seed {seed}: {error}"))?;
-    subject.watch.end(subject.workload.acked()).map_err(|what| format!("seed {seed}: {what}"))?;
-    Ok(Run::of(world, history))
+    linearizable(subject.workload.history())?;
+    subject.watch.end(subject.workload.acked())
 }
 
-struct Setup {
-    nodes: u32,
-    groups: u32,
-    settings: Settings,
-    workload: WorkloadSettings,
+/// How many groups, and the clients' part.
+fn setup(plan: &Plan) -> (u32, WorkloadSettings) {
+    let groups = plan.rng(3).u32(2..5);
+    (groups, WorkloadSettings { keys: groups * 2, writes_per_mille: 500, ..plain(&plan.workload) })
 }
 
-fn setup(rng: &mut Rng) -> Setup {
-    let nodes = [1, 3, 3, 3, 5][rng.usize(0..5)];
-    let groups = rng.u32(2..5);
-    let settings = Settings::draw(rng, nodes);
-    let workload = WorkloadSettings { clients: rng.u32(2..8), keys: groups * 2, ..WorkloadSettings::default() };
-    Setup { nodes, groups, settings, workload }
-}
-
-/// One seed of several groups of registers.
-pub fn registers<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
-    let mut rng = Rng::with_seed(seed);
-    let Setup { nodes, groups, settings, workload } = setup(&mut rng);
-    let snapshot_every = rng.u32(2..60);
+/// One plan of several groups of registers.
+///
+/// # Errors
+/// The first violation.
+pub fn registers<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    let (nodes, (groups, workload)) = (plan.settings.nodes, setup(plan));
+    let snapshot_every = plan.rng(1).u32(2..60);
     let cluster = ClusterId::from_name("sim");
-    let mut world: World<Groups<Register>, S> = World::new(seed, settings, cluster, move |node, boots, _| {
+    let settings = plan.settings.clone();
+    let mut world: World<Groups<Register>, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
         let register = |group| {
             let mut config = RegisterConfig::new(cluster, group, node, (1..=nodes).map(NodeId).collect());
             config.snapshot_every = snapshot_every;
@@ -208,30 +268,39 @@ pub fn registers<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result
         Groups::new(Epoch(1), (1..=groups).map(GroupId).map(register))
     });
     telling.to(&mut world);
-    let mut subject = Watched { workload: Workload::new(workload, nodes, Routed { groups }), watch: NoWatch };
-    play(seed, &mut world, &mut subject, Duration::from_secs(10))
+    let workload = Workload::new(workload, nodes, Routed { groups });
+    let mut subject = Watched { workload, watch: NoWatch, checked_wanted: 0 };
+    play(plan, &mut world, &mut subject, Duration::from_secs(10)).map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, subject.workload.answered(), Probes::default()))
 }
 
-/// One seed of several Raft groups.
-pub fn rafts<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
-    let mut rng = Rng::with_seed(seed);
-    let Setup { nodes, groups, settings, workload } = setup(&mut rng);
-    let (timeouts, limits) = knobs(&mut rng);
+/// One plan of several Raft groups.
+///
+/// # Errors
+/// The first violation.
+pub fn rafts<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    let (nodes, (groups, workload)) = (plan.settings.nodes, setup(plan));
+    let (timeouts, limits) = knobs(&mut plan.rng(1));
     let cluster = ClusterId::from_name("sim");
     let ledgers: BTreeMap<GroupId, Ledger> = (1..=groups).map(|group| (GroupId(group), Ledger::default())).collect();
     let watch: BTreeMap<GroupId, Invariants> =
-        ledgers.iter().map(|(&group, ledger)| (group, Invariants::new(ledger.clone()))).collect();
-    let mut world: World<Groups<Raft<Recorder>>, S> = World::new(seed, settings, cluster, move |node, boots, seed| {
-        let raft = |(&group, ledger): (&GroupId, &Ledger)| {
-            let own_seed = seed ^ u64::from(group.0);
-            let mut config = Config::new(cluster, group, node, (1..=nodes).map(NodeId).collect(), own_seed);
-            (config.timeouts, config.limits) = (timeouts, limits);
-            let machine = Recorder::new(node, ledger.clone());
-            (group, Raft::new(config, &boots.of(group), machine).expect("the knobs are in range"))
-        };
-        Groups::new(Epoch(1), ledgers.iter().map(raft))
-    });
+        ledgers.iter().map(|(&group, ledger)| (group, Invariants::new(ledger.clone(), group, nodes))).collect();
+    let settings = plan.settings.clone();
+    let mut world: World<Groups<Raft<Recorder>>, S> =
+        World::new(plan.seed, settings, cluster, move |node, boots, seed| {
+            let raft = |(&group, ledger): (&GroupId, &Ledger)| {
+                let own_seed = seed ^ u64::from(group.0);
+                let mut config = Config::new(cluster, group, node, (1..=nodes).map(NodeId).collect(), own_seed);
+                (config.timeouts, config.limits) = (timeouts, limits);
+                let machine = Recorder::new(node, ledger.clone());
+                (group, Raft::new(config, &boots.of(group), machine).expect("the knobs are in range"))
+            };
+            Groups::new(Epoch(1), ledgers.iter().map(raft))
+        });
     telling.to(&mut world);
-    let mut subject = Watched { workload: Workload::new(workload, nodes, Routed { groups }), watch };
-    play(seed, &mut world, &mut subject, timeouts.election * 40 + Duration::from_secs(3))
+    let workload = Workload::new(workload, nodes, Routed { groups });
+    let mut subject = Watched { workload, watch, checked_wanted: 0 };
+    let bound = timeouts.election * 40 + Duration::from_secs(8);
+    play(plan, &mut world, &mut subject, bound).map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, subject.workload.answered(), Probes::default()))
 }

@@ -14,19 +14,28 @@
 #![forbid(unsafe_code)]
 
 pub mod groups;
+mod many;
+mod plan;
+mod probe;
 pub mod raft;
 pub mod register;
 mod run;
+mod shrink;
 
-pub use run::{Run, Telling};
+pub use many::{LONG_RUN, Many, RECHECK_EVERY, Together, run as run_many};
+pub use plan::{Plan, SWITCHES, Switch};
+pub use probe::{Probe, Probes};
+pub use run::{Failure, Run, Telling};
+pub use shrink::shrink;
 
-use replikit_sim::{LogStorage, ModelStorage};
+use replikit_sim::{Fault, LogStorage, ModelStorage};
 
-/// Runs one seed of a scenario; an error is the sentence of the first violation.
-pub type Scenario = fn(u64, Telling) -> Result<Run, String>;
+/// Runs one plan of a scenario.
+pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
-/// Every scenario on the storage model and, under a name with `-log`, on the real log.
-pub const SCENARIOS: [(&str, Scenario); 8] = [
+/// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
+pub const SCENARIOS: [(&str, Scenario); 9] = [
+    ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
     ("raft-groups", groups::rafts::<ModelStorage>),
@@ -37,6 +46,12 @@ pub const SCENARIOS: [(&str, Scenario); 8] = [
     ("register-groups-log", groups::registers::<LogStorage>),
 ];
 
+/// Half of the seeds on the standard scenario, the rest on the others.
+fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    const TURNS: [usize; 16] = [1, 2, 1, 3, 1, 2, 1, 4, 1, 5, 1, 2, 1, 6, 1, 8];
+    SCENARIOS[TURNS[(plan.seed % 16) as usize]].1(plan, telling)
+}
+
 /// The scenario of this name.
 ///
 /// # Errors
@@ -46,4 +61,39 @@ pub fn scenario(name: &str) -> Result<Scenario, String> {
         let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
         format!("{name}: no such scenario; known are {}", known.join(", "))
     })
+}
+
+/// Seeds whose fingerprints are compared between builds.
+pub const TRACED_SEEDS: core::ops::Range<u64> = 0..8;
+
+/// Runs a plan; a panic is a violation too.
+///
+/// # Errors
+/// The first violation.
+pub fn play(scenario: Scenario, plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    std::panic::catch_unwind(|| scenario(plan, telling)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let what = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned();
+        Err(Box::new(Failure { plan: plan.clone(), invariant: "no_panic".to_owned(), what, chronicle: None }))
+    })
+}
+
+/// Faults that a scenario cannot meet: those of the real log, and those of requests that a strategy does not have.
+#[must_use]
+pub fn unreachable_faults(scenario: &str) -> &'static [Fault] {
+    match scenario {
+        "all" | "raft-log" => &[],
+        "raft" => &[Fault::CrashAmidOpening, Fault::TailCut, Fault::WriteFailed],
+        _ => Fault::ALL,
+    }
+}
+
+/// States that a scenario cannot meet, or that are not watched in it.
+#[must_use]
+pub fn unreachable_probes(scenario: &str) -> &'static [Probe] {
+    match scenario {
+        "all" | "raft-log" => &[],
+        "raft" => &[Probe::TailCut],
+        _ => Probe::ALL,
+    }
 }

@@ -2,17 +2,18 @@
 
 use core::time::Duration;
 
-use fastrand::Rng;
 use replikit_core::{ClusterId, GroupId, NodeId, Time};
-use replikit_sim::check::check_linearizable;
 use replikit_sim::register::{Register, RegisterConfig, RegisterWorkload};
 use replikit_sim::{Settings, SimStorage, WorkloadSettings, World};
 
-use crate::run::{Run, Telling};
+use crate::plan::Plan;
+use crate::probe::Probes;
+use crate::run::{Failure, Run, Telling, linearizable};
 
 const GROUP: GroupId = GroupId(1);
 
 /// A cluster of registers on the given settings.
+#[must_use]
 pub fn world<S: SimStorage>(seed: u64, settings: Settings, snapshot_every: u32) -> World<Register, S> {
     let cluster = ClusterId::from_name("sim");
     let nodes = settings.nodes;
@@ -24,33 +25,41 @@ pub fn world<S: SimStorage>(seed: u64, settings: Settings, snapshot_every: u32) 
     })
 }
 
-/// One seed: three seconds of faults, then the cluster must serve again; what clients saw must be linearizable.
-pub fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
-    let mut rng = Rng::with_seed(seed);
-    let nodes = [1, 3, 3, 3, 5][rng.usize(0..5)];
-    let settings = Settings::draw(&mut rng, nodes);
-    let workload = WorkloadSettings { clients: rng.u32(1..8), keys: rng.u32(1..5), ..WorkloadSettings::default() };
-    let mut world: World<Register, S> = world(seed, settings, rng.u32(2..60));
-    let mut clients = RegisterWorkload::new(workload, nodes, GROUP);
+/// What a register understands of a plan's workload: puts at `Quorum` and linearizable reads.
+pub(crate) fn plain(workload: &WorkloadSettings) -> WorkloadSettings {
+    let WorkloadSettings { clients, keys, think_max, .. } = *workload;
+    WorkloadSettings { clients, keys: keys.min(5), think_max, ..WorkloadSettings::default() }
+}
 
+/// One plan: faults for a while, then the cluster must serve again; what clients saw must be linearizable.
+///
+/// # Errors
+/// The first violation.
+pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    let nodes = plan.settings.nodes;
+    let mut world: World<Register, S> = world(plan.seed, plan.settings.clone(), plan.rng(1).u32(2..60));
+    let mut clients = RegisterWorkload::new(plain(&plan.workload), nodes, GROUP);
     telling.to(&mut world);
-    let end = Time::ZERO + Duration::from_secs(3);
-    world.run_until(end, &mut clients).map_err(|violation| violation.to_string())?;
-    world.heal();
+    play(plan, &mut world, &mut clients).map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, clients.answered(), Probes::default()))
+}
+
+fn play<S: SimStorage>(
+    plan: &Plan,
+    world: &mut World<Register, S>,
+    clients: &mut RegisterWorkload,
+) -> Result<(), String> {
+    let text = |violation: replikit_sim::Violation| violation.what;
+    world.run_until(Time::ZERO + plan.lasts, clients).map_err(text)?;
+    world.heal(clients);
     let wanted = clients.history().answered() + 20;
-    let served = world
-        .run_while(Duration::from_secs(10), &mut clients, |_, clients| clients.history().answered() >= wanted)
-        .map_err(|violation| violation.to_string())?;
-    if !served {
-        return Err(format!("seed {seed}: no progress after everything was mended"));
+    let bound = Duration::from_secs(10);
+    if !world.run_while(bound, clients, |_, clients| clients.history().answered() >= wanted).map_err(text)? {
+        return Err("serves_again: no progress after everything was mended".to_owned());
     }
     clients.stop();
-    let idle = world
-        .run_while(Duration::from_secs(10), &mut clients, |_, clients| clients.is_idle())
-        .map_err(|violation| violation.to_string())?;
-    if !idle {
-        return Err(format!("seed {seed}: an operation never ends"));
+    if !world.run_while(bound, clients, |_, clients| clients.is_idle()).map_err(text)? {
+        return Err("requests_end: an operation never ends".to_owned());
     }
-    check_linearizable(clients.history()).map_err(|error| format!("seed {seed}: {error}"))?;
-    Ok(Run::of(&world, clients.history()))
+    linearizable(clients.history())
 }

@@ -1,11 +1,11 @@
 //! Clients of a register.
 
 use bytes::Bytes;
-use replikit_core::{GroupId, Input, NodeId, Outcome, ReadLevel, ReadRequest, Token, WriteOp, WriteRequest};
+use replikit_core::{GroupId, Input, NodeId, Outcome, ReadRequest, Token, WriteRequest};
 
 use super::{Register, RegisterMessage};
 use crate::check::History;
-use crate::{Clients, Dialect, Replicas, Subject, WantedWrite, Workload, WorkloadSettings};
+use crate::{Clients, Dialect, Replicas, Subject, WantedRead, WantedWrite, Workload, WorkloadSettings};
 
 /// How a register is asked.
 #[derive(Clone, Copy, Debug)]
@@ -17,14 +17,14 @@ pub struct RegisterDialect {
 impl RegisterDialect {
     /// The input that writes a key.
     pub fn write_input<H>(self, token: Token, write: &WantedWrite) -> Input<H> {
-        let (key, op) = (write.key.clone(), WriteOp::Put { value: write.value.clone() });
+        let (key, op) = (write.key.clone(), write.op.clone());
         let write = Box::new(WriteRequest { key, op, level: write.level, session: write.session });
         Input::Write { token, group: self.group, write }
     }
 
     /// The input that reads a key.
-    pub fn read_input<H>(self, token: Token, key: &Bytes) -> Input<H> {
-        let read = Box::new(ReadRequest { key: key.clone(), level: ReadLevel::Linearizable });
+    pub fn read_input<H>(self, token: Token, read: &WantedRead) -> Input<H> {
+        let read = Box::new(ReadRequest { key: read.key.clone(), level: read.level.clone() });
         Input::Read { token, group: self.group, read }
     }
 
@@ -36,7 +36,7 @@ impl RegisterDialect {
         match values {
             [] => Ok(None),
             [value] => Ok(Some(value.clone())),
-            _ => Err(format!("a register answered with {} values", values.len())),
+            _ => Err(format!("one_value: a register answered with {} values", values.len())),
         }
     }
 }
@@ -46,8 +46,8 @@ impl Dialect<Register> for RegisterDialect {
         self.write_input(token, write)
     }
 
-    fn read(&mut self, token: Token, key: &Bytes) -> Input<RegisterMessage> {
-        self.read_input(token, key)
+    fn read(&mut self, token: Token, read: &WantedRead) -> Input<RegisterMessage> {
+        self.read_input(token, read)
     }
 
     fn found(&self, values: &[Bytes]) -> Result<Option<Bytes>, String> {
@@ -74,6 +74,12 @@ impl RegisterWorkload {
         self.workload.history()
     }
 
+    /// Writes and reads that were acknowledged or answered.
+    #[must_use]
+    pub fn answered(&self) -> (usize, usize) {
+        self.workload.answered()
+    }
+
     /// No new operations from now on.
     pub const fn stop(&mut self) {
         self.workload.stop();
@@ -93,12 +99,12 @@ impl Subject<Register> for RegisterWorkload {
 
     fn on_done(
         &mut self,
-        _: NodeId,
+        node: NodeId,
         token: Token,
         outcome: Outcome,
         clients: &mut Clients<RegisterMessage>,
     ) -> Result<(), String> {
-        self.workload.on_done::<Register>(token, outcome, clients)
+        self.workload.on_done::<Register>(node, token, outcome, clients)
     }
 
     fn on_crash(&mut self, node: NodeId, clients: &mut Clients<RegisterMessage>) {
@@ -109,7 +115,10 @@ impl Subject<Register> for RegisterWorkload {
         let Some(replica) = replicas.replica(node) else { return Ok(()) };
         let most = replica.config.operations_max;
         if replica.operations() > most {
-            return Err(format!("{} operations are open, at most {most} may be", replica.operations()));
+            return Err(format!(
+                "queues_are_bounded: {} operations are open, at most {most} may be",
+                replica.operations()
+            ));
         }
         Ok(())
     }

@@ -3,60 +3,83 @@
 //! Invariant: what a replica receives went through the codec; what does not decode closes its connection.
 
 use bytes::{Bytes, BytesMut};
-use replikit_core::{Input, Link, NodeId, Replica};
+use fastrand::Rng;
+use replikit_core::{ClusterId, Input, Link, Message, NodeId, Replica};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::World;
 use super::plan::Planned;
-use crate::fault::Fault;
+use crate::chronicle::Happening;
+use crate::fault::{Fault, FaultCounts};
 use crate::frame;
 use crate::network::Network;
 use crate::storage::SimStorage;
 use crate::subject::Subject;
 use crate::trace::Step;
 
+/// A message that arrives.
+pub(super) struct Arrival {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) connection: u32,
+    pub(super) sender_life: u32,
+    pub(super) hash: u64,
+    pub(super) message: u64,
+    pub(super) frame: Bytes,
+}
+
 impl<R: Replica, S: SimStorage> World<R, S> {
-    pub(super) fn arrive(
-        &mut self,
-        (from, to): (usize, usize),
-        connection: u32,
-        sender_life: u32,
-        frame: Bytes,
-        subject: &mut impl Subject<R>,
-    ) -> Result<(), String> {
+    pub(super) fn arrive(&mut self, arrival: Arrival, subject: &mut impl Subject<R>) -> Result<(), String> {
+        let Arrival { from, to, connection, sender_life, hash, message, frame } = arrival;
         if self.nodes[to].replica.is_none() || !self.network.arrives(from, to, connection, &self.settings.network) {
             return Ok(());
         }
         if self.nodes[from].life != sender_life {
             self.counts[Fault::FormerIncarnation] += 1;
         }
-        self.trace.note_bytes(Step::Arrive, self.now, to, &frame);
+        self.trace.note(Step::Arrive, self.now, to, hash);
+        let (sender, receiver) = (self.nodes[from].id, self.nodes[to].id);
         match frame::decode(frame, self.cluster) {
-            Ok(message) => {
-                let from = self.nodes[from].id;
-                self.deliver(to, Input::Message { from, message }, subject)
+            Ok(decoded) => {
+                if let Some(chronicle) = &mut self.chronicle {
+                    chronicle.note(self.now, receiver, Happening::Arrived { message, from: sender });
+                }
+                if self.nodes[to].inbox.len() >= self.settings.process.inbox_max {
+                    self.counts[Fault::QueueFull] += 1;
+                    return self.attempt(to, subject);
+                }
+                self.deliver(to, Input::Message { from: sender, message: decoded }, subject)
             }
-            // A flipped bit: the transport closes the connection, as a real one does after a frame that it cannot read.
+            // Damage: the transport closes the connection, as a real one does after a frame that it cannot read.
             Err(_) => {
+                if let Some(chronicle) = &mut self.chronicle {
+                    chronicle.note(self.now, receiver, Happening::Refused { message, from: sender });
+                }
                 self.network.reset(from, to);
                 Ok(())
             }
         }
     }
 
-    pub(super) fn send(
-        &mut self,
-        from: usize,
-        to: NodeId,
-        message: &replikit_core::Message<R::Head>,
-    ) -> Result<(), String> {
+    pub(super) fn send(&mut self, from: usize, to: NodeId, message: &Message<R::Head>) -> Result<(), String> {
         let Some(to) = (to.0 as usize).checked_sub(1).filter(|&at| at < self.nodes.len()) else {
-            return Err(format!("a message to node {to}, which does not exist"));
+            return Err(format!("messages_have_receivers: a message to node {to}, which does not exist"));
         };
         if to == from {
-            return Err("a message to itself".to_owned());
+            return Err("messages_have_receivers: a message to itself".to_owned());
         }
-        let mut frame = frame::encode(message, &mut self.scratch);
-        self.trace.note_bytes(Step::Send, self.now, from, &frame);
+        let mut frame = frame::encode(message, self.cluster, &mut self.scratch);
+        let hash = xxh3_64(&frame);
+        self.trace.note(Step::Send, self.now, from, hash);
+        self.messages += 1;
+        let number = self.messages;
+        if let Some(chronicle) = &mut self.chronicle {
+            let text = format!("{:?}, {} batches", message.head, message.batches.as_slice().len());
+            let to = self.nodes[to].id;
+            chronicle.note(self.now, self.nodes[from].id, Happening::Sent { message: number, to, text });
+        }
+        let kind = frame.get(frame::HEAD_AT).copied().unwrap_or_default();
+        self.kinds[usize::from(kind)] = true;
         let (network, rng) = (&self.settings.network, &mut self.rng);
         let copies = if network.duplicate_per_mille > 0 && rng.u16(0..1000) < network.duplicate_per_mille {
             self.counts[Fault::Duplication] += 1;
@@ -64,25 +87,46 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         } else {
             1
         };
-        let batches_start = frame::batches_start(&frame);
-        if batches_start < frame.len() && network.flip_per_mille > 0 && rng.u16(0..1000) < network.flip_per_mille {
-            // Behind the length of the first batch: what is flipped is the batch's own bytes.
-            let at = rng.usize(batches_start + 4..frame.len());
-            let mut flipped = BytesMut::from(&frame[..]);
-            flipped[at] ^= 1 << rng.u32(0..8);
-            frame = flipped.freeze();
-            self.counts[Fault::Flip] += 1;
+        if network.flip_per_mille > 0 && rng.u16(0..1000) < network.flip_per_mille {
+            frame = damage(&frame, rng, &mut self.counts);
         }
+        let hostile = network.hostile_per_mille > 0 && rng.u16(0..1000) < network.hostile_per_mille;
         let sender_life = self.nodes[from].life;
+        let bytes = frame.len();
+        let ends = (from as u16, to as u16);
         for _ in 0..copies {
-            let delivery =
-                self.network.send((from, to), self.now, &mut self.rng, &self.settings.network, &mut self.counts);
-            if let Some(delivery) = delivery {
+            let (network, counts) = (&self.settings.network, &mut self.counts);
+            let sent = self.network.send((from, to), (bytes, kind), self.now, &mut self.rng, network, counts);
+            if let Some(delivery) = sent {
                 let (connection, frame) = (delivery.connection, frame.clone());
-                self.plan_at(delivery.at, Planned::Arrive { from, to, connection, sender_life, frame });
+                let planned =
+                    Planned::Arrive { from: ends.0, to: ends.1, connection, sender_life, hash, message: number, frame };
+                self.plan_at(delivery.at, planned);
             }
         }
+        if hostile && !self.network.is_cut(from, to) {
+            let frame = self.hostile_frame(message);
+            let connection = self.network.connection(from, to);
+            let after = Network::hint_delay(&mut self.rng, &self.settings.network);
+            self.plan(
+                after,
+                Planned::Arrive { from: ends.0, to: ends.1, connection, sender_life, hash, message: 0, frame },
+            );
+        }
         Ok(())
+    }
+
+    /// What somebody sends who is no member: a message of another cluster, or random bytes.
+    fn hostile_frame(&mut self, message: &Message<R::Head>) -> Bytes {
+        if self.rng.bool() {
+            self.counts[Fault::ForeignCluster] += 1;
+            let foreign = ClusterId::from_u64(self.cluster.to_u64() ^ self.rng.u64(1..));
+            return frame::encode(message, foreign, &mut self.scratch);
+        }
+        self.counts[Fault::HostileFrame] += 1;
+        let mut bytes = vec![0; self.rng.usize(0..200)];
+        self.rng.fill(&mut bytes);
+        bytes.into()
     }
 
     /// Tells the receiving end of each link how the link is, if it can hear of it and then only sometimes: it is a hint.
@@ -95,4 +139,26 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             self.plan(after, Planned::Peer { to, of: from, link });
         }
     }
+}
+
+/// Flips a bit, cuts the end off, or makes a length absurd.
+fn damage(frame: &Bytes, rng: &mut Rng, counts: &mut FaultCounts) -> Bytes {
+    let mut damaged = BytesMut::from(&frame[..]);
+    match rng.u8(0..4) {
+        0 => {
+            counts[Fault::Truncated] += 1;
+            damaged.truncate(rng.usize(0..frame.len()));
+        }
+        1 => {
+            counts[Fault::Oversize] += 1;
+            let at = frame::HEAD_AT - if rng.bool() { 4 } else { 8 };
+            damaged[at..at + 4].copy_from_slice(&rng.u32(1 << 30..).to_le_bytes());
+        }
+        _ => {
+            counts[Fault::Flip] += 1;
+            let at = rng.usize(0..frame.len());
+            damaged[at] ^= 1 << rng.u32(0..8);
+        }
+    }
+    damaged.freeze()
 }

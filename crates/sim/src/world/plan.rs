@@ -3,6 +3,7 @@
 //! Invariant: the earliest comes first; of equal times, what was planned first.
 
 use core::cmp::Ordering;
+use core::time::Duration;
 
 use bytes::Bytes;
 use replikit_core::{Input, Link, Time};
@@ -11,8 +12,8 @@ use crate::settings::{Every, Settings};
 
 #[derive(Debug)]
 pub(super) enum Planned<H> {
-    Arrive { from: usize, to: usize, connection: u32, sender_life: u32, frame: Bytes },
-    Request { to: usize, input: Input<H> },
+    Arrive { from: u16, to: u16, connection: u32, sender_life: u32, hash: u64, message: u64, frame: Bytes },
+    Request { to: usize, input: Box<Input<H>> },
     Peer { to: usize, of: usize, link: Link },
     Wake { node: usize, life: u32 },
     Timer { node: usize, life: u32 },
@@ -21,7 +22,31 @@ pub(super) enum Planned<H> {
     Restart { node: usize, life: u32 },
     Recur(Recurring),
     Mend(Vec<(usize, usize)>),
+    Flap(Box<Flap>),
+    Clog { node: usize, until: Time },
+    Relief(Relief),
+    Churn { node: usize, life: u32 },
     Alarm { client: u32 },
+}
+
+/// A link that is cut and mended, turn by turn.
+#[derive(Debug)]
+pub(super) struct Flap {
+    pub(super) links: [(usize, usize); 2],
+    /// Turns left; even ones cut.
+    pub(super) left: u32,
+    /// Mean time of a turn.
+    pub(super) half: Duration,
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Relief {
+    Unmute,
+    Faster { node: usize },
+    QuickDisk { node: usize },
+    Thaw { node: usize },
+    Resume { node: usize, life: u32 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +59,19 @@ pub(super) enum Recurring {
     Pause,
     Stall,
     ClockJump,
+    Clog,
+    Flap,
+    Mute,
+    Outage,
+    Slow,
+    Starve,
+    Leader,
+    Freeze,
+    Suspend,
 }
 
 impl Recurring {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Netsplit,
         Self::OneWay,
         Self::Reset,
@@ -46,6 +80,15 @@ impl Recurring {
         Self::Pause,
         Self::Stall,
         Self::ClockJump,
+        Self::Clog,
+        Self::Flap,
+        Self::Mute,
+        Self::Outage,
+        Self::Slow,
+        Self::Starve,
+        Self::Leader,
+        Self::Freeze,
+        Self::Suspend,
     ];
 
     pub(super) const fn every(self, settings: &Settings) -> Option<Every> {
@@ -58,6 +101,15 @@ impl Recurring {
             Self::Pause => settings.process.pause,
             Self::Stall => settings.storage.stall,
             Self::ClockJump => settings.clock.jump,
+            Self::Clog => settings.network.clog,
+            Self::Flap => settings.network.flap,
+            Self::Mute => settings.network.mute,
+            Self::Outage => settings.process.outage,
+            Self::Slow => settings.process.slow,
+            Self::Starve => settings.process.starve,
+            Self::Leader => settings.leader.strike,
+            Self::Freeze => settings.clock.freeze,
+            Self::Suspend => settings.clock.suspend,
         }
     }
 }

@@ -8,6 +8,7 @@ use replikit_core::{Input, Link, Replica, Time, WriteId};
 
 use super::World;
 use super::plan::Planned;
+use crate::chronicle::Happening;
 use crate::fault::Fault;
 use crate::settings::around;
 use crate::storage::{RecoveryItem, SimStorage};
@@ -18,7 +19,11 @@ impl<R: Replica, S: SimStorage> World<R, S> {
     pub(super) fn start_node(&mut self, at: usize, subject: &mut impl Subject<R>) -> Result<(), String> {
         self.trace.note(Step::Restart, self.now, at, 0);
         let (storage, mut context) = self.storage(at);
-        let recovery = storage.start(&mut context)?;
+        let recovery = storage.start(&mut context).map_err(|what| format!("recovery: {what}"))?;
+        subject.on_start(self.nodes[at].id, &recovery)?;
+        if let Some(chronicle) = &mut self.chronicle {
+            chronicle.note(self.now, self.nodes[at].id, Happening::Started);
+        }
         let replica_seed = self.rng.u64(..);
         let node = &mut self.nodes[at];
         node.clock.boot(self.now, &mut self.rng);
@@ -57,6 +62,9 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             return;
         }
         self.trace.note(Step::Crash, self.now, at, 0);
+        if let Some(chronicle) = &mut self.chronicle {
+            chronicle.note(self.now, self.nodes[at].id, Happening::Crashed);
+        }
         let (storage, mut context) = self.storage(at);
         storage.crash(&mut context);
         let node = &mut self.nodes[at];
@@ -64,6 +72,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         node.inbox.clear();
         (node.wake_at, node.timer_at, node.storage_at) = (Time::NEVER, Time::NEVER, Time::NEVER);
         node.crash_after = None;
+        (node.slowness, node.starved_until) = (1, Time::ZERO);
         let (id, life) = (node.id, node.life);
         for other in (0..self.nodes.len()).filter(|&other| other != at) {
             self.network.reset(at, other);

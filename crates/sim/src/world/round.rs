@@ -4,10 +4,11 @@
 
 use core::time::Duration;
 
-use replikit_core::{Action, Event, Input, Replica, StorageEvent, Time};
+use replikit_core::{Action, Event, Input, Replica, Role, StorageEvent, Time};
 
 use super::plan::Planned;
 use super::{ACTIONS_PER_ROUND_MAX, AllNodes, LATE_TIMERS_MAX, World};
+use crate::chronicle::Happening;
 use crate::fault::Fault;
 use crate::settings::around;
 use crate::storage::{SimStorage, StorageContext, StorageOutput};
@@ -58,11 +59,12 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             self.inputs += 1;
             replica.handle(now, input);
         }
-        if replica.deadline().is_some_and(|deadline| deadline <= now.mono) {
+        let starved = node.starved_until > self.now;
+        if !starved && replica.deadline().is_some_and(|deadline| deadline <= now.mono) {
             self.inputs += 1;
             node.late_timers += 1;
             if node.late_timers > LATE_TIMERS_MAX {
-                return Err(format!("the deadline stays in the past after {LATE_TIMERS_MAX} timers"));
+                return Err(format!("deadlines_end: the deadline stays in the past after {LATE_TIMERS_MAX} timers"));
             }
             replica.handle(now, Input::Timer);
         } else {
@@ -72,7 +74,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         if self.nodes[at].replica.is_none() {
             return Ok(());
         }
-        let busy = around(&mut self.rng, self.settings.process.round, false);
+        let busy = around(&mut self.rng, self.settings.process.round, false) * self.nodes[at].slowness;
         self.nodes[at].busy_until = self.now + busy;
         self.after_round(at);
         subject.check(self.nodes[at].id, &AllNodes(&self.nodes))
@@ -95,7 +97,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             let Some(action) = replica.poll() else { return Ok(()) };
             actions += 1;
             if actions > ACTIONS_PER_ROUND_MAX {
-                return Err(format!("a round wanted more than {ACTIONS_PER_ROUND_MAX} actions"));
+                return Err(format!("rounds_end: a round wanted more than {ACTIONS_PER_ROUND_MAX} actions"));
             }
             self.carry_out(at, action, subject)?;
         }
@@ -108,18 +110,31 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         subject: &mut impl Subject<R>,
     ) -> Result<(), String> {
         let now = self.now;
+        self.actions += 1;
+        let id = self.nodes[at].id;
         if let Some(narrator) = &mut self.narrator {
-            narrator(now, self.nodes[at].id, &action);
+            narrator(now, id, &action);
         }
+        if let Some(chronicle) = &mut self.chronicle {
+            match &action {
+                Action::Send { .. } => {}
+                Action::Done { token, outcome } => {
+                    let (token, text) = (*token, format!("{outcome:?}"));
+                    chronicle.note(now, id, Happening::Ended { token, text });
+                }
+                other => chronicle.note(now, id, Happening::Did { text: format!("{other:?}") }),
+            }
+        }
+        subject.on_action(id, &action)?;
         match action {
             Action::Persist { id, op } => {
                 let node = &mut self.nodes[at];
                 if id != node.last_write.next() {
-                    return Err(format!("storage action {id:?} follows {:?}", node.last_write));
+                    return Err(format!("storage_actions_are_numbered: {id:?} follows {:?}", node.last_write));
                 }
                 node.last_write = id;
                 self.trace.note(Step::Persist, now, at, id.0);
-                node.storage.persist(id, op)
+                node.storage.persist(id, op).map_err(|what| format!("storage_contract: {what}"))
             }
             Action::Send { to, message } => self.send(at, to, &message),
             Action::ReadLog { ticket, stream, from, bytes_max } => {
@@ -136,27 +151,39 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             }
             Action::Done { token, outcome } => {
                 self.trace.note(Step::Done, now, at, token.0);
-                let id = self.nodes[at].id;
                 subject.on_done(id, token, outcome, &mut self.clients)
             }
             Action::Event { group, event } => {
                 self.trace.note(Step::Event, now, at, u64::from(group.0));
                 if let Event::PeerMisbehaved { node, what } = &event {
-                    return Err(format!("node {node} is accused, though all are honest: {what}"));
+                    return Err(format!(
+                        "honest_peers_are_not_accused: node {node} is accused, though all are honest: {what}"
+                    ));
                 }
-                subject.on_event(self.nodes[at].id, group, &event)
+                match &event {
+                    Event::RoleChanged { role: Role::Leader, .. } => self.elected(at),
+                    Event::SnapshotInstalled { .. } if core::mem::take(&mut self.nodes[at].long_outage) => {
+                        self.counts[Fault::LongOutage] += 1;
+                    }
+                    _ => {}
+                }
+                subject.on_event(id, group, &event)
             }
         }
     }
 
     pub(super) fn storage(&mut self, at: usize) -> (&mut S, StorageContext<'_>) {
-        let context = StorageContext {
-            now: self.now,
-            rng: &mut self.rng,
-            settings: &self.settings.storage,
-            counts: &mut self.counts,
+        let node = &mut self.nodes[at];
+        let settings = match node.slow_disk {
+            1 => &self.settings.storage,
+            times => {
+                self.slow_storage.clone_from(&self.settings.storage);
+                self.slow_storage.sync *= times;
+                &self.slow_storage
+            }
         };
-        (&mut self.nodes[at].storage, context)
+        let context = StorageContext { now: self.now, rng: &mut self.rng, settings, counts: &mut self.counts };
+        (&mut node.storage, context)
     }
 
     /// Plans what the round has made due: the storage's next end and the replica's next timer.
@@ -167,7 +194,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         let node = &mut self.nodes[at];
         let life = node.life;
         let Some(deadline) = node.replica.as_ref().and_then(R::deadline) else { return };
-        let due = node.clock.when(deadline);
+        let due = node.clock.when(deadline).max(node.starved_until);
         if due < Time::NEVER && due < node.timer_at {
             // A timer that spins must still let time pass.
             let late = self.rng.u64(1..=self.settings.clock.timer_late_max.as_nanos().max(1) as u64);
@@ -201,9 +228,13 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             if let Some(narrator) = &mut self.narrator {
                 narrator(self.now, self.nodes[at].id, &output);
             }
+            if let Some(chronicle) = &mut self.chronicle {
+                chronicle.note(self.now, self.nodes[at].id, Happening::Stored { text: format!("{output:?}") });
+            }
             let input = match output {
                 StorageOutput::Durable(up_to) => {
                     self.trace.note(Step::Storage, self.now, at, up_to.0);
+                    subject.on_durable(self.nodes[at].id, up_to);
                     Input::Durable { up_to }
                 }
                 StorageOutput::LogRead { ticket, stream, answer } => Input::LogRead { ticket, stream, answer },

@@ -1,110 +1,143 @@
 //! The standard run of Raft: a key-value group under every fault, all invariants after every round.
 
 pub(crate) mod clients;
+pub(crate) mod disk;
 pub(crate) mod invariants;
 pub(crate) mod ledger;
 pub(crate) mod recorder;
+pub(crate) mod subject;
 
 use core::time::Duration;
 
 use fastrand::Rng;
-use replikit_core::{ClusterId, GroupId, NodeId, Time, WriteLevel};
-use replikit_sim::check::check_linearizable;
-use replikit_sim::{Replicas, Settings, SimStorage, WorkloadSettings, World};
+use replikit_core::{ClusterId, GroupId, NodeId, Role, Time};
+use replikit_sim::{Replicas, SimStorage, World};
 use replikit_single_leader::{Config, Limits, Raft, Timeouts};
 
-use crate::run::{Run, Telling};
-use clients::RaftSubject;
+use crate::plan::Plan;
+use crate::probe::Probe;
+use crate::run::{Failure, Run, Telling, linearizable};
+pub use invariants::INVARIANTS;
 use ledger::Ledger;
 use recorder::Recorder;
+use subject::RaftSubject;
 
 const GROUP: GroupId = GroupId(1);
 
-/// Knobs of the protocol: every buffer from tiny to plenty, every timeout from short to long.
+/// Knobs of the protocol: every buffer from tiny to plenty, every timeout from a tenth to tenfold.
 pub(crate) fn knobs(rng: &mut Rng) -> (Timeouts, Limits) {
-    let election = Duration::from_millis(1 << rng.u32(4..9));
+    let election = Duration::from_millis(if rng.u8(0..8) == 0 { 1 << rng.u32(9..11) } else { 1 << rng.u32(4..9) });
     let heartbeat = (election / rng.u32(3..10)).max(Duration::from_millis(1));
     let commit_notice = if rng.bool() { Duration::ZERO } else { heartbeat / 2 };
     let read = Duration::from_millis(rng.u64(50..1000));
-    let mut bytes = |most: u32| if rng.bool() { 1 << rng.u32(5..most) } else { 1_u64 << 20 };
+    let mut bytes = |most: u32| if rng.bool() { 1 << rng.u32(0..most) } else { 1_u64 << 20 };
     let limits = Limits {
         batch_bytes_max: bytes(12) as usize,
         message_bytes_max: bytes(14) as usize,
         inflight_bytes_max: bytes(16) as usize,
         cache_bytes_max: bytes(14) as usize,
-        snapshot_log_bytes: bytes(16),
-        snapshot_piece_bytes: bytes(12) as u32,
+        snapshot_log_bytes: bytes(16).max(1 << 11),
+        snapshot_piece_bytes: bytes(12).max(32) as u32,
         ..Limits::default()
     };
     (Timeouts { election, heartbeat, commit_notice, read }, limits)
 }
 
-/// One seed: faults for a while, then the group must serve again and its replicas agree.
-pub fn run<S: SimStorage + 'static>(seed: u64, telling: Telling) -> Result<Run, String> {
-    let mut rng = Rng::with_seed(seed);
-    let nodes = [1, 3, 3, 3, 5][rng.usize(0..5)];
-    let settings = Settings::draw(&mut rng, nodes);
-    let (timeouts, limits) = knobs(&mut rng);
-    let clients = rng.u32(1..8);
-    let weak = [WriteLevel::Memory, WriteLevel::LeaderDisk, WriteLevel::Received(1), WriteLevel::Durable(1)];
-    let mut levels = vec![WriteLevel::Quorum, WriteLevel::Applied(1 + rng.u8(0..nodes as u8))];
-    if rng.bool() {
-        levels.extend(weak);
-    }
-    let workload = WorkloadSettings {
-        clients,
-        keys: rng.u32(1..5),
-        with_session: rng.u32(0..=clients),
-        levels,
-        ..WorkloadSettings::default()
-    };
+/// A violation of what must hold at the end.
+type Broken = String;
+
+/// One plan: faults for a while, then the rest must serve again and its replicas agree.
+///
+/// # Errors
+/// The first violation.
+pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    let nodes = plan.settings.nodes;
+    let (timeouts, limits) = knobs(&mut plan.rng(1));
     let cluster = ClusterId::from_name("sim");
     let ledger = Ledger::default();
     let shared = ledger.clone();
-    let mut world: World<Raft<Recorder>, S> = World::new(seed, settings, cluster, move |node, boots, seed| {
-        let mut config = Config::new(cluster, GROUP, node, (1..=nodes).map(NodeId).collect(), seed);
-        (config.timeouts, config.limits) = (timeouts, limits);
-        Raft::new(config, &boots.of(GROUP), Recorder::new(node, shared.clone())).expect("the knobs are in range")
-    });
-    let mut subject = RaftSubject::new(workload, nodes, GROUP, ledger);
+    let mut world: World<Raft<Recorder>, S> =
+        World::new(plan.seed, plan.settings.clone(), cluster, move |node, boots, seed| {
+            let mut config = Config::new(cluster, GROUP, node, (1..=nodes).map(NodeId).collect(), seed);
+            (config.timeouts, config.limits) = (timeouts, limits);
+            Raft::new(config, &boots.of(GROUP), Recorder::new(node, shared.clone())).expect("the knobs are in range")
+        });
+    let suspended = plan.settings.clock.suspend.is_some();
+    let mut subject = RaftSubject::new(plan.workload.clone(), nodes, GROUP, ledger, suspended);
     telling.to(&mut world);
-    play(seed, &mut world, &mut subject, timeouts.election)?;
-    Ok(Run::of(&world, subject.history()))
+    play(plan, &mut world, &mut subject, timeouts).map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, subject.answered(), subject.probes))
 }
 
 fn play<S: SimStorage>(
-    seed: u64,
+    plan: &Plan,
     world: &mut World<Raft<Recorder>, S>,
     subject: &mut RaftSubject,
-    election: Duration,
-) -> Result<(), String> {
-    let stuck = |what: &str| format!("seed {seed}: {what} after everything was mended");
-    let text = |violation: replikit_sim::Violation| violation.to_string();
-    world.run_until(Time::ZERO + Duration::from_secs(2), subject).map_err(text)?;
-    world.heal();
-    let wanted = subject.history().answered() + 20;
-    // Twenty election timeouts, and what a client may wait for a lost answer.
-    let bound = election * 40 + Duration::from_secs(3);
-    if !world.run_while(bound, subject, |_, subject| subject.history().answered() >= wanted).map_err(text)? {
-        return Err(stuck(&format!("no progress: {}", describe(world))));
+    timeouts: Timeouts,
+) -> Result<(), Broken> {
+    let text = |violation: replikit_sim::Violation| violation.what;
+    world.run_until(Time::ZERO + plan.lasts, subject).map_err(text)?;
+
+    // A replica whose tail was cut votes only when every member has answered, so with one nobody may be missing.
+    let dead: Vec<NodeId> = if subject.tail_was_cut { Vec::new() } else { pick(plan) };
+    if !dead.is_empty() {
+        subject.probes.hit(Probe::MinorityDead);
+    }
+    world.heal_all_but(&dead, subject);
+
+    // A leader within twenty election timeouts, as slow clocks count them, after starting and reading what the disks hold.
+    let bound = timeouts.election * 22 + Duration::from_millis(200);
+    let led = |world: &World<Raft<Recorder>, S>, _: &RaftSubject| {
+        let replicas = world.replicas();
+        let alive = || replicas.nodes().into_iter().filter(|node| !dead.contains(node));
+        alive().any(|node| {
+            replicas.replica(node).is_some_and(|raft| {
+                let leads = raft.role() == Role::Leader && raft.term_at(raft.commit_index()) == Some(raft.term());
+                leads
+                    && alive()
+                        .all(|other| replicas.replica(other).is_some_and(|raft| raft.status().leader == Some(node)))
+            })
+        })
+    };
+    if !world.run_while(bound, subject, led).map_err(text)? {
+        return Err(format!("converges: no leader that all follow: {}", describe(world)));
+    }
+    let (writes, reads) = subject.answered();
+    let served = |_: &World<Raft<Recorder>, S>, subject: &RaftSubject| {
+        let (now_writes, now_reads) = subject.answered();
+        now_writes >= writes + 10 && now_reads >= reads + 10
+    };
+    // What a client may wait for a lost answer, some times over.
+    let patience = Duration::from_secs(8) + plan.workload.timeout * 4 + timeouts.read * 2;
+    if !world.run_while(patience, subject, served).map_err(text)? {
+        return Err(format!("serves_again: {:?} of {writes}, {reads}: {}", subject.answered(), describe(world)));
     }
     subject.stop();
-    if !world.run_while(bound, subject, |_, subject| subject.is_idle()).map_err(text)? {
-        return Err(stuck("an operation never ends"));
+    if !world.run_while(patience, subject, |_, subject| subject.is_idle()).map_err(text)? {
+        return Err(format!("requests_end: a request is still open: {}", describe(world)));
     }
     let agree = |world: &World<Raft<Recorder>, S>, _: &RaftSubject| {
         let replicas = world.replicas();
-        let mut applied = replicas.nodes().into_iter().map(|node| {
+        let nodes = replicas.nodes().into_iter().filter(|node| !dead.contains(node));
+        let mut applied = nodes.map(|node| {
             replicas.replica(node).map(|replica| (replica.applied(), replica.last(), replica.machine().state()))
         });
-        let first = applied.next().expect("a cluster has nodes");
+        let first = applied.next().expect("a majority is alive");
         first.is_some_and(|(applied, last, _)| applied == last) && applied.all(|other| other == first)
     };
-    if !world.run_while(bound, subject, agree).map_err(text)? {
-        return Err(stuck(&format!("the replicas do not agree: {}", describe(world))));
+    if !world.run_while(bound + patience, subject, agree).map_err(text)? {
+        return Err(format!("replicas_agree: they do not: {}", describe(world)));
     }
-    subject.check_end().map_err(|what| format!("seed {seed}: {what}"))?;
-    check_linearizable(subject.history()).map_err(|error| format!("seed {seed}: {error}"))
+    subject.check_end(dead.is_empty())?;
+    linearizable(subject.history())
+}
+
+/// The nodes that stay dead.
+fn pick(plan: &Plan) -> Vec<NodeId> {
+    let mut nodes: Vec<NodeId> = (1..=plan.settings.nodes).map(NodeId).collect();
+    plan.rng(2).shuffle(&mut nodes);
+    nodes.truncate(plan.dead as usize);
+    nodes
 }
 
 fn describe<S: SimStorage>(world: &World<Raft<Recorder>, S>) -> String {

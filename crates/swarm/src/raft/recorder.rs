@@ -35,8 +35,9 @@ impl Recorder {
 impl StateMachine for Recorder {
     fn apply(&mut self, at: LogIndex, command: &[u8]) -> Bytes {
         self.hash = xxh3_64_with_seed(command, self.hash ^ at.0);
-        self.ledger.applied(self.node, at, command, self.hash);
-        self.keyspace.apply(at, command)
+        let reply = self.keyspace.apply(at, command);
+        self.ledger.lines().applied(self.node, at, command, self.hash, &reply);
+        reply
     }
 
     fn query(&self, query: &[u8], bytes_max: usize) -> Bytes {

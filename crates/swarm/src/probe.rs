@@ -1,0 +1,146 @@
+//! "Sometimes" probes: interesting states of a protocol, observed from outside. A long run in which one is never met tests
+//! less than it seems to, and fails.
+
+macro_rules! probes {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// An interesting state.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Probe {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Probe {
+            /// Every probe.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+probes! {
+    /// A follower dropped an uncommitted suffix for another leader's log.
+    SuffixTruncated,
+    /// A dropped suffix was reported.
+    LostWritesReported,
+    /// A snapshot was begun.
+    SnapshotTaken,
+    /// A follower took a snapshot in place of its state.
+    SnapshotInstalled,
+    /// A snapshot was sent in more than one piece.
+    SnapshotInPieces,
+    /// The log behind a snapshot was released.
+    LogReleased,
+    /// The log was begun anew behind an installed snapshot.
+    LogReset,
+    /// A leader read old entries from its disk for a follower.
+    LogReadFromDisk,
+    /// A leader was elected after another one.
+    LeaderChanged,
+    /// A leader gave up because it did not hear a quorum.
+    LeaderSteppedDown,
+    /// A leader was deposed by a later term.
+    LeaderDeposed,
+    /// A leader handed leadership over.
+    LeadershipHandedOver,
+    /// A pre-vote was refused.
+    PreVoteRefused,
+    /// A vote was refused.
+    VoteRefused,
+    /// A candidate had to stand again.
+    ElectionRepeated,
+    /// A vote was asked for after every member had answered, for the sake of one whose tail was cut.
+    UnanimousVoteAsked,
+    /// A follower refused entries that do not follow its log.
+    AppendRejected,
+    /// A leader of an earlier term was told that it is one.
+    OldLeaderToldSo,
+    /// A leader committed entries of an earlier term.
+    EarlierTermCommitted,
+    /// A follower asked the leader for a read index.
+    ReadIndexForwarded,
+    /// A quorum confirmed a read index for a follower.
+    ReadIndexAnswered,
+    /// One round of confirmation served several reads.
+    ReadRoundShared,
+    /// A follower answered a linearizable read.
+    LinearizableReadAtFollower,
+    /// A follower answered a read with a token.
+    SessionReadAtFollower,
+    /// A read with a token was refused because what it had seen was lost.
+    SessionReadRefused,
+    /// A read within a staleness bound was answered.
+    BoundedStaleAnswered,
+    /// A local read said how stale it is.
+    LocalReadWithBound,
+    /// A local read could not say how stale it is.
+    LocalReadWithoutBound,
+    /// A retry was answered without a new effect.
+    RetryDeduplicated,
+    /// Two copies of a request raced each other, and one was answered.
+    DuplicateAnswered,
+    /// A write ended without its client learning how.
+    Indeterminate,
+    /// A request was refused by a node that does not lead.
+    NotLeaderAnswered,
+    /// A request for another group was refused.
+    StaleRouteAnswered,
+    /// A write was acknowledged below `Quorum`.
+    WeakAck,
+    /// A write acknowledged below `Quorum` was lost.
+    WeakAckLost,
+    /// A write was acknowledged as applied by several.
+    AppliedAck,
+    /// A compare-and-set found another value.
+    CompareMismatched,
+    /// A counter was added to.
+    CounterAdded,
+    /// A storage failed under a replica.
+    StorageFailed,
+    /// A leader gave up because its disk was slow.
+    StorageSlow,
+    /// A disk lost the torn end of its log.
+    TailCut,
+    /// A node recovered a log with entries in it.
+    RecoveredWithLog,
+    /// A node recovered from a snapshot.
+    RecoveredFromSnapshot,
+    /// The run went on with some nodes dead for good.
+    MinorityDead,
+}
+
+/// How often each was met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probes([u64; Probe::ALL.len()]);
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self([0; Probe::ALL.len()])
+    }
+}
+
+impl Probes {
+    /// The state was met.
+    pub const fn hit(&mut self, probe: Probe) {
+        self.0[probe as usize] += 1;
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// How often it was met.
+    #[must_use]
+    pub const fn count(&self, probe: Probe) -> u64 {
+        self.0[probe as usize]
+    }
+}
