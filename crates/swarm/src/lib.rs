@@ -13,6 +13,7 @@
 //! The program: `cargo xtask sim --help`.
 #![forbid(unsafe_code)]
 
+pub mod coverage;
 pub mod groups;
 mod many;
 mod plan;
