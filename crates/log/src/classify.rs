@@ -50,13 +50,10 @@ pub(crate) fn classify(first: u64, slots: &[Slot], proven: u64) -> Decision {
     if let [Slot::Footer { seq }, behind @ ..] = rest
         && seq + 1 == expected
     {
-        // Behind a footer nothing is ever written; what stands there is of an earlier life of the file.
+        // A footer is written only once the segment behind holds a durable group: this is not the last segment. Behind a
+        // footer nothing is ever written; what stands there and is not in order is of an earlier life of the file.
         let found = behind.iter().position(|slot| !matches!(slot, Slot::Damaged { durable: 0 } | Slot::Zero));
-        return match found {
-            Some(found) => Decision::Corrupt { at: good + 1 + found },
-            None if proven > *seq => Decision::Corrupt { at: good },
-            None => Decision::Clean { good: good + 1 },
-        };
+        return Decision::Corrupt { at: found.map_or(good, |found| good + 1 + found) };
     }
     let mut durable = proven;
     for slot in slots {

@@ -282,6 +282,11 @@ pub(crate) enum Small {
     Cut {
         stream: StreamId,
     },
+    /// The group's snapshot of this number, or a later one, is needed: what it holds may have been released.
+    Snapshot {
+        group: GroupId,
+        number: u64,
+    },
     /// The log was closed in good order. Means so only as the last record of all.
     Close,
 }
@@ -315,6 +320,7 @@ impl Small {
             Self::Oldest { number } => (8, none, put(&[*number])),
             Self::Close => (9, none, 0),
             Self::Cut { stream } => (10, *stream, 0),
+            Self::Snapshot { group, number } => (11, group_key(*group), put(&[*number])),
         };
         let payload = if let Self::Register { bytes, .. } = self { &bytes[..] } else { &fixed[..payload] };
         out.put_u32_le(payload.len() as u32);
@@ -350,6 +356,7 @@ impl Small {
             8 => values(1).map(|()| Self::Oldest { number: at(0) })?,
             9 => values(0).map(|()| Self::Close)?,
             10 => values(0).map(|()| Self::Cut { stream })?,
+            11 => values(1).map(|()| Self::Snapshot { group: stream.group, number: at(0) })?,
             _ => return None,
         })
     }
@@ -536,6 +543,7 @@ mod tests {
             (Small::Oldest { number: 9 }, "0800000052520800 0000000000000000 0900000000000000"),
             (Small::Close, "0000000052520900 0000000000000000"),
             (Small::Cut { stream }, "0000000052520a00 0500000004000000"),
+            (Small::Snapshot { group: GroupId(4), number: 9 }, "0800000052520b00 0000000004000000 0900000000000000"),
         ] {
             let mut bytes = Vec::new();
             small.encode(&mut bytes);
@@ -559,6 +567,7 @@ mod tests {
             Small::Oldest { number: 7 },
             Small::Close,
             Small::Cut { stream },
+            Small::Snapshot { group: GroupId(4), number: 8 },
         ] {
             let mut bytes = Vec::new();
             small.encode(&mut bytes);

@@ -323,5 +323,6 @@ fn dump_small(small: &Small, out: &mut dyn Write) -> fmt::Result {
         Small::Oldest { number } => writeln!(out, "oldest segment {number}"),
         Small::Close => writeln!(out, "close"),
         Small::Cut { stream } => writeln!(out, "cut {stream}"),
+        Small::Snapshot { group, number } => writeln!(out, "snapshot of group {group} number {number}"),
     }
 }

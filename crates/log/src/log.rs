@@ -161,6 +161,8 @@ impl Log {
     pub fn open(config: LogConfig, disk: &mut dyn Disk) -> Result<(Self, Recovered), OpenError> {
         let (opened, recovered) = open(&config, disk)?;
         let Opened { state, segments, unsealed, snapshots, lost, names, .. } = opened;
+        let numbers = snapshots.values().map(|known| known.header.number).chain(state.snapshots.values().copied());
+        let next_snapshot = numbers.max().unwrap_or(0) + 1;
         let mut log = Self {
             starts: opened.starts,
             incarnation: opened.incarnation,
@@ -200,7 +202,7 @@ impl Log {
             outputs: VecDeque::new(),
             cache: VecDeque::new(),
             cache_bytes: 0,
-            next_snapshot: snapshots.values().map(|known| known.header.number).max().unwrap_or(0) + 1,
+            next_snapshot,
             snapshots,
             taking: BTreeMap::new(),
             keeping: 0,

@@ -184,6 +184,28 @@ impl MemDisk {
         Inode::put(&mut inode.durable, offset, bytes);
     }
 
+    /// Cuts a file short behind the log's back; durably.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn truncate(&mut self, name: &FileName, bytes: u64) {
+        let inode = &mut self.inodes[self.names[name]];
+        inode.bytes.truncate(bytes as usize);
+        inode.durable.truncate(bytes as usize);
+    }
+
+    /// Loses a file behind the log's back; durably.
+    pub fn lose(&mut self, name: &FileName) {
+        self.names.remove(name);
+        self.durable_names.remove(name);
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.names.values().map(|inode| self.inodes[*inode].bytes.len() as u64).sum()
+    }
+
     /// All names, ascending.
     pub fn names(&self) -> impl Iterator<Item = &FileName> {
         self.names.keys()
@@ -198,10 +220,6 @@ impl MemDisk {
 
     fn inode(&self, file: FileId) -> Result<usize, DiskError> {
         self.open.get(&file).copied().ok_or(DiskError::NotFound)
-    }
-
-    fn used_bytes(&self) -> u64 {
-        self.names.values().map(|inode| self.inodes[*inode].bytes.len() as u64).sum()
     }
 }
 

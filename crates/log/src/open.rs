@@ -65,6 +65,7 @@ pub(crate) fn start_records(link: Link, state: &State) -> Vec<Small> {
         first: state.first,
         next: state.next,
     }));
+    records.extend(state.snapshots.iter().map(|(group, number)| Small::Snapshot { group: *group, number: *number }));
     // Behind the registers: a register that is only carried takes no cut back.
     records.extend(state.cuts.iter().map(|stream| Small::Cut { stream: *stream }));
     records

@@ -1,7 +1,7 @@
 //! Reading a segment frame by frame, every checksum verified. Changes nothing.
 
 use bytes::Bytes;
-use replikit_core::{Batch, ClusterId};
+use replikit_core::{Batch, ClusterId, StreamId};
 
 use crate::classify::Slot;
 use crate::format::{
@@ -195,7 +195,7 @@ pub(crate) fn rest(
     segment: &SegmentHeader,
     from: u64,
 ) -> Result<Rest, OpenError> {
-    let mut rest = Rest { slots: Vec::new(), first: None, copies: Vec::new(), end: from };
+    let mut rest = Rest { slots: Vec::new(), first: None, copies: Vec::new(), streams: Vec::new(), end: from };
     let mut offset = from.max(DATA_START);
     while offset < segment.capacity_bytes.min(window.file_bytes) {
         let found = look(disk, window, segment, offset)?;
@@ -220,6 +220,12 @@ pub(crate) fn rest(
         if rest.slots.last().is_none_or(|(_, last)| *last != slot || !matches!(slot, Slot::Zero | Slot::Damaged { .. }))
         {
             rest.slots.push((offset, slot));
+        }
+        if let Found::Frame(frame) = &found {
+            rest.streams.extend(frame.records.iter().filter_map(|(_, record)| match record {
+                Checked::Batch(batch) => Some(batch.stream()),
+                Checked::Small(_) => None,
+            }));
         }
         match found {
             Found::Frame(frame) if frame.header.kind == FrameKind::Copy => rest.copies.push(frame),
@@ -247,6 +253,8 @@ pub(crate) struct Rest {
     pub(crate) first: Option<Found>,
     /// Copies of registers that are in order.
     pub(crate) copies: Vec<Frame>,
+    /// Of batches in frames that are in order.
+    pub(crate) streams: Vec<StreamId>,
     /// Where the last block that is not zero ends.
     pub(crate) end: u64,
 }

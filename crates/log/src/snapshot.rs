@@ -76,13 +76,17 @@ impl SnapshotHeader {
     }
 
     pub(crate) fn name(&self) -> FileName {
-        FileName::new(&format!("snap-{:08x}-{:016x}.snap", self.at.stream.group.0, self.number))
+        snapshot_name(self.at.stream.group, self.number)
     }
 }
 
 /// Never the same twice in one directory: `starts` grows with every opening, `file` with every file of an opening.
 pub(crate) fn snapshot_uuid(config: &LogConfig, starts: u64, file: FileId) -> u64 {
     seed([config.cluster.to_u64() ^ u64::from(config.node.0).rotate_left(32), !starts, file.0])
+}
+
+pub(crate) fn snapshot_name(group: GroupId, number: u64) -> FileName {
+    FileName::new(&format!("snap-{:08x}-{number:016x}.snap", group.0))
 }
 
 /// Whether a file's name is a snapshot's.

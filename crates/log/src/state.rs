@@ -110,6 +110,8 @@ pub(crate) struct State {
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     /// Streams whose tail was cut, until their group writes a register.
     pub(crate) cuts: BTreeSet<StreamId>,
+    /// Number of the snapshot that each group cannot do without.
+    pub(crate) snapshots: BTreeMap<GroupId, u64>,
     /// Number of the last append over all streams.
     pub(crate) order: u64,
 }
@@ -118,6 +120,11 @@ impl State {
     pub(crate) fn register(&mut self, group: GroupId, bytes: Bytes) {
         self.registers.insert(group, bytes);
         self.cuts.retain(|stream| stream.group != group);
+    }
+
+    pub(crate) fn need_snapshot(&mut self, group: GroupId, number: u64) {
+        let needed = self.snapshots.entry(group).or_default();
+        *needed = number.max(*needed);
     }
 
     pub(crate) fn append(&mut self, stream: StreamId, entry: Entry) {
@@ -174,6 +181,7 @@ impl State {
             Small::Cut { stream } => {
                 self.cuts.insert(*stream);
             }
+            Small::Snapshot { group, number } => self.need_snapshot(*group, *number),
             Small::Truncate { stream, from } => {
                 let dropped = self.truncate(*stream, *from);
                 if !dropped.is_empty() {

@@ -12,7 +12,7 @@ use replikit_core::{ClusterId, GroupId, LogIndex, NodeId, StreamId};
 use crate::classify::{Decision, Slot, classify};
 use crate::format::{
     BLOCK_BYTES, DATA_START, FRAME_HEADER_BYTES, FooterEntry, FrameKind, HeaderFault, Link, Record, SMALL_HEADER_BYTES,
-    SegmentHeader, Small, le_u32,
+    SegmentHeader, Small, blocks, le_u32,
 };
 use crate::group::Verbatim;
 use crate::scan::{Checked, Found, Frame, Rest, Window, behind, look, newer, read_header, rest, tried};
@@ -96,6 +96,21 @@ pub(crate) fn is_closed(frame: &Frame) -> bool {
     matches!(frame.records.last(), Some((_, Checked::Small(Small::Close))))
 }
 
+/// Bytes on disk of the second copy of a group's registers; 0 when it has none.
+fn copy_bytes_of(frame: &Frame) -> u64 {
+    if frame.header.kind != FrameKind::Group {
+        return 0;
+    }
+    let registers = frame.records.iter().filter_map(|(_, record)| match record {
+        Checked::Small(Small::Register { bytes, .. }) => Some(bytes.len()),
+        _ => None,
+    });
+    let bytes = registers.fold(0, |bytes: usize, register| {
+        bytes.max(FRAME_HEADER_BYTES).next_multiple_of(8) + SMALL_HEADER_BYTES + register
+    });
+    blocks(bytes as u64)
+}
+
 /// Surveys a log. With `expected`, another cluster's or node's log is an error.
 ///
 /// # Errors
@@ -128,6 +143,7 @@ pub(crate) fn survey(disk: &mut dyn Disk, expected: Option<(ClusterId, NodeId)>)
     let beyond = candidates.split_off(head + 1);
     let chain = survey.chain(candidates);
     survey.read_chain(disk, chain, beyond)?;
+    survey.snapshots_are_there();
     Ok(survey)
 }
 
@@ -185,6 +201,9 @@ impl Survey {
                 self.damaged(&name, 0..DATA_START, "the header is that of another segment");
                 continue;
             }
+            if window.file_bytes < header.capacity_bytes {
+                self.damaged(&name, window.file_bytes..header.capacity_bytes, "the file is cut short");
+            }
             let start = match look(disk, &mut window, &header, DATA_START)? {
                 Found::Frame(frame) => link_of(&frame).map(|link| (link, frame)),
                 _ => None,
@@ -234,6 +253,15 @@ impl Survey {
             self.garbage.extend(older.map(|older| (older.name, Some(older.file))));
         }
         Ok(())
+    }
+
+    /// What was released because a snapshot holds it is gone with the snapshot.
+    fn snapshots_are_there(&mut self) {
+        for (group, number) in self.whole_state().snapshots {
+            if self.snapshots.get(&group).is_none_or(|found| found.header.number < number) {
+                self.damaged(&snapshot::snapshot_name(group, number), 0..0, "the snapshot is missing");
+            }
+        }
     }
 
     /// Follows the links from the last segment back to the oldest that is there; the rest is garbage.
@@ -418,11 +446,20 @@ impl Survey {
             })
         };
         let mut offset = DATA_START;
+        let mut copy_bytes = 0;
         while offset < end {
             let found = look(disk, &mut segment.window, &header, offset)?;
+            if copy_bytes > 0 && matches!(found, Found::Damaged { .. }) {
+                // The registers stand in the group before, which is in order, and in the start of the next segment.
+                self.events.push(LogEvent::CopyDamaged { file: segment.window.name.clone(), offset });
+                offset += copy_bytes;
+                (segment.end, copy_bytes) = (offset, 0);
+                continue;
+            }
             let (what, told) = match found {
                 Found::Frame(frame) if self.follows(&frame) => {
                     let next = behind(offset, &frame.header);
+                    copy_bytes = copy_bytes_of(&frame);
                     if frame.header.kind == FrameKind::Copy {
                         segment.end = next;
                     } else {
@@ -475,7 +512,27 @@ impl Survey {
         let mut last: Option<Frame> = None;
         let (first_seq, mut seq, mut digest) = (self.seq + 1, self.seq, self.digest);
         let mut slots = Vec::new();
-        while let Found::Frame(frame) = look(disk, &mut segment.window, &header, offset)? {
+        // Of the last group's registers, until it is read.
+        let mut copy_bytes = 0;
+        loop {
+            let frame = match look(disk, &mut segment.window, &header, offset)? {
+                Found::Frame(frame) => frame,
+                Found::Damaged { .. } if copy_bytes > 0 => {
+                    // The group before is in order, and with it the registers: the copy alone is damaged if the log goes on,
+                    // or ends, where it should.
+                    let behind_copy = offset + copy_bytes;
+                    match look(disk, &mut segment.window, &header, behind_copy)? {
+                        Found::Frame(next) if next.header.seq == seq + 1 && next.header.prev_digest == digest => {}
+                        Found::Zero => {}
+                        _ => break,
+                    }
+                    self.events.push(LogEvent::CopyDamaged { file: segment.window.name.clone(), offset });
+                    slots.push(Slot::Copy { seq, durable: 0 });
+                    (offset, copy_bytes) = (behind_copy, 0);
+                    continue;
+                }
+                _ => break,
+            };
             let follows = match frame.header.kind {
                 FrameKind::Start | FrameKind::Group => {
                     frame.header.seq == seq + 1 && frame.header.prev_digest == digest
@@ -487,11 +544,13 @@ impl Survey {
                 break;
             }
             offset = behind(offset, &frame.header);
+            copy_bytes = copy_bytes_of(&frame);
             if frame.header.kind == FrameKind::Copy {
                 slots.push(Slot::Copy { seq, durable: frame.header.durable });
                 if last.is_none() {
                     segment.end = offset;
                 }
+                copy_bytes = 0;
                 continue;
             }
             slots.push(Slot::Good { seq: frame.header.seq, durable: frame.header.durable });
@@ -526,6 +585,9 @@ impl Survey {
                 let (what, told) = match &tail.first {
                     Some(Found::Damaged { what, told, .. }) => (*what, told.as_deref()),
                     Some(Found::Zero) | None => ("zeros in place of a frame", None),
+                    Some(Found::Frame(frame)) if frame.header.kind == FrameKind::Footer => {
+                        ("the segment behind it is missing", None)
+                    }
                     Some(Found::Frame(_)) => ("a frame is missing before this one", None),
                 };
                 let end = sound.map_or(tail.end, |(offset, _)| *offset).max(start);
@@ -535,6 +597,10 @@ impl Survey {
         for (candidate, rest) in &later {
             let slots: Vec<Slot> = rest.slots.iter().map(|(_, slot)| *slot).collect();
             match classify(seq + 1, &slots, 0) {
+                // A good start was not found at first: then one of the two reads was wrong.
+                Decision::Clean { good } | Decision::Torn { good } if good > 0 => {
+                    self.damaged(&candidate.window.name, DATA_START..rest.end, "two reads of the start frame differ");
+                }
                 Decision::Clean { .. } => {}
                 Decision::Torn { .. } => {
                     self.cut(&candidate.window.name, DATA_START, rest, seq + 1, last.as_ref());
@@ -576,32 +642,47 @@ impl Survey {
     /// Notes that a torn group is cut, and rescues what its copy holds.
     fn cut(&mut self, file: &FileName, offset: u64, rest: &Rest, seq: u64, last: Option<&Frame>) {
         let mut streams: Vec<StreamId> = match &rest.first {
-            Some(Found::Damaged { told: Some(told), .. }) => told
-                .iter()
-                .filter_map(|(_, record)| match record {
-                    Record::Batch { header, .. } => Some(header.stream),
-                    Record::Small(Small::Truncate { stream, .. } | Small::Reset { stream, .. }) => Some(*stream),
-                    Record::Small(_) => None,
-                })
-                .collect(),
+            Some(Found::Damaged { told: Some(told), .. }) => {
+                // The small records of such a frame are in order; some batch is not.
+                let registers = told.iter().filter_map(|(_, record)| match record {
+                    Record::Small(small @ Small::Register { .. }) => Some(small.clone()),
+                    _ => None,
+                });
+                self.rescued.extend(registers);
+                told.iter()
+                    .filter_map(|(_, record)| match record {
+                        Record::Batch { header, .. } => Some(header.stream),
+                        Record::Small(Small::Truncate { stream, .. } | Small::Reset { stream, .. }) => Some(*stream),
+                        Record::Small(_) => None,
+                    })
+                    .collect()
+            }
             _ => {
                 let of_last =
                     last.into_iter().flat_map(|frame| &frame.records).filter_map(|(_, record)| match record {
                         Checked::Batch(batch) => Some(batch.stream()),
+                        Checked::Small(Small::Register { group, .. }) => Some(StreamId::consensus(*group)),
                         Checked::Small(_) => None,
                     });
-                self.state.streams.keys().copied().chain(of_last).collect()
+                // A group that has written nothing but votes may have lost one.
+                let voted = self.state.registers.keys().map(|group| StreamId::consensus(*group));
+                self.state.streams.keys().copied().chain(voted).chain(of_last).collect()
             }
         };
-        streams.sort_unstable();
-        streams.dedup();
+        streams.extend(rest.streams.iter().copied());
+        let unknown = !matches!(&rest.first, Some(Found::Damaged { told: Some(_), .. }));
         for copy in rest.copies.iter().filter(|copy| copy.header.seq >= seq) {
             for (_, record) in &copy.records {
-                if let Checked::Small(small @ Small::Register { .. }) = record {
+                if let Checked::Small(small @ Small::Register { group, .. }) = record {
                     self.rescued.push(small.clone());
+                    if unknown {
+                        streams.push(StreamId::consensus(*group));
+                    }
                 }
             }
         }
+        streams.sort_unstable();
+        streams.dedup();
         self.tail_cut.extend(streams.iter().copied());
         self.tail_cut.sort_unstable();
         self.tail_cut.dedup();

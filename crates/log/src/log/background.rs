@@ -193,6 +193,10 @@ impl Log {
         }
         self.outputs
             .push_back(LogOutput::Event(LogEvent::SnapshotDurable { at, snapshot_bytes: snapshot.snapshot_bytes }));
+        // In front of the releases that it allows, which go into this group or a later one.
+        let number = snapshot.header.number;
+        self.filling.small(Small::Snapshot { group, number });
+        self.state.need_snapshot(group, number);
         if let Some(old) = self.snapshots.insert(group, snapshot) {
             let script = Script::remove(old.name, old.file, "drop an old snapshot");
             self.jobs.push_back(Job::Script(script));

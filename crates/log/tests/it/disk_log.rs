@@ -877,3 +877,119 @@ fn the_smallest_settings_move_live_batches_and_come_to_rest() {
     let (log, _) = Log::open(config, &mut disk).expect("it opens again");
     assert_eq!(recovered(&log, &mut disk).len(), 39);
 }
+
+/// Found by the simulator's disk: a group went on without the snapshot that held what it had released.
+#[test]
+fn a_snapshot_that_is_needed_and_missing_refuses_to_start() {
+    let mut disk = MemDisk::new();
+    let (mut log, _) = open(&mut disk);
+    let mut writer = Writer::new();
+    for base in 1..10 {
+        writer.append(&mut log, batch(stream(1, 0), base, 1, 1, 8));
+    }
+    let source = Box::new(BytesSource::new(Bytes::from_static(b"state")));
+    writer.persist(&mut log, Persist::Snapshot { at: at(8), source });
+    writer.persist(&mut log, Persist::Release { stream: stream(1, 0), before: LogIndex(9) });
+    drive(&mut log, &mut disk);
+    writer.append(&mut log, batch(stream(1, 0), 10, 1, 1, 8));
+    drive(&mut log, &mut disk);
+    let name = disk.names().find(|name| name.as_str().starts_with("snap-")).cloned().expect("there is one");
+    // However often it was opened meanwhile.
+    for _ in 0..3 {
+        let mut lost = disk.clone();
+        lost.lose(&name);
+        match Log::open(config(), &mut lost) {
+            Err(OpenError::Corrupt(damage)) => {
+                assert_eq!((damage.file, damage.what), (name.clone(), "the snapshot is missing"))
+            }
+            other => panic!("opened without its snapshot: {other:?}"),
+        }
+        open(&mut disk);
+    }
+}
+
+/// A log whose first segment is sealed and whose second holds a durable group.
+fn two_segments() -> (MemDisk, Vec<FileName>) {
+    let mut disk = MemDisk::new();
+    let (mut log, _) = open(&mut disk);
+    let mut writer = Writer::new();
+    for base in 1..=6 {
+        writer.append(&mut log, batch(stream(1, 0), base, 1, 1, 16_000));
+        drive(&mut log, &mut disk);
+        if log.segment_bytes() > 0 && disk.operations() > 0 && segments_with_content(&disk) == 2 {
+            break;
+        }
+    }
+    assert_eq!(segments_with_content(&disk), 2);
+    let names = segments(&disk);
+    (disk, names)
+}
+
+fn segments_with_content(disk: &MemDisk) -> usize {
+    let begun = |name: &&FileName| disk.bytes(name).is_some_and(|bytes| bytes[8192..].iter().any(|byte| *byte != 0));
+    segments(disk).iter().filter(begun).count()
+}
+
+/// Found by the simulator's disk: the footer of the segment before says that there was another.
+#[test]
+fn a_last_segment_that_is_missing_or_begins_damaged_refuses_to_start_once_the_one_before_has_its_footer() {
+    let (disk, names) = two_segments();
+    let mut lost = disk.clone();
+    for name in &names[1..] {
+        lost.lose(name);
+    }
+    let refused = |mut disk: MemDisk| match Log::open(config(), &mut disk) {
+        Err(OpenError::Corrupt(damage)) => damage,
+        other => panic!("opened without its last segment: {other:?}"),
+    };
+    assert_eq!(refused(lost).what, "the segment behind it is missing");
+    // The only group of the last segment is in order, its start is not.
+    let mut rotted = disk.clone();
+    let byte = disk.bytes(&names[1]).expect("it is there")[8192 + 20];
+    rotted.damage(&names[1], 8192 + 20, &[!byte]);
+    refused(rotted);
+}
+
+/// Found by the simulator's disk: what was cut off read as zeros, as a clean end.
+#[test]
+fn a_segment_that_is_cut_short_refuses_to_start() {
+    let (disk, names) = two_segments();
+    for name in &names {
+        let mut short = disk.clone();
+        let bytes = disk.bytes(name).expect("it is there").len() as u64;
+        for left in [12 << 10, bytes / 2, bytes - 4096] {
+            short.truncate(name, left);
+            assert!(matches!(Log::open(config(), &mut short), Err(OpenError::Corrupt(_))), "{name} with {left} bytes");
+            short = disk.clone();
+        }
+    }
+}
+
+/// Found by the simulator's disk (register on the real log, seed 10): with the second copy of the registers damaged, the log
+/// was cut behind it, durable groups and all.
+#[test]
+fn a_damaged_copy_of_registers_is_told_and_costs_nothing() {
+    let mut disk = MemDisk::new();
+    let (mut log, _) = open(&mut disk);
+    let mut writer = Writer::new();
+    for base in 1..=3 {
+        writer.persist(&mut log, Persist::Register { group: GroupId(1), bytes: Bytes::from(vec![base as u8; 9]) });
+        writer.append(&mut log, batch(stream(1, base as u32), 1, 1, 1, 8));
+        drive(&mut log, &mut disk);
+    }
+    let name = segments(&disk).remove(0);
+    let bytes = disk.bytes(&name).expect("it is there").to_vec();
+    let copies: Vec<usize> =
+        (2..bytes.len() / 4096).map(|block| block * 4096).filter(|at| bytes[at + 7] == 3).collect();
+    assert_eq!(copies.len(), 3);
+    for at in copies {
+        for byte in [at, at + 20, at + 70] {
+            let mut rotted = disk.clone();
+            rotted.damage(&name, byte as u64, &[!bytes[byte]]);
+            let (log, found) = open(&mut rotted);
+            assert_eq!(found.events, [LogEvent::CopyDamaged { file: name.clone(), offset: at as u64 }]);
+            assert_eq!(found.boots.of(GroupId(1)).register, Bytes::from(vec![3; 9]));
+            assert_eq!(recovered(&log, &mut rotted).len(), 3);
+        }
+    }
+}
