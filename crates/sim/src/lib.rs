@@ -5,7 +5,9 @@
 //!
 //! | promise | by |
 //! |---|---|
-//! | each key is linearizable | [`check::check_linearizable`] on what clients saw |
+//! | each key is linearizable | [`check::check_linearizable`], [`check::check_history`] on what clients saw |
+//! | sessions, staleness, durability, causality | the other checks of [`check`] |
+//! | a user's own state machine is deterministic | [`Scenario`] |
 //! | a strategy's own invariants | the [`Subject`]'s `check`, after every round of every replica |
 //! | the replica keeps the driving contract | the [`World`]: storage actions are numbered without gaps, appends fit their stream, deadlines end |
 //! | the cluster gets well again | [`World::heal`], then [`World::run_while`] with a bound |
@@ -57,6 +59,7 @@ mod fault;
 mod frame;
 mod network;
 pub mod register;
+mod scenario;
 mod settings;
 mod storage;
 mod subject;
@@ -66,6 +69,7 @@ mod world;
 
 pub use chronicle::{Chronicle, Happening, Line};
 pub use fault::{Fault, FaultCounts};
+pub use scenario::{Scenario, ScenarioNode, ScenarioReport, Watched};
 pub use settings::{ClockSettings, Every, LeaderSettings, NetworkSettings, ProcessSettings, Settings, StorageSettings};
 pub use storage::{Boots, LogStorage, ModelStorage, Recovery, RecoveryItem, SimStorage, StorageContext, StorageOutput};
 pub use subject::{Clients, Replicas, Subject};

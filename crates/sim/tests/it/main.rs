@@ -1,3 +1,5 @@
-//! Checks of the checkers: each must pass valid histories and reject every mutation that makes one wrong.
+//! Checks of the checkers: each must pass valid histories and reject every mutation that makes one wrong. And users' own
+//! state machines under faults.
 
 mod check;
+mod scenario;
