@@ -14,7 +14,7 @@ use super::search::{Found, search};
 use super::witness::is_witness;
 
 /// Work that suffices for nearly every history of a run, and ends within seconds.
-pub const STEPS_MAX: u64 = 20_000_000;
+pub const STEPS_MAX: u64 = 5_000_000;
 
 /// How a history was proven linearizable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,10 @@
 //! the memory of (operations placed, state); Horn and Kroening 2015 for the split by key. The problem is NP-complete, so
 //! the work is bounded, and an unfinished search says so.
 //!
-//! Two things keep the search near-linear on real histories. An operation that only reads, and can be placed now, loses
-//! nothing by being placed now, so it is no choice. And the memory holds what differs from the fully placed past: a few
-//! words for the operations under way, however long the history is.
+//! Three things keep the search near-linear on real histories. An operation that only reads, and can be placed now, loses
+//! nothing by being placed now, so it is no choice. An operation without an answer is placed only where no answered one
+//! leads on. And the memory holds what differs from the fully placed past: a few words for the operations under way, however
+//! long the history is.
 
 use std::collections::HashSet;
 
@@ -131,6 +132,14 @@ impl Placed {
     }
 }
 
+/// What is looked for in a state: the calls are gone through once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Reads,
+    Answered,
+    Open,
+}
+
 /// Searches an order for the calls of one key. `steps` is how often the model may still be asked.
 pub(super) fn search<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M::Operation>], steps: &mut u64) -> Found {
     // Answered ones by begin, so that those under way are neighbours; the others apart, for they may stay open for ever.
@@ -142,43 +151,47 @@ pub(super) fn search<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M::Ope
     let (mut placed, mut open) = (Placed::new(answered), Placed::new(sorted.len() - answered));
     let mut seen: HashSet<(Box<[u64]>, M::State)> = HashSet::new();
     let mut state = model.initial(key);
-    // What was placed: the call, the state before it, and whether it was a choice.
-    let mut stack: Vec<(u32, M::State, bool)> = Vec::new();
+    // What was placed: the call, the state before it, and what it was found by.
+    let mut stack: Vec<(u32, M::State, Look)> = Vec::new();
     let (mut left, mut best, mut stuck) = (answered, 0, 0);
     let mut entry = timeline.first();
-    // Whether what can be read now was already looked for in this state.
-    let mut reads_done = false;
+    let mut look = Look::Reads;
     while left > 0 {
         let (call, is_begin) = timeline.of[entry as usize];
         let at = call as usize;
         if is_begin {
-            let is_read = at < answered && model.is_read(sorted[at].operation);
-            if is_read != reads_done {
+            let kind = match at < answered {
+                true if model.is_read(sorted[at].operation) => Look::Reads,
+                true => Look::Answered,
+                false => Look::Open,
+            };
+            if kind == look {
                 if *steps == 0 {
                     return Found::Undecided;
                 }
                 *steps -= 1;
-                if let Some(next) = model.step(&state, sorted[at].operation) {
-                    let set = if at < answered { &mut placed } else { &mut open };
-                    let bit = if at < answered { at } else { at - answered };
+                // What may never have happened, and would change nothing, need not happen.
+                let next = model.step(&state, sorted[at].operation);
+                if let Some(next) = next.filter(|next| kind != Look::Open || *next != state) {
+                    let (set, bit) = if at < answered { (&mut placed, at) } else { (&mut open, at - answered) };
                     set.set(bit);
-                    if is_read || seen.insert((mark(&placed, &open), next.clone())) {
-                        stack.push((call, core::mem::replace(&mut state, next), !is_read));
+                    if kind == Look::Reads || seen.insert((mark(&placed, &open), next.clone())) {
+                        stack.push((call, core::mem::replace(&mut state, next), kind));
                         timeline.take_out(call);
                         left -= usize::from(at < answered);
-                        reads_done = false;
+                        look = Look::Reads;
                         entry = timeline.first();
                         continue;
                     }
-                    let set = if at < answered { &mut placed } else { &mut open };
+                    let (set, bit) = if at < answered { (&mut placed, at) } else { (&mut open, at - answered) };
                     set.clear(bit);
                 }
             }
             entry = timeline.next[entry as usize];
             continue;
         }
-        if !reads_done {
-            reads_done = true;
+        if look != Look::Open {
+            look = if look == Look::Reads { Look::Answered } else { Look::Open };
             entry = timeline.first();
             continue;
         }
@@ -187,7 +200,7 @@ pub(super) fn search<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M::Ope
             (best, stuck) = (answered - left, order[at]);
         }
         loop {
-            let Some((call, before, is_choice)) = stack.pop() else {
+            let Some((call, before, kind)) = stack.pop() else {
                 return Found::Nothing { placed: best, stuck };
             };
             let at = call as usize;
@@ -199,7 +212,8 @@ pub(super) fn search<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M::Ope
             }
             timeline.put_back(call);
             state = before;
-            if is_choice {
+            if kind != Look::Reads {
+                look = kind;
                 entry = timeline.next[timeline.begins[at] as usize];
                 break;
             }

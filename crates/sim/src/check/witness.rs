@@ -8,11 +8,13 @@ use replikit_core::Time;
 
 use super::model::{Call, Model};
 
-/// How many operations without an answer are tried in all where an answer cannot be explained without one.
-const TRIES_MAX: usize = 1 << 20;
+/// How often the model is asked in all about operations without an answer.
+const TRIES_MAX: usize = 1 << 22;
+/// How many of them are put in front of one answer at most.
+const INSERTED_MAX: usize = 2;
 
-/// Whether the log's order is a proof, for the calls of one key. A call without an answer and without a place is put right
-/// before the first answer that needs it.
+/// Whether the log's order is a proof, for the calls of one key. Calls without an answer and without a place are put right
+/// before the first answer that cannot be explained without them.
 pub(super) fn is_witness<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M::Operation>]) -> bool {
     let mut placed = Vec::with_capacity(calls.len());
     let mut open = Vec::new();
@@ -24,28 +26,56 @@ pub(super) fn is_witness<M: Model>(model: &M, key: &M::Key, calls: &[Call<'_, M:
         }
     }
     placed.sort_by_key(|(order, call)| (*order, call.began));
+    // Those that began first are the least in the way.
+    open.sort_by_key(|call| call.began);
+    let mut insertion = Insertion { model, open, tries: TRIES_MAX };
     let mut state = model.initial(key);
     let mut latest_begin = Time::ZERO;
-    let mut tries = TRIES_MAX;
     for (_, call) in placed {
-        let mut next = model.step(&state, call.operation);
-        if next.is_none() {
-            if tries < open.len() {
-                return false;
-            }
-            tries -= open.len();
-            let with =
-                |needed: &Call<'_, M::Operation>| model.step(&model.step(&state, needed.operation)?, call.operation);
-            if let Some(at) = open.iter().position(|needed| with(needed).is_some()) {
-                let needed = open.swap_remove(at);
-                next = with(needed);
-                latest_begin = latest_begin.max(needed.began);
-            }
-        }
+        let ended = call.ended.unwrap_or(Time::NEVER);
+        let next = model.step(&state, call.operation).or_else(|| {
+            let (next, began) = (1..=INSERTED_MAX).find_map(|depth| insertion.explain(&state, call, depth))?;
+            latest_begin = latest_begin.max(began);
+            Some(next)
+        });
         // An operation that had ended before another began must not stand behind it.
-        let Some(next) = next.filter(|_| call.ended.unwrap_or(Time::NEVER) >= latest_begin) else { return false };
+        let Some(next) = next.filter(|_| ended >= latest_begin) else { return false };
         latest_begin = latest_begin.max(call.began);
         state = next;
     }
     true
+}
+
+struct Insertion<'c, 'o, M: Model> {
+    model: &'c M,
+    open: Vec<&'c Call<'o, M::Operation>>,
+    tries: usize,
+}
+
+impl<M: Model> Insertion<'_, '_, M> {
+    /// Puts so many open calls in front of one that cannot be explained without. Returns the state behind it, and the latest
+    /// begin of what was put there.
+    fn explain(&mut self, state: &M::State, call: &Call<'_, M::Operation>, depth: usize) -> Option<(M::State, Time)> {
+        for at in 0..self.open.len() {
+            let inserted = self.open[at];
+            if call.ended.is_some_and(|ended| ended < inserted.began) || self.tries == 0 {
+                return None;
+            }
+            self.tries -= 1;
+            let Some(next) = self.model.step(state, inserted.operation) else { continue };
+            if depth == 1 {
+                if let Some(next) = self.model.step(&next, call.operation) {
+                    self.open.remove(at);
+                    return Some((next, inserted.began));
+                }
+                continue;
+            }
+            self.open.remove(at);
+            if let Some((next, began)) = self.explain(&next, call, depth - 1) {
+                return Some((next, began.max(inserted.began)));
+            }
+            self.open.insert(at, inserted);
+        }
+        None
+    }
 }
