@@ -124,6 +124,8 @@ struct Past<'a> {
     clocks: Vec<u32>,
     writes: HashMap<&'a Bytes, WritesOfKey>,
     removed: HashSet<&'a Bytes>,
+    // Values that somebody saw, with their keys.
+    seen: HashSet<(&'a Bytes, &'a Bytes)>,
 }
 
 impl<'a> Past<'a> {
@@ -137,6 +139,7 @@ impl<'a> Past<'a> {
             clocks: Vec::new(),
             writes: HashMap::new(),
             removed: HashSet::new(),
+            seen: HashSet::new(),
         };
         let of_operation = past.put_in_sessions();
         past.read_from(&of_operation)?;
@@ -149,7 +152,8 @@ impl<'a> Past<'a> {
         self.before.push(before.into_iter().collect());
         self.saw.push(None);
         let operation = self.history.operation(id);
-        if operation.writes().is_some() {
+        let seen = operation.writes().flatten().is_some_and(|value| self.seen.contains(&(&operation.key, value)));
+        if operation.surely_writes() || seen {
             let writes = self.writes.entry(&operation.key).or_default();
             match writes.last_mut() {
                 Some((of, own)) if *of == session => own.push(node),
@@ -162,13 +166,14 @@ impl<'a> Past<'a> {
     /// One node an operation; returns which.
     fn put_in_sessions(&mut self) -> HashMap<OperationId, u32> {
         let operations = self.history.operations();
-        let mut seen: HashSet<(&Bytes, &Bytes)> = HashSet::new();
         for operation in operations {
             match &operation.ended {
                 Ended::Found { value: Some(value), .. } => {
-                    seen.insert((&operation.key, value));
+                    self.seen.insert((&operation.key, value));
                 }
-                Ended::Siblings { values, .. } => seen.extend(values.iter().map(|value| (&operation.key, value))),
+                Ended::Siblings { values, .. } => {
+                    self.seen.extend(values.iter().map(|value| (&operation.key, value)));
+                }
                 _ => {}
             }
             if operation.writes() == Some(None) {
@@ -196,7 +201,7 @@ impl<'a> Past<'a> {
         for (id, last) in apart {
             let operation = self.history.operation(id);
             let value = operation.writes().flatten();
-            if value.is_some_and(|value| seen.contains(&(&operation.key, value))) {
+            if value.is_some_and(|value| self.seen.contains(&(&operation.key, value))) {
                 let session = self.sessions as u32;
                 self.sessions += 1;
                 of_operation.insert(id, self.add(id, session, 1, last));

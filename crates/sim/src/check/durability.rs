@@ -86,7 +86,8 @@ impl Losses {
         ranges.iter().any(|(range, term)| range.contains(&at.id.index) && *term <= at.id.term)
     }
 
-    fn excuses(&self, level: WriteLevel, at: Position) -> bool {
+    /// Whether a weak acknowledgement may be gone.
+    pub(super) fn excuses(&self, level: WriteLevel, at: Position) -> bool {
         let in_memory = matches!(level, WriteLevel::Memory | WriteLevel::Received(_));
         self.contains(at) || in_memory && self.crashed.contains(&(at.stream, at.id.term))
     }

@@ -143,6 +143,14 @@ impl Recorded {
             What::Read | What::Add(_) => None,
         }
     }
+
+    /// Whether it is known to have changed its key, if it took effect: a conditional write whose client was not told what it
+    /// found may have changed nothing.
+    #[must_use]
+    pub fn surely_writes(&self) -> bool {
+        let told = matches!(self.ended, Ended::Applied { effect: WriteEffect::Done, .. });
+        self.writes().is_some() && (told || !matches!(self.what, What::CompareAndSet { .. }))
+    }
 }
 
 /// An operation's place in its history.
@@ -213,6 +221,20 @@ impl History {
     /// log shows it.
     pub fn locate(&mut self, id: OperationId, position: Position) {
         self.0[id.0].position = Some(position);
+    }
+
+    /// What became of a write that its client cannot be sure of, as the log shows once the run is over and all replicas
+    /// agree: where it stands, or `None` if it is not there and so had no effect. Tells nothing new of reads and of writes
+    /// that were acknowledged for good. Without it a search has to try every such write everywhere.
+    pub fn settle(&mut self, id: OperationId, found: Option<Position>) {
+        let operation = &mut self.0[id.0];
+        if operation.is_read() || operation.answered_at().is_some() && operation.is_strong() {
+            return;
+        }
+        operation.position = found;
+        if found.is_none() {
+            operation.ended = Ended::Void;
+        }
     }
 
     /// How old a read's answer is at most, as it claims.

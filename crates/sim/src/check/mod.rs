@@ -13,8 +13,9 @@
 //! # What they cannot decide
 //!
 //! Each check is exact for histories whose written values are unique. Where that is not enough, the answer says so and never
-//! guesses: a search that is not finished is [`Unproven::Undecided`]; reads whose version cannot be told (the value of a
-//! write whose position nobody knows, an absent key that may have been removed twice) are counted as undecided.
+//! guesses: a search that is not finished is [`Unproven::Undecided`], which lost answers of counters and removals bring about
+//! soon unless the log tells their fate ([`History::settle`]); reads whose version cannot be told (the value of a write
+//! whose position nobody knows, an absent key that may have been removed) are counted as undecided.
 
 mod causal;
 mod convergence;

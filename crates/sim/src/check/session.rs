@@ -84,10 +84,12 @@ type Floor = BTreeMap<StreamId, (LogIndex, OperationId)>;
 
 #[derive(Debug, Default)]
 struct Floors<'a> {
-    // What the session wrote and what it has seen; then the same of each key.
+    // What the session wrote, what of that was acknowledged for good, and what it has seen; then the same of each key.
     written: Floor,
+    lasting: Floor,
     seen: Floor,
     key_written: HashMap<&'a Bytes, Floor>,
+    key_lasting: HashMap<&'a Bytes, Floor>,
     key_read: HashMap<&'a Bytes, Floor>,
 }
 
@@ -103,7 +105,8 @@ const fn is_promised(operation: &Recorded) -> bool {
     matches!(operation.level, Level::Read(ReadLevel::Linearizable | ReadLevel::Session(_)))
 }
 
-/// Checks the sessions of all clients that are known. Reads at levels that promise nothing to a session are left out;
+/// Checks the sessions of all clients that are known. A linearizable read owes its session what was acknowledged at `Quorum`
+/// or stronger, a read with a session token everything. Reads at levels that promise nothing to a session are left out;
 /// writes that were reported as lost are no longer owed to anybody.
 ///
 /// # Errors
@@ -146,7 +149,7 @@ impl<'a> Session<'a> {
         if !operation.is_read() {
             let Some(position) = operation.position else { return Ok(()) };
             sessions.checked += 1;
-            return if self.lost.contains(position) { Ok(()) } else { self.check_write(id, position) };
+            return if self.is_lost(operation, position) { Ok(()) } else { self.check_write(id, position) };
         }
         if !is_promised(operation) {
             return Ok(());
@@ -179,7 +182,8 @@ impl<'a> Session<'a> {
     /// What a read claims to have seen holds all that its session wrote and saw, and its token.
     fn check_claim(&self, id: OperationId, operation: &Recorded, position: Position) -> Result<(), SessionBroken> {
         let (client, stream, index) = (self.client, position.stream, position.id.index);
-        if let Some(&(_, write)) = self.floors.written.get(&stream).filter(|(floor, _)| *floor > index) {
+        let written = if operation.is_strong() { &self.floors.lasting } else { &self.floors.written };
+        if let Some(&(_, write)) = written.get(&stream).filter(|(floor, _)| *floor > index) {
             return Err(SessionBroken::ReadYourWrites { client, write, read: id });
         }
         if let Some(&(_, earlier)) = self.floors.seen.get(&stream).filter(|(floor, _)| *floor > index) {
@@ -206,7 +210,8 @@ impl<'a> Session<'a> {
                 None => floor.values().next().map(|floor| floor.1),
             }
         };
-        if let Some(write) = of_key(&self.floors.key_written) {
+        let written = if operation.is_strong() { &self.floors.key_lasting } else { &self.floors.key_written };
+        if let Some(write) = of_key(written) {
             return Err(SessionBroken::ReadYourWrites { client, write, read: id });
         }
         if let Some(earlier) = of_key(&self.floors.key_read) {
@@ -218,7 +223,7 @@ impl<'a> Session<'a> {
     /// An operation has ended: later ones of its session must not fall behind it.
     fn raise(&mut self, id: OperationId) {
         let operation = self.history.operation(id);
-        let position = operation.position.filter(|position| !self.lost.contains(*position));
+        let position = operation.position.filter(|&position| !self.is_lost(operation, position));
         if operation.is_read() {
             if !is_promised(operation) {
                 return;
@@ -232,11 +237,25 @@ impl<'a> Session<'a> {
                 raise(floor, seen.stream, seen.id.index, id);
             }
         } else if let Some(position) = position {
-            raise(&mut self.floors.written, position.stream, position.id.index, id);
-            if operation.writes().is_some() {
-                let floor = self.floors.key_written.entry(&operation.key).or_default();
-                raise(floor, position.stream, position.id.index, id);
+            let (stream, index) = (position.stream, position.id.index);
+            raise(&mut self.floors.written, stream, index, id);
+            if operation.is_strong() {
+                raise(&mut self.floors.lasting, stream, index, id);
             }
+            if operation.surely_writes() {
+                raise(self.floors.key_written.entry(&operation.key).or_default(), stream, index, id);
+                if operation.is_strong() {
+                    raise(self.floors.key_lasting.entry(&operation.key).or_default(), stream, index, id);
+                }
+            }
+        }
+    }
+
+    /// Whether a write was reported as lost, or died with the only one who could have reported it.
+    fn is_lost(&self, operation: &Recorded, position: Position) -> bool {
+        match operation.level {
+            Level::Write(level) if !operation.is_strong() => self.lost.excuses(level, position),
+            _ => false,
         }
     }
 

@@ -109,7 +109,7 @@ pub fn check_staleness(history: &History, clock_error: Duration) -> Result<Stale
     let versions = Versions::new(history);
     let mut ids: HashMap<&Bytes, Vec<OperationId>> = HashMap::new();
     for (at, operation) in history.operations().iter().enumerate() {
-        if operation.writes().is_some() && operation.is_strong() && operation.answered_at().is_some() {
+        if operation.surely_writes() && operation.is_strong() && operation.answered_at().is_some() {
             ids.entry(&operation.key).or_default().push(OperationId::new(at));
         }
     }

@@ -4,6 +4,7 @@
 mod causal;
 mod durability;
 mod linearizability;
+mod real;
 mod sessions;
 mod staleness;
 

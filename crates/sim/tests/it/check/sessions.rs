@@ -24,7 +24,8 @@ fn wandering(rng: &mut Rng, operations: u64, clients: u32, keys: u64) -> History
         if rng.bool() {
             log.push((key_number, n));
             *own = log.len() as u64;
-            let write = Level::Write(WriteLevel::Quorum);
+            let write = if rng.u8(0..4) == 0 { WriteLevel::Memory } else { WriteLevel::Quorum };
+            let write = Level::Write(write);
             let id = history.begin_as(ClientId(client), write, Time(at), key(key_number), What::Write(value(n)));
             if rng.u8(0..10) > 0 {
                 history.end(id, Ended::Written { at: Time(at + 5) });
@@ -96,7 +97,9 @@ fn holds(history: &History) -> bool {
                             && (less(index(later), index(earlier).max(version(earlier)))
                                 || same_key && less(version(later), version(earlier)))
                     } else {
-                        less(index(later), index(earlier)) || same_key && less(version(later), index(earlier))
+                        // A linearizable read owes nothing to a weak acknowledgement.
+                        let owed = earlier.is_strong() || !later.is_strong();
+                        owed && (less(index(later), index(earlier)) || same_key && less(version(later), index(earlier)))
                     }
             } else if earlier.is_read() {
                 promised(earlier)
