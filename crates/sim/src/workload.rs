@@ -288,6 +288,13 @@ impl<D> Workload<D> {
         self.clients[*self.asked.get(&token)? as usize - 1].request.as_ref()
     }
 
+    /// From now on as many writes as reads, one after the other, and nothing odd: for what must succeed soon.
+    pub fn hurry(&mut self) {
+        let settings = &mut self.settings;
+        (settings.writes_per_mille, settings.odd_per_mille) = (500, 0);
+        settings.think_max = settings.think_max.min(Duration::from_millis(5));
+    }
+
     /// No new operations from now on; what a session asks for again goes on.
     pub const fn stop(&mut self) {
         self.stopped = true;

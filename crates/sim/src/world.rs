@@ -392,17 +392,23 @@ impl<R: Replica, S: SimStorage> World<R, S> {
     }
 
     fn carry_out_clients(&mut self) {
-        let alarms = core::mem::take(&mut self.clients.alarms);
-        for (client, after) in alarms {
+        if self.clients.alarms.is_empty() && self.clients.requests.is_empty() {
+            return;
+        }
+        let mut alarms = core::mem::take(&mut self.clients.alarms);
+        for (client, after) in alarms.drain(..) {
             self.plan(after, Planned::Alarm { client });
         }
-        for (node, input) in core::mem::take(&mut self.clients.requests) {
+        let mut requests = core::mem::take(&mut self.clients.requests);
+        for (node, input) in requests.drain(..) {
             let after = Network::hint_delay(&mut self.rng, &self.settings.network);
             if let Some(to) = (node.0 as usize).checked_sub(1).filter(|&at| at < self.nodes.len()) {
                 let input = Box::new(input);
                 self.plan(after, Planned::Request { to, input });
             }
         }
+        // The buffers are kept: this runs at every event.
+        (self.clients.alarms, self.clients.requests) = (alarms, requests);
     }
 
     fn happen(&mut self, planned: Planned<R::Head>, subject: &mut impl Subject<R>) -> Result<(), String> {

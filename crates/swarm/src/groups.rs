@@ -228,6 +228,7 @@ where
     let text = |violation: Violation| violation.what;
     world.run_until(Time::ZERO + plan.lasts, subject).map_err(text)?;
     world.heal(subject);
+    subject.workload.hurry();
     let (writes, reads) = subject.workload.answered();
     let served = |_: &World<Groups<R>, S>, subject: &Watched<W>| {
         let (now_writes, now_reads) = subject.workload.answered();

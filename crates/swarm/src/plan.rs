@@ -106,7 +106,7 @@ impl Plan {
             reads,
             other_ops_per_mille: if rng.bool() { rng.u16(0..600) } else { 0 },
             odd_per_mille: if rng.bool() { rng.u16(0..40) } else { 0 },
-            think_max: Duration::from_micros(1 << rng.u32(10..15)),
+            think_max: Duration::from_micros(u64::from(clients) * rng.u64(500..=5000)),
             timeout: Duration::from_millis(1 << rng.u32(6..10)),
         };
         let minority = nodes.div_ceil(2) - 1;

@@ -225,6 +225,12 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         }
         self.network.cut(&cut);
         self.plan(lasts, Planned::Mend(cut));
+        if self.rng.u8(0..4) == 0 {
+            // Its disk confirms what it wrote alone only after it has heard of the next leader.
+            self.counts[Fault::Stall] += 1;
+            let until = self.now + lasts + around(&mut self.rng, Duration::from_millis(20), true);
+            self.nodes[leader].storage.stall(until);
+        }
     }
 
     /// A leader was elected: some are struck before they get far.

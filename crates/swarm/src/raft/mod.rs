@@ -27,7 +27,7 @@ const GROUP: GroupId = GroupId(1);
 /// Knobs of the protocol: every buffer from tiny to plenty, every timeout from a tenth to tenfold.
 pub(crate) fn knobs(rng: &mut Rng) -> (Timeouts, Limits) {
     let election = Duration::from_millis(if rng.u8(0..8) == 0 { 1 << rng.u32(9..11) } else { 1 << rng.u32(4..9) });
-    let heartbeat = (election / rng.u32(3..10)).max(Duration::from_millis(1));
+    let heartbeat = (election / rng.u32(3..7)).max(Duration::from_millis(1));
     let commit_notice = if rng.bool() { Duration::ZERO } else { heartbeat / 2 };
     let read = Duration::from_millis(rng.u64(50..1000));
     let mut bytes = |most: u32| if rng.bool() { 1 << rng.u32(0..most) } else { 1_u64 << 20 };
@@ -102,6 +102,7 @@ fn play<S: SimStorage>(
     if !world.run_while(bound, subject, led).map_err(text)? {
         return Err(format!("converges: no leader that all follow: {}", describe(world)));
     }
+    subject.hurry();
     let (writes, reads) = subject.answered();
     let served = |_: &World<Raft<Recorder>, S>, subject: &RaftSubject| {
         let (now_writes, now_reads) = subject.answered();

@@ -97,6 +97,10 @@ impl RaftSubject {
         self.workload.answered()
     }
 
+    pub(crate) fn hurry(&mut self) {
+        self.workload.hurry();
+    }
+
     pub(crate) const fn stop(&mut self) {
         self.workload.stop();
     }
