@@ -75,3 +75,41 @@ pub fn shrink(scenario: Scenario, failure: Box<Failure>) -> (Box<Failure>, u32) 
     }
     (shrinking.smallest, shrinking.runs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Run;
+
+    /// Fails whenever processes crash and at least two clients are at work for a tenth of a second.
+    fn fragile(plan: &Plan, _: Telling) -> Result<Run, Box<Failure>> {
+        let fails = plan.settings.process.crash.is_some()
+            && plan.workload.clients >= 2
+            && plan.lasts >= Duration::from_millis(100);
+        assert!(fails, "the plan fails no more");
+        let invariant = "fragile".to_owned();
+        Err(Box::new(Failure { plan: plan.clone(), invariant, what: "it broke".to_owned(), chronicle: None }))
+    }
+
+    #[test]
+    fn what_a_failure_does_not_need_is_left_out() {
+        let seed = (0..).find(|&seed| {
+            let plan = Plan::draw(seed);
+            plan.settings.process.crash.is_some() && plan.workload.clients > 4
+        });
+        let plan = Plan::draw(seed.expect("half of the seeds crash"));
+        let failure = play(fragile, &plan, Telling::Silent).expect_err("the plan was chosen to fail");
+        let (smallest, runs) = shrink(fragile, failure);
+        let plan = &smallest.plan;
+        assert_eq!((smallest.invariant.as_str(), plan.workload.clients), ("fragile", 2));
+        assert!(plan.settings.process.crash.is_some() && plan.settings.network.netsplit.is_none());
+        assert!((100..150).contains(&plan.lasts.as_millis()) && runs <= RUNS_MAX, "{:?}", plan.lasts);
+        // The command that replays it says all that was taken away.
+        let mut replayed = Plan::draw(plan.seed);
+        plan.without.iter().for_each(|name| replayed.leave_out(name).expect("a known kind"));
+        replayed.workload.clients = plan.workload.clients;
+        replayed.workload.with_session = replayed.workload.with_session.min(plan.workload.clients);
+        replayed.lasts = plan.lasts;
+        assert_eq!(replayed, *plan);
+    }
+}
