@@ -6,6 +6,7 @@ mod ci;
 mod docs;
 mod loom;
 mod phase;
+mod planted;
 mod sim;
 mod test;
 mod tidy;
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long)]
         weaken: bool,
     },
+    /// Plants known bugs in a scratch copy of the sources, and checks that the simulator finds each. Takes hours in full.
+    Planted(planted::Options),
     /// Builds the documentation of all crates, warnings denied.
     Docs {
         /// Opens it in a browser.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Some(Task::Bench { arguments }) => bench::run(&arguments),
         Some(Task::Sim { arguments }) => sim::run(&arguments),
         Some(Task::Loom { model, weaken }) => loom::run(model.as_deref(), weaken),
+        Some(Task::Planted(options)) => planted::run(&options),
         Some(Task::Docs { open }) => docs::run(open),
         Some(Task::Tidy) => tidy::run(),
     }

@@ -50,6 +50,9 @@ struct Cli {
     /// Less time under faults, likewise; in milliseconds.
     #[arg(long)]
     millis: Option<u64>,
+    /// Does not make a failure smaller, and draws nothing.
+    #[arg(long)]
+    no_shrink: bool,
     /// Only the fingerprints of a few seeds: equal in every build.
     #[arg(long)]
     traces: bool,
@@ -165,7 +168,9 @@ fn many(cli: &Cli, scenario: Scenario) -> ExitCode {
         print(cli, threads, &together);
     }
     if let Some(failure) = together.failure {
-        report(cli, scenario, failure);
+        if !cli.no_shrink {
+            report(cli, scenario, failure);
+        }
         return ExitCode::FAILURE;
     }
     if STOP.load(Ordering::Relaxed) {

@@ -1,0 +1,98 @@
+//! `cargo xtask planted`: proves that the simulator finds bugs, by planting known ones in a scratch copy of the sources.
+//!
+//! Invariant: the protocol code itself holds no trace of them; a bug is a file of `crates/swarm/planted` that says which text
+//! of which file to put another text for. Source: mutation analysis; etcd's list of reproduced robustness bugs.
+
+mod bug;
+mod hunt;
+mod scratch;
+mod table;
+
+use std::process::ExitCode;
+
+use crate::cargo;
+use bug::Bug;
+use hunt::{Catch, Hunt};
+use scratch::Scratch;
+
+pub(crate) use bug::every_bug_applies;
+
+/// A bug that must be found at once: a runner that misses it would miss everything.
+const CANARY: &str = "CANARY";
+/// Bugs that continuous integration plants, beside the canary: one of elections, one of reads, one of the log.
+const SAMPLE: [&str; 4] = [CANARY, "B04", "B14", "B28"];
+
+/// What is asked for on the command line.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only these bugs (all of them without any).
+    bugs: Vec<String>,
+    /// How many ranges of seeds each bug is hunted in.
+    #[arg(long, default_value_t = 10)]
+    bases: u64,
+    /// Seeds in one range; a bug that none of them finds is missed.
+    #[arg(long, default_value_t = 5000)]
+    seeds: u64,
+    /// Only the few bugs that continuous integration plants.
+    #[arg(long, conflicts_with = "bugs")]
+    sample: bool,
+    /// Writes the table to docs/planted.md; only when all bugs were hunted in at least ten ranges.
+    #[arg(long, conflicts_with_all = ["bugs", "sample"])]
+    write: bool,
+}
+
+/// Runs the task.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    match hunt_all(options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The few bugs of continuous integration, each in one range of seeds.
+pub(crate) fn sample() -> Result<(), String> {
+    let options = Options { bugs: Vec::new(), bases: 1, seeds: 5000, sample: true, write: false };
+    if hunt_all(&options)? { Ok(()) } else { Err("a planted bug was missed".to_owned()) }
+}
+
+/// Whether every bug was found in every range, and the sources as they are passed the same seeds.
+fn hunt_all(options: &Options) -> Result<bool, String> {
+    let mut bugs = bug::read_all()?;
+    if options.sample {
+        bugs.retain(|bug| SAMPLE.contains(&bug.id.as_str()));
+    }
+    if let Some(unknown) = options.bugs.iter().find(|id| !bugs.iter().any(|bug| bug.id == **id)) {
+        let known: Vec<&str> = bugs.iter().map(|bug| bug.id.as_str()).collect();
+        return Err(format!("{unknown}: no such bug; known are {}", known.join(" ")));
+    }
+    if !options.bugs.is_empty() {
+        bugs.retain(|bug| options.bugs.contains(&bug.id));
+    }
+    let scratch = Scratch::new(cargo::root(), &cargo::target().join("planted"))?;
+    println!("building the simulator from the sources as they are");
+    let clean = scratch.build(None)?;
+    let mut catches = Vec::new();
+    for (at, bug) in bugs.iter().enumerate() {
+        println!("[{}/{}] {}: {}", at + 1, bugs.len(), bug.id, bug.title);
+        let planted = scratch.build(Some(bug))?;
+        let hunt = Hunt { planted: &planted, clean: &clean, strategy: &bug.strategy, seeds: options.seeds };
+        let catch = hunt.run(options.bases)?;
+        println!("    {catch}");
+        catches.push((bug, catch));
+    }
+    print!("{}", table::terminal(&catches));
+    if options.write {
+        if options.bases < 10 {
+            return Err("the table needs at least 10 ranges (--bases)".to_owned());
+        }
+        let path = cargo::root().join("docs").join("planted.md");
+        std::fs::write(&path, table::markdown(&catches, options.seeds))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("wrote docs/planted.md");
+    }
+    Ok(catches.iter().all(|(_, catch)| catch.is_whole()))
+}

@@ -1,0 +1,189 @@
+//! The hunt for one planted bug: the simulator with the bug in it, over ranges of seeds, each until the first violation.
+//!
+//! Invariant: a seed counts as a catch only if the sources as they are pass every seed up to it.
+
+use core::fmt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+/// One range of seeds takes at most this long: a bug may make a seed run for ever.
+const RANGE_TIME_MAX: Duration = Duration::from_secs(600);
+/// Distance between the first seeds of two ranges.
+const RANGE_STEP: u64 = 1_000_000;
+
+pub(crate) struct Hunt<'a> {
+    pub(crate) planted: &'a Path,
+    pub(crate) clean: &'a Path,
+    pub(crate) strategy: &'a str,
+    pub(crate) seeds: u64,
+}
+
+/// What the simulator's program says of a run, as far as it matters here.
+#[derive(Deserialize)]
+struct Summary {
+    failure: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    seed: u64,
+    invariant: String,
+}
+
+/// What became of one range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Range {
+    /// Found after so many seeds, by this check.
+    Found { seeds: u64, by: String },
+    Missed,
+    /// The sources without the bug fail too: at this seed.
+    Unclean { seed: u64 },
+    /// It did not end.
+    Hung,
+}
+
+/// What became of a bug.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Catch {
+    ranges: Vec<Range>,
+}
+
+impl Catch {
+    /// Found in every range.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ranges.iter().all(|range| matches!(range, Range::Found { .. }))
+    }
+
+    pub(crate) const fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Seeds to detection, ascending.
+    pub(crate) fn seeds(&self) -> Vec<u64> {
+        let found = |range: &Range| match range {
+            Range::Found { seeds, .. } => Some(*seeds),
+            _ => None,
+        };
+        let mut seeds: Vec<u64> = self.ranges.iter().filter_map(found).collect();
+        seeds.sort_unstable();
+        seeds
+    }
+
+    /// The checks that found it, the most frequent first.
+    pub(crate) fn checks(&self) -> Vec<(String, usize)> {
+        let mut checks: Vec<(String, usize)> = Vec::new();
+        for range in &self.ranges {
+            if let Range::Found { by, .. } = range {
+                match checks.iter_mut().find(|(known, _)| known == by) {
+                    Some((_, count)) => *count += 1,
+                    None => checks.push((by.clone(), 1)),
+                }
+            }
+        }
+        checks.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
+        checks
+    }
+}
+
+impl fmt::Display for Catch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seeds = self.seeds();
+        write!(f, "found in {} of {} ranges", seeds.len(), self.ranges.len())?;
+        if let (Some(median), Some(most)) = (seeds.get(seeds.len() / 2), seeds.last()) {
+            write!(f, "; seeds to detection: median {median}, most {most}")?;
+        }
+        for (check, count) in self.checks() {
+            write!(f, "; {count} by {check}")?;
+        }
+        for range in &self.ranges {
+            match range {
+                Range::Unclean { seed } => write!(f, "; WITHOUT THE BUG seed {seed} fails too")?,
+                Range::Hung => write!(f, "; a range did not end")?,
+                Range::Found { .. } | Range::Missed => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hunt<'_> {
+    /// Hunts in so many ranges, on all cores.
+    pub(crate) fn run(&self, bases: u64) -> Result<Catch, String> {
+        let next = Mutex::new(0..bases);
+        let results = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    loop {
+                        let Some(base) = next.lock().expect("no worker panics").next() else { return };
+                        let range = self.range(base * RANGE_STEP);
+                        results.lock().expect("no worker panics").push((base, range));
+                    }
+                });
+            }
+        });
+        let mut results = results.into_inner().expect("no worker panics");
+        results.sort_by_key(|(base, _)| *base);
+        let ranges = results.into_iter().map(|(_, range)| range).collect::<Result<_, _>>()?;
+        Ok(Catch { ranges })
+    }
+
+    fn range(&self, from: u64) -> Result<Range, String> {
+        let Some(summary) = self.play(self.planted, from, self.seeds)? else { return Ok(Range::Hung) };
+        let Some(Failure { seed, invariant }) = summary.failure else { return Ok(Range::Missed) };
+        let seeds = seed - from + 1;
+        match self.play(self.clean, from, seeds)? {
+            None => Ok(Range::Hung),
+            Some(Summary { failure: Some(Failure { seed, .. }) }) => Ok(Range::Unclean { seed }),
+            Some(Summary { failure: None }) => Ok(Range::Found { seeds, by: invariant }),
+        }
+    }
+
+    /// Runs seeds to the first violation; `None` when that did not end in time.
+    fn play(&self, program: &Path, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+        let mut child = Command::new(program)
+            .args(["--strategy", self.strategy, "--from", &from.to_string(), "--seeds", &seeds.to_string()])
+            .args(["--json", "--no-shrink", "--threads", "1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let began = Instant::now();
+        while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+            if began.elapsed() >= RANGE_TIME_MAX {
+                // It may also just have ended; either way it is not waited for any longer.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+        serde_json::from_str(line).map(Some).map_err(|error| {
+            format!("{} seeds from {from} of {}: no summary ({error}; {})", seeds, self.strategy, output.status)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catch_counts_only_where_the_bug_and_nothing_else_was_found() {
+        let found = |seeds, by: &str| Range::Found { seeds, by: by.to_owned() };
+        let catch = Catch { ranges: vec![found(7, "b"), found(3, "a"), found(5, "b")] };
+        assert!(catch.is_whole());
+        assert_eq!((catch.seeds(), catch.checks()), (vec![3, 5, 7], vec![("b".to_owned(), 2), ("a".to_owned(), 1)]));
+        for bad in [Range::Missed, Range::Hung, Range::Unclean { seed: 9 }] {
+            assert!(!Catch { ranges: vec![found(1, "a"), bad] }.is_whole());
+        }
+    }
+}
