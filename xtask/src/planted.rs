@@ -15,8 +15,6 @@ use bug::Bug;
 use hunt::{Catch, Hunt};
 use scratch::Scratch;
 
-pub(crate) use bug::every_bug_applies;
-
 /// A bug that must be found at once: a runner that misses it would miss everything.
 const CANARY: &str = "CANARY";
 /// Bugs that continuous integration plants, beside the canary: one of elections, one of reads, one of the log.

@@ -5,13 +5,14 @@ use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::phase::Phases;
-use crate::{bench, cargo, sim};
+use crate::{bench, cargo, planted, sim};
 
 /// What [`phases`] leaves out, and how to run it.
-pub(crate) const SKIPPED: [&str; 5] = [
+pub(crate) const SKIPPED: [&str; 6] = [
     "long simulations (cargo xtask sim --minutes 10)",
     "examples that measure something (each says in its header how to run it)",
     "the planted faults of the loom models (cargo xtask loom --weaken)",
+    "all planted bugs (cargo xtask planted)",
     "the default bench suite and its fault runs (cargo xtask bench)",
     "the criterion benches (cargo xtask bench micro)",
 ];
@@ -33,6 +34,7 @@ pub(crate) fn phases(all: &mut Phases) {
     all.run("loom models", || cargo::run(cargo::xtask("loom")?));
     all.run("simulated seeds", sim::seeds);
     all.run("equal traces in both builds", sim::traces);
+    all.run("planted bugs, a sample", planted::sample);
     all.run("bench smoke", bench::smoke);
 }
 

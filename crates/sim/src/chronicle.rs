@@ -34,7 +34,9 @@ pub enum Happening {
     },
     /// A client's request reached a node.
     Requested {
-        /// What it says, its token first.
+        /// Which.
+        token: Token,
+        /// What it says.
         text: String,
     },
     /// A request ended.
@@ -98,6 +100,13 @@ impl Chronicle {
             self.lines.pop_front();
         }
         self.lines.push_back(Line { at, node, what });
+    }
+
+    /// Only the newest lines.
+    #[must_use]
+    pub fn newest(&self, lines: usize) -> Self {
+        let skip = self.lines.len().saturating_sub(lines);
+        Self { lines: self.lines.iter().skip(skip).cloned().collect(), lines_max: self.lines_max }
     }
 
     /// The lines, oldest first.

@@ -55,6 +55,7 @@
 pub mod check;
 mod chronicle;
 mod clock;
+mod diagram;
 mod fault;
 mod frame;
 mod network;
@@ -68,6 +69,7 @@ mod workload;
 mod world;
 
 pub use chronicle::{Chronicle, Happening, Line};
+pub use diagram::{Caption, diagram};
 pub use fault::{Fault, FaultCounts};
 pub use scenario::{Scenario, ScenarioNode, ScenarioReport, Watched};
 pub use settings::{ClockSettings, Every, LeaderSettings, NetworkSettings, ProcessSettings, Settings, StorageSettings};

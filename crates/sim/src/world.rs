@@ -14,7 +14,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use bytes::BytesMut;
 use fastrand::Rng;
-use replikit_core::{ClusterId, Input, Link, NodeId, Replica, Time, WriteId};
+use replikit_core::{ClusterId, Input, Link, NodeId, Replica, Time, Token, WriteId};
 
 use self::message::Arrival;
 use self::plan::{Entry, Planned, Recurring};
@@ -420,7 +420,8 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             Planned::Request { to, input } => {
                 self.trace.note(Step::Request, self.now, to, 0);
                 if let Some(chronicle) = &mut self.chronicle {
-                    chronicle.note(self.now, self.nodes[to].id, Happening::Requested { text: format!("{input:?}") });
+                    let happening = Happening::Requested { token: token_of(&input), text: format!("{input:?}") };
+                    chronicle.note(self.now, self.nodes[to].id, happening);
                 }
                 self.deliver(to, *input, subject)
             }
@@ -511,5 +512,18 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 Ok(())
             }
         }
+    }
+}
+
+/// The token of a client's request.
+fn token_of<H>(input: &Input<H>) -> Token {
+    match input {
+        Input::Command { token, .. }
+        | Input::Query { token, .. }
+        | Input::OpenSession { token, .. }
+        | Input::Write { token, .. }
+        | Input::Read { token, .. }
+        | Input::Admin { token, .. } => *token,
+        _ => Token(0),
     }
 }

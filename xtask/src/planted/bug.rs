@@ -43,7 +43,10 @@ impl Bug {
     }
 
     /// The changed files with their new texts; `read` gives a file as it is.
-    pub(crate) fn plant(&self, read: impl Fn(&Path) -> Result<String, String>) -> Result<Vec<(PathBuf, String)>, String> {
+    pub(crate) fn plant(
+        &self,
+        read: impl Fn(&Path) -> Result<String, String>,
+    ) -> Result<Vec<(PathBuf, String)>, String> {
         let mut changed: Vec<(PathBuf, String)> = Vec::new();
         for edit in &self.edit {
             let at = match changed.iter().position(|(file, _)| *file == edit.file) {
@@ -81,25 +84,27 @@ pub(crate) fn read_all() -> Result<Vec<Bug>, String> {
         .collect()
 }
 
-/// Whether every bug can still be planted in the sources as they are.
-pub(crate) fn every_bug_applies() -> Result<(), String> {
-    let faults: Vec<String> = read_all()?
-        .iter()
-        .filter_map(|bug| {
-            bug.plant(|file| {
-                std::fs::read_to_string(cargo::root().join(file)).map_err(|error| format!("{}: {error}", file.display()))
-            })
-            .err()
-        })
-        .collect();
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &str = "title = 't'\nsource = 's'\nstrategy = 'raft'\n[[edit]]\nfile = 'a'\nfind = 'one'\nput = 'two'\n";
+    /// Whether every bug can still be planted in the sources as they are.
+    fn every_bug_applies() -> Result<(), String> {
+        let faults: Vec<String> = read_all()?
+            .iter()
+            .filter_map(|bug| {
+                bug.plant(|file| {
+                    std::fs::read_to_string(cargo::root().join(file))
+                        .map_err(|error| format!("{}: {error}", file.display()))
+                })
+                .err()
+            })
+            .collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+
+    const TEXT: &str =
+        "title = 't'\nsource = 's'\nstrategy = 'raft'\n[[edit]]\nfile = 'a'\nfind = 'one'\nput = 'two'\n";
 
     #[test]
     fn every_planted_bug_still_applies() {

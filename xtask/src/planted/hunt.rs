@@ -38,10 +38,15 @@ struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Range {
     /// Found after so many seeds, by this check.
-    Found { seeds: u64, by: String },
+    Found {
+        seeds: u64,
+        by: String,
+    },
     Missed,
     /// The sources without the bug fail too: at this seed.
-    Unclean { seed: u64 },
+    Unclean {
+        seed: u64,
+    },
     /// It did not end.
     Hung,
 }

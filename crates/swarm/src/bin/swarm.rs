@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use replikit_sim::Fault;
+use replikit_sim::{Caption, Fault, diagram};
 use replikit_swarm::{
     Failure, LONG_RUN, Many, Plan, Probe, RECHECK_EVERY, Scenario, TRACED_SEEDS, Telling, Together, play, run_many,
     scenario, shrink, unreachable_faults, unreachable_probes,
@@ -79,6 +79,9 @@ impl Cli {
         self.without.is_empty() && self.clients.is_none() && self.millis.is_none()
     }
 }
+
+/// What a person takes in of the end of a run.
+const DRAWN_LINES: usize = 600;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -247,21 +250,26 @@ fn summary(cli: &Cli, together: &Together) -> serde_json::Value {
     })
 }
 
-/// Says what broke and shrinks it. The newest lines of the smallest run go into a file for whoever draws or reads them.
+/// Says what broke, shrinks it, and draws the end of the smallest run.
 fn report(cli: &Cli, scenario: Scenario, failure: Box<Failure>) {
     eprintln!("{failure}");
     eprintln!("replay: {}", failure.plan.replay(&cli.strategy));
     let (smallest, runs) = shrink(scenario, failure);
+    let replay = smallest.plan.replay(&cli.strategy);
     eprintln!("shrunk in {runs} runs: {}", smallest.what);
-    eprintln!("replay: {}", smallest.plan.replay(&cli.strategy));
-    if let Some(chronicle) = &smallest.chronicle {
-        let folder = std::path::Path::new("target").join("sim");
-        let path = folder.join(format!("{}-{}.txt", cli.strategy, smallest.plan.seed));
-        let text: String =
-            chronicle.lines().map(|line| format!("{:?} node {} {:?}\n", line.at, line.node, line.what)).collect();
-        match std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, text)) {
-            Ok(()) => eprintln!("what happened: {}", path.display()),
-            Err(error) => eprintln!("{}: {error}", path.display()),
-        }
+    eprintln!("replay: {replay}");
+    let Some(chronicle) = &smallest.chronicle else { return };
+    let seed = smallest.plan.seed;
+    let caption = Caption {
+        title: format!("{}, seed {seed}: {} is broken", cli.strategy, smallest.invariant),
+        violation: smallest.what.clone(),
+        notes: vec![replay],
+    };
+    let folder = std::path::Path::new("target").join("sim");
+    let path = folder.join(format!("{}-{seed}.html", cli.strategy));
+    let page = diagram(smallest.plan.settings.nodes, &chronicle.newest(DRAWN_LINES), &caption);
+    match std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, page)) {
+        Ok(()) => eprintln!("drawn: {}", path.display()),
+        Err(error) => eprintln!("{}: {error}", path.display()),
     }
 }
