@@ -27,17 +27,18 @@ const GROUP: GroupId = GroupId(1);
 /// Entries over which allocations are counted.
 pub const ENTRIES: u64 = 1_000_000;
 
-/// One replica, its log, and what it is to handle next.
+/// One replica and its log.
 struct Member<R: Replica> {
     node: NodeId,
     replica: R,
     log: MemoryLog,
-    inputs: VecDeque<Input<R::Head>>,
 }
 
 /// A group in one thread, in virtual time.
 pub struct Group<R: Replica> {
     members: Vec<Member<R>>,
+    /// What each member is to handle next, beside it so that messages can be delivered while their sender is polled.
+    inputs: Vec<VecDeque<Input<R::Head>>>,
     now: Now,
     leader: Option<usize>,
     acked: u64,
@@ -51,12 +52,11 @@ impl<R: Replica> Group<R> {
     /// # Panics
     /// When none does within a virtual minute: the protocol is broken.
     pub fn elect(replicas: impl IntoIterator<Item = (NodeId, R)>) -> Self {
-        let members = replicas.into_iter().map(|(node, replica)| {
-            let inputs = VecDeque::from([Input::Recovered]);
-            Member { node, replica, log: MemoryLog::new(), inputs }
-        });
+        let members = replicas.into_iter().map(|(node, replica)| Member { node, replica, log: MemoryLog::new() });
+        let members: Vec<_> = members.collect();
+        let inputs = members.iter().map(|_| VecDeque::from([Input::Recovered])).collect();
         let now = Now { mono: Time(1), wall: WallTime(1) };
-        let mut group = Self { members: members.collect(), now, leader: None, acked: 0, refused: 0, token: 0 };
+        let mut group = Self { members, inputs, now, leader: None, acked: 0, refused: 0, token: 0 };
         group.settle();
         while group.leader.is_none() {
             assert!(group.now.mono < Time::ZERO + Duration::from_secs(60), "a leader is elected within a minute");
@@ -71,9 +71,9 @@ impl<R: Replica> Group<R> {
     pub fn advance(&mut self, by: Duration) {
         self.now.mono = self.now.mono + by;
         self.now.wall.0 += by.as_nanos() as u64;
-        for member in &mut self.members {
+        for (member, inputs) in self.members.iter().zip(&mut self.inputs) {
             if member.replica.deadline().is_some_and(|deadline| deadline <= self.now.mono) {
-                member.inputs.push_back(Input::Timer);
+                inputs.push_back(Input::Timer);
             }
         }
         self.settle();
@@ -86,7 +86,7 @@ impl<R: Replica> Group<R> {
             self.token += 1;
             let token = Token(self.token);
             let level = WriteLevel::Quorum;
-            self.members[leader].inputs.push_back(Input::Command { token, group: GROUP, level, session: None, body });
+            self.inputs[leader].push_back(Input::Command { token, group: GROUP, level, session: None, body });
         }
         // A round takes a virtual microsecond, so that heartbeats have their part.
         self.advance(Duration::from_micros(1));
@@ -105,68 +105,55 @@ impl<R: Replica> Group<R> {
     }
 
     fn settle(&mut self) {
-        let mut quiet = 0;
-        let mut at = 0;
+        let (mut quiet, mut at) = (0, 0);
         while quiet < self.members.len() {
-            if self.turn(at) {
-                quiet = 0;
-            } else {
-                quiet += 1;
-            }
-            at = (at + 1) % self.members.len();
+            quiet = if self.turn(at) { 0 } else { quiet + 1 };
+            at = if at + 1 == self.members.len() { 0 } else { at + 1 };
         }
     }
 
     /// Runs one member until it has nothing to do; whether it had anything.
     fn turn(&mut self, at: usize) -> bool {
-        let now = self.now;
-        let mut any = false;
-        while let Some(input) = self.members[at].inputs.pop_front() {
-            any = true;
-            self.members[at].replica.handle(now, input);
-        }
-        if !any {
+        let Self { members, inputs, now, leader, acked, refused, .. } = self;
+        let (now, Member { node, replica, log }) = (*now, &mut members[at]);
+        if inputs[at].is_empty() {
             return false;
         }
+        while let Some(input) = inputs[at].pop_front() {
+            replica.handle(now, input);
+        }
         loop {
-            while let Some(action) = self.members[at].replica.poll() {
-                self.carry_out(at, action);
+            while let Some(action) = replica.poll() {
+                match action {
+                    Action::Persist { id, op } => log.persist(id, op),
+                    Action::ReadLog { ticket, stream, from, bytes_max } => {
+                        log.read_log(ticket, stream, from, bytes_max);
+                    }
+                    Action::ReadSnapshot { ticket, at, group, offset, bytes_max } => {
+                        log.read_snapshot(ticket, group, at, offset, bytes_max);
+                    }
+                    Action::Send { to, message } => {
+                        // Nodes are numbered from 1, in the order of the members.
+                        if let Some(peer) = inputs.get_mut(to.0 as usize - 1) {
+                            peer.push_back(Input::Message { from: *node, message });
+                        }
+                    }
+                    Action::Done { outcome: Outcome::Acked { .. }, .. } => *acked += 1,
+                    Action::Done { .. } => *refused += 1,
+                    Action::Event { event: Event::RoleChanged { role: Role::Leader, .. }, .. } => *leader = Some(at),
+                    Action::Event { .. } => {}
+                }
             }
-            let member = &mut self.members[at];
             let mut answered = false;
-            while let Some(output) = member.log.poll() {
+            while let Some(output) = log.poll() {
                 if let Some(input) = input(output) {
                     answered = true;
-                    member.replica.handle(now, input);
+                    replica.handle(now, input);
                 }
             }
             if !answered {
                 return true;
             }
-        }
-    }
-
-    fn carry_out(&mut self, at: usize, action: Action<R::Head>) {
-        let member = &mut self.members[at];
-        match action {
-            Action::Persist { id, op } => member.log.persist(id, op),
-            Action::ReadLog { ticket, stream, from, bytes_max } => {
-                member.log.read_log(ticket, stream, from, bytes_max);
-            }
-            Action::ReadSnapshot { ticket, at, group, offset, bytes_max } => {
-                member.log.read_snapshot(ticket, group, at, offset, bytes_max);
-            }
-            Action::Send { to, message } => {
-                let from = member.node;
-                // Nodes are numbered from 1, in the order of the members.
-                if let Some(peer) = self.members.get_mut(to.0 as usize - 1) {
-                    peer.inputs.push_back(Input::Message { from, message });
-                }
-            }
-            Action::Done { outcome: Outcome::Acked { .. }, .. } => self.acked += 1,
-            Action::Done { .. } => self.refused += 1,
-            Action::Event { event: Event::RoleChanged { role: Role::Leader, .. }, .. } => self.leader = Some(at),
-            Action::Event { .. } => {}
         }
     }
 }

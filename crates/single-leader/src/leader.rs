@@ -157,10 +157,13 @@ impl<M: StateMachine> Raft<M> {
     }
 
     pub(crate) fn handle_command(&mut self, token: Token, level: WriteLevel, session: Option<SessionSeq>, body: Bytes) {
-        let limits = self.config.limits;
-        let refusal = self.refusal();
-        let State::Leader(leader) = &mut self.state else {
-            return self.reject(token, refusal.expect("only leaders take commands"));
+        let limits = &self.config.limits;
+        let leader = match &self.state {
+            State::Leader(leader) if !self.storage_has_failed() => leader,
+            _ => {
+                let refusal = self.refusal().expect("a leader with a sound disk takes commands");
+                return self.reject(token, refusal);
+            }
         };
         let replicas = self.config.voters.len() as u8;
         let bytes = leader.uncommitted_bytes + leader.open.bytes + body.len();
@@ -211,6 +214,7 @@ impl<M: StateMachine> Raft<M> {
         }
     }
 
+    #[inline]
     fn propose(&mut self, kind: BatchKind, pending: Pending) {
         let State::Leader(leader) = &mut self.state else { return };
         if leader.open.kind != kind && !leader.open.entries.is_empty() {
@@ -263,10 +267,15 @@ impl<M: StateMachine> Raft<M> {
     pub(crate) fn flush_leader(&mut self) {
         self.close_batch();
         self.begin_read_round();
-        let State::Leader(leader) = &mut self.state else { return };
+        let State::Leader(leader) = &self.state else { return };
         let want_received = leader.has_weak(|level| matches!(level, WriteLevel::Received(_)));
         let want_applied = leader.has_weak(|level| matches!(level, WriteLevel::Applied(_)));
         for at in 0..self.peers.len() {
+            if let State::Leader(leader) = &self.state
+                && leader.followers[at].is_told_all(self.view.last().index, self.commit, leader.round)
+            {
+                continue;
+            }
             self.replicate(at, want_received, want_applied);
         }
         self.settle_weak();
@@ -433,7 +442,8 @@ impl<M: StateMachine> Raft<M> {
         let grew = progress.acknowledge(ack.received, ack.durable, ack.applied.min(last));
         let new_round = ack.round > progress.round_acked;
         progress.round_acked = progress.round_acked.max(ack.round);
-        if grew {
+        // What is committed already moves nothing.
+        if grew && progress.matched > self.commit {
             self.try_commit();
         }
         if new_round {
@@ -468,7 +478,9 @@ impl<M: StateMachine> Raft<M> {
 
     /// The own disk has more than before.
     pub(crate) fn leader_durable(&mut self) {
-        self.try_commit();
+        if self.durable_index > self.commit {
+            self.try_commit();
+        }
     }
 
     /// Raft section 5.3 and 5.4.2.

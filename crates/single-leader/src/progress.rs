@@ -134,6 +134,15 @@ impl Progress {
         }
     }
 
+    /// Whether there is nothing to send: it was sent the whole log, and told of the commit index and the round.
+    #[inline]
+    pub(crate) fn is_told_all(&self, last: LogIndex, commit: LogIndex, round: u64) -> bool {
+        matches!(self.phase, Phase::Replicate)
+            && self.next > last
+            && self.commit_told >= commit
+            && self.round_told >= round
+    }
+
     /// The follower holds everything up to `received`, and up to `durable` on disk. Returns whether `matched` grew.
     pub(crate) fn acknowledge(&mut self, received: LogIndex, durable: LogIndex, applied: LogIndex) -> bool {
         self.received = self.received.max(received);

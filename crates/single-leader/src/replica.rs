@@ -378,10 +378,7 @@ impl<M: StateMachine> Raft<M> {
         }
         self.commit = to;
         while self.applied.id.index < self.commit {
-            let cached = self.view.holding(self.applied.id.index.next()).expect("unapplied batches stay in memory");
-            debug_assert!(cached.last <= self.commit, "whole batches are committed");
-            let (batch, digest) = (cached.batch.clone(), cached.digest);
-            self.apply_batch(&batch, digest);
+            self.apply_next();
         }
         self.view.evict(self.applied.id.index, self.config.limits.cache_bytes_max);
         self.serve_applied();
@@ -391,43 +388,53 @@ impl<M: StateMachine> Raft<M> {
         self.dirty = true;
     }
 
-    fn apply_batch(&mut self, batch: &Batch, digest: u64) {
-        let (term, last, kind) = (batch.term(), batch.last(), batch.kind());
+    /// Applies the first batch that is not applied yet.
+    fn apply_next(&mut self) {
+        // Borrowed apart, so that the batch is not counted up and down for it.
+        let Self { view, machine, sessions, state, out, applied, snapshots, stream, durable_index, commit, .. } = self;
+        let cached = view.holding(applied.id.index.next()).expect("unapplied batches stay in memory");
+        debug_assert!(cached.last <= *commit, "whole batches are committed");
+        let (batch, digest, stream) = (&cached.batch, cached.digest, *stream);
+        let (term, last, kind) = (cached.term, LogId { term: cached.term, index: cached.last }, batch.kind());
+        let mut leader = if let State::Leader(leader) = state { Some(leader) } else { None };
         // Batches are never cut: what one entry of it has reached, all have.
-        let reached = match &self.state {
-            State::Leader(leader) => leader.reached(last.index, self.durable_index, last.index),
-            _ => Reached::default(),
-        };
+        let reached = leader
+            .as_ref()
+            .map_or_else(Reached::default, |leader| leader.reached(last.index, *durable_index, last.index));
         for entry in batch.entries() {
+            // The common entry of a follower: nobody waits for the reply.
+            if leader.is_none() && kind == BatchKind::Commands && entry.session.is_none() {
+                drop(machine.apply(entry.index, entry.payload));
+                continue;
+            }
             let id = LogId { term, index: entry.index };
             let (at, outcome) = match (kind, entry.session) {
-                (BatchKind::Control, _) => (id, Ok(self.apply_control(entry.index, entry.payload))),
-                (BatchKind::Commands, None) => (id, Ok(self.machine.apply(entry.index, entry.payload))),
-                (BatchKind::Commands, Some(request)) => match self.sessions.look_up(request) {
+                (BatchKind::Control, _) => (id, Ok(apply_control(sessions, entry.index, entry.payload))),
+                (BatchKind::Commands, None) => (id, Ok(machine.apply(entry.index, entry.payload))),
+                (BatchKind::Commands, Some(request)) => match sessions.look_up(request) {
                     Known::New => {
-                        let bytes = self.machine.apply(entry.index, entry.payload);
-                        self.sessions.record(request, Reply { at: id, bytes: bytes.clone() });
+                        let bytes = machine.apply(entry.index, entry.payload);
+                        sessions.record(request, Reply { at: id, bytes: bytes.clone() });
                         (id, Ok(bytes))
                     }
                     Known::Applied(reply) => (reply.at, Ok(reply.bytes)),
                     Known::Expired => (id, Err(Rejection::SessionExpired)),
                 },
             };
-            let State::Leader(leader) = &mut self.state else { continue };
+            let Some(leader) = &mut leader else { continue };
             let token = leader.waiters.applied(entry.index);
             if token.is_none() && leader.waiters.keep(entry.index).is_none() {
                 continue;
             }
             let outcome = match outcome {
                 Ok(reply) => {
-                    let digest = if at == id { digest } else { self.view.holding(at.index).map_or(0, |c| c.digest) };
-                    let at = Position { stream: self.stream, id: at, digest };
-                    Outcome::Acked { at, reached, strict: true, reply }
+                    let digest = if at == id { digest } else { view.holding(at.index).map_or(0, |c| c.digest) };
+                    Outcome::Acked { at: Position { stream, id: at, digest }, reached, strict: true, reply }
                 }
                 Err(rejection) => Outcome::Rejected(rejection),
             };
             match token {
-                Some(token) => self.out.push_back(Action::Done { token, outcome }),
+                Some(token) => out.push_back(Action::Done { token, outcome }),
                 None => {
                     if let Some(kept) = leader.waiters.keep(entry.index) {
                         *kept = Some(outcome);
@@ -435,19 +442,11 @@ impl<M: StateMachine> Raft<M> {
                 }
             }
         }
-        self.applied = Position { stream: self.stream, id: last, digest };
-        self.snapshots.log_bytes += batch.bytes() as u64;
-        if let State::Leader(leader) = &mut self.state {
+        *applied = Position { stream, id: last, digest };
+        snapshots.log_bytes += batch.bytes() as u64;
+        if let Some(leader) = leader {
             leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(batch.bytes());
         }
-    }
-
-    fn apply_control(&mut self, at: LogIndex, record: &[u8]) -> Bytes {
-        if record == CONTROL_OPEN_SESSION {
-            let SessionId(id) = self.sessions.open(at);
-            return Bytes::copy_from_slice(&id.to_le_bytes());
-        }
-        Bytes::new()
     }
 
     fn take_snapshot(&mut self) {
@@ -618,6 +617,14 @@ impl<M: StateMachine> Raft<M> {
             State::Candidate(_) => {}
         }
     }
+}
+
+fn apply_control(sessions: &mut Sessions, at: LogIndex, record: &[u8]) -> Bytes {
+    if record == CONTROL_OPEN_SESSION {
+        let SessionId(id) = sessions.open(at);
+        return Bytes::copy_from_slice(&id.to_le_bytes());
+    }
+    Bytes::new()
 }
 
 /// Whether an appended batch replaces the end of the log.
