@@ -70,7 +70,7 @@ fn hunt_all(options: &Options) -> Result<bool, String> {
     if !options.bugs.is_empty() {
         bugs.retain(|bug| options.bugs.contains(&bug.id));
     }
-    let scratch = Scratch::new(cargo::root(), &cargo::target().join("planted"))?;
+    let scratch = Scratch::new(cargo::root(), cargo::target())?;
     println!("building the simulator from the sources as they are");
     let clean = scratch.build(None)?;
     let mut catches = Vec::new();

@@ -60,11 +60,12 @@ fn mirror(from: &Path, to: &Path) -> Result<(), String> {
 }
 
 impl Scratch {
-    pub(crate) fn new(sources: &Path, folder: &Path) -> Result<Self, String> {
-        let part = |name| folder.join(name);
-        let programs = part("programs");
+    /// The copy lies in the folder that cargo builds into, which both share: dependencies are compiled once.
+    pub(crate) fn new(sources: &Path, build: PathBuf) -> Result<Self, String> {
+        let folder = build.join("planted");
+        let programs = folder.join("programs");
         fs::create_dir_all(&programs).map_err(failed(&programs))?;
-        Ok(Self { sources: sources.to_path_buf(), tree: part("tree"), build: part("build"), programs })
+        Ok(Self { sources: sources.to_path_buf(), tree: folder.join("tree"), build, programs })
     }
 
     /// Builds the simulator with a bug in it, or without; returns the program, which stays until the next such build.

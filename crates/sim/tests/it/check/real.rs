@@ -278,7 +278,7 @@ fn run<S: SimStorage + 'static>(seed: u64) -> Result<Linearized, String> {
     let mut clients = Everything::new(nodes);
     let text = |violation: replikit_sim::Violation| violation.to_string();
     world.run_until(Time::ZERO + Duration::from_secs(2), &mut clients).map_err(text)?;
-    world.heal();
+    world.heal(&mut clients);
     world.run_until(world.now() + Duration::from_secs(1), &mut clients).map_err(text)?;
     clients.stopped = true;
     world.run_until(world.now() + Duration::from_secs(3), &mut clients).map_err(text)?;
