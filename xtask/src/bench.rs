@@ -24,14 +24,15 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 /// Replaces this process, so that Ctrl-C reaches the bench program alone and the terminal waits for its clean-up: returns
 /// only when that fails.
 fn hand_over(arguments: &[OsString]) -> Result<(), String> {
-    let mut program = program()?;
+    let mut program = program("release")?;
     program.args(arguments);
     Err(format!("the bench program does not start: {}", program.exec()))
 }
 
-/// The smoke suite, as a test: wrong results and engines that do not start fail it.
+/// The smoke suite, as a test: wrong results and engines that do not start fail it. Its figures are not compared with any, so
+/// it is built in the profile that compiles in seconds.
 pub(crate) fn smoke() -> Result<(), String> {
-    let mut program = program()?;
+    let mut program = program("swift")?;
     program.args(["run", "--suite", "smoke"]);
     cargo::run(program)
 }
@@ -43,9 +44,9 @@ fn micro(arguments: &[OsString]) -> Result<(), String> {
 }
 
 /// Builds both programs in one call, so that they share one set of dependency features and hence one build.
-fn program() -> Result<Command, String> {
-    cargo::run(cargo::cargo(["build", "--release", "-p", "replikit", "-p", "replikit-benches", "--bins"]))?;
-    let mut command = Command::new(cargo::target().join("release").join("replikit-bench"));
+fn program(profile: &str) -> Result<Command, String> {
+    cargo::run(cargo::cargo(["build", "--profile", profile, "-p", "replikit", "-p", "replikit-benches", "--bins"]))?;
+    let mut command = Command::new(cargo::target().join(profile).join("replikit-bench"));
     command.current_dir(cargo::root());
     Ok(command)
 }

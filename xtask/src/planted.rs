@@ -76,9 +76,17 @@ fn hunt_all(options: &Options) -> Result<bool, String> {
     let mut catches = Vec::new();
     for (at, bug) in bugs.iter().enumerate() {
         println!("[{}/{}] {}: {}", at + 1, bugs.len(), bug.id, bug.title);
-        let planted = scratch.build(Some(bug))?;
-        let hunt = Hunt { planted: &planted, clean: &clean, strategy: &bug.strategy, seeds: options.seeds };
-        let catch = hunt.run(options.bases)?;
+        let catch = match scratch.build(Some(bug)) {
+            Ok(planted) => {
+                let hunt = Hunt { planted: &planted, clean: &clean, strategy: &bug.strategy, seeds: options.seeds };
+                hunt.run(options.bases)?
+            }
+            // The others are hunted all the same.
+            Err(message) => {
+                println!("    {message}");
+                Catch::default()
+            }
+        };
         println!("    {catch}");
         catches.push((bug, catch));
     }

@@ -32,7 +32,11 @@ pub(crate) fn seeds() -> Result<(), String> {
 pub(crate) fn traces() -> Result<(), String> {
     let optimised = output(program("swift")?)?;
     let debug = output(Command::new(cargo::target().join("debug").join("swarm")))?;
-    if optimised == debug { Ok(()) } else { Err(format!("optimised:\n{optimised}debug:\n{debug}the two builds differ")) }
+    if optimised == debug {
+        Ok(())
+    } else {
+        Err(format!("optimised:\n{optimised}debug:\n{debug}the two builds differ"))
+    }
 }
 
 fn output(mut command: Command) -> Result<String, String> {

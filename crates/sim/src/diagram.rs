@@ -44,6 +44,11 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// What tells actions apart: what stands behind the ids that they begin with.
+fn telling(what: &str) -> &str {
+    ["event: ", "op: "].iter().find_map(|name| Some(what.split_once(name)?.1)).unwrap_or(what)
+}
+
 /// The kind of a message: the first word of what it is.
 fn kind(what: &str) -> &str {
     what.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()
@@ -311,7 +316,7 @@ impl Drawing {
             // Words where there is room for them; the rest is told under the pointer and in the list.
             let free = free_from.entry(*node).or_insert(0.0);
             if y >= *free && *class != "stored" {
-                let short: String = what.chars().take(22).collect();
+                let short: String = telling(what).chars().take(24).collect();
                 let _ = write!(html, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + 7.0, y + 3.5, escape(&short));
                 *free = y + 11.0;
             }
@@ -393,7 +398,7 @@ mod tests {
         chronicle.note(at(8), two, Happening::Refused { message: 3, from: one });
         chronicle.note(at(9), two, Happening::Arrived { message: 1, from: one });
         chronicle.note(at(10), two, Happening::Crashed);
-        chronicle.note(at(12), one, Happening::Did { text: text("leads") });
+        chronicle.note(at(12), one, Happening::Did { text: text("Event { group: g1, event: Leads }") });
         chronicle.note(at(4000), one, Happening::Ended { token: Token(5), text: text("Acked at 3") });
         let caption = Caption { title: text("seed 7"), violation: text("a & b"), notes: vec![text("again")] };
         let page = diagram(2, &chronicle, &caption);
@@ -404,7 +409,7 @@ mod tests {
             "1 to 2: Append 1..=2",
             "&#10005;</text>",
             "crash",
-            "leads",
+            ">Leads }</text>",
         ] {
             assert!(page.contains(wanted), "{wanted} is missing");
         }

@@ -58,9 +58,9 @@ pub(crate) struct Catch {
 }
 
 impl Catch {
-    /// Found in every range.
+    /// Hunted at all, and found in every range.
     pub(crate) fn is_whole(&self) -> bool {
-        self.ranges.iter().all(|range| matches!(range, Range::Found { .. }))
+        !self.ranges.is_empty() && self.ranges.iter().all(|range| matches!(range, Range::Found { .. }))
     }
 
     pub(crate) const fn ranges(&self) -> usize {

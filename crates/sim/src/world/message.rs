@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a replica receives went through the codec; what does not decode closes its connection.
 
+use core::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use replikit_core::{ClusterId, Input, Link, Message, NodeId, Replica};
@@ -27,6 +29,9 @@ pub(super) struct Arrival {
     pub(super) message: u64,
     pub(super) frame: Bytes,
 }
+
+/// How long a doubled message may linger.
+const LINGERS_MICROS_MAX: u64 = 1_500_000;
 
 impl<R: Replica, S: SimStorage> World<R, S> {
     pub(super) fn arrive(&mut self, arrival: Arrival, subject: &mut impl Subject<R>) -> Result<(), String> {
@@ -94,9 +99,18 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         let sender_life = self.nodes[from].life;
         let bytes = frame.len();
         let ends = (from as u16, to as u16);
-        for _ in 0..copies {
+        for copy in 0..copies {
             let (network, counts) = (&self.settings.network, &mut self.counts);
-            let sent = self.network.send((from, to), (bytes, kind), self.now, &mut self.rng, network, counts);
+            let mut sent = self.network.send((from, to), (bytes, kind), self.now, &mut self.rng, network, counts);
+            // A copy may linger until its sender leads, or follows, in another term.
+            if let Some(delivery) = &mut sent
+                && copy > 0
+                && network.outlives_crash
+                && self.rng.u8(0..4) == 0
+            {
+                counts[Fault::LongDelay] += 1;
+                delivery.at = delivery.at + Duration::from_micros(self.rng.u64(0..LINGERS_MICROS_MAX));
+            }
             if let Some(delivery) = sent {
                 let (connection, frame) = (delivery.connection, frame.clone());
                 let planned =
