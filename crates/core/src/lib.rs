@@ -25,6 +25,7 @@
 
 mod batch;
 mod clock;
+mod context;
 mod dot;
 mod epoch;
 mod guarantees;
@@ -33,18 +34,22 @@ mod id;
 pub mod keyspace;
 mod level;
 mod machine;
+mod origin;
 mod outcome;
 pub mod quorum;
 mod replica;
+mod sequence;
 mod store;
 mod time;
+mod vector;
 
 pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_VERSION, Batch, BatchError, BatchHeader, BatchKind, BatchMeta, Batches,
     BatchesIntoIter, Entries, Entry, SESSION_WINDOW, SESSIONS_MAX, SessionSeq,
 };
 pub use clock::{HybridClock, HybridTimestamp};
-pub use dot::{Dot, VersionVector};
+pub use context::{CausalContext, ContextError, Seen};
+pub use dot::{Dot, DotRange};
 pub use epoch::{EpochSource, Membership, StaticMembership};
 pub use guarantees::{Guarantees, ReadGuarantee, Survival};
 pub use held::Held;
@@ -54,14 +59,17 @@ pub use id::{
 };
 pub use level::{ReadLevel, SessionToken, WriteLevel};
 pub use machine::{BytesSource, RestoreError, Small, StateMachine};
+pub use origin::{Admission, Incarnation, Origin, OriginClosed, OriginError, OriginState, OriginTable};
 pub use outcome::{Outcome, Queue, Reached, Rejection};
 pub use quorum::Quorum;
 pub use replica::{
     Action, Admin, Boot, Event, FollowerStatus, Input, Link, LogAnswer, Message, Persist, REGISTER_BYTES_MAX, Replica,
     Role, SnapshotAnswer, SnapshotSource, Status, StorageEvent,
 };
+pub use sequence::SequenceSet;
 pub use store::{
     Change, Changes, Cursor, KEY_BYTES_MAX, Page, ReadError, ReadRequest, ReadResult, ScanRequest, Store,
     SubscribeError, VALUE_BYTES_MAX, WriteEffect, WriteError, WriteOp, WriteRequest, Written,
 };
 pub use time::{Now, Time, WallTime};
+pub use vector::VersionVector;

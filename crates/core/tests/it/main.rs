@@ -1,0 +1,3 @@
+//! The causality vocabulary against naive models that keep full histories.
+
+mod vector;
