@@ -26,6 +26,16 @@ impl HybridTimestamp {
     }
 }
 
+/// A peer's timestamp lies too far ahead of the own wall clock. Blame: one of the two clocks; which, nobody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a timestamp is {ahead:?} ahead of this clock, {drift_max:?} is allowed")]
+pub struct ClockDrift {
+    /// How far ahead it is.
+    pub ahead: Duration,
+    /// What is allowed.
+    pub drift_max: Duration,
+}
+
 /// Issues [`HybridTimestamp`]s.
 #[derive(Clone, Debug)]
 pub struct HybridClock {
@@ -63,6 +73,35 @@ impl HybridClock {
         self.last = self.last.max(seen);
     }
 
+    /// Takes note of a peer's timestamp as far as it is at most `drift_max` ahead of the own wall clock: one broken clock does
+    /// not drag all others along.
+    ///
+    /// # Errors
+    /// [`ClockDrift`] for one that is further ahead. The clock has then moved to the bound only; the peer's write is still to
+    /// be applied (dots, not clocks, decide that), and the drift to be reported.
+    pub fn observe_peer(
+        &mut self,
+        seen: HybridTimestamp,
+        wall: WallTime,
+        drift_max: Duration,
+    ) -> Result<(), ClockDrift> {
+        let bound_ns = wall.0.saturating_add(u64::try_from(drift_max.as_nanos()).unwrap_or(u64::MAX));
+        let bound = HybridTimestamp(bound_ns);
+        self.observe(seen.min(bound));
+        if seen > bound {
+            return Err(ClockDrift { ahead: Duration::from_nanos(seen.0 - wall.0), drift_max });
+        }
+        Ok(())
+    }
+
+    /// How long the clock can run before it needs a higher ceiling, if the wall clock runs on from `wall`. Ask for one in
+    /// time: zero means that [`tick`](Self::tick) refuses.
+    #[must_use]
+    pub fn headroom(&self, wall: WallTime) -> Duration {
+        let next = (wall.0 >> COUNTER_BITS << COUNTER_BITS).max(self.last.0.saturating_add(1));
+        Duration::from_nanos(self.ceiling.0.saturating_sub(next))
+    }
+
     /// The ceiling to make durable so that the clock can run for `ahead`; a pure proposal.
     #[must_use]
     pub fn wanted_ceiling(&self, wall: WallTime, ahead: Duration) -> HybridTimestamp {
@@ -96,6 +135,30 @@ mod tests {
         let mut clock = HybridClock::unbounded();
         clock.observe(HybridTimestamp(77 << 16));
         assert!(clock.tick(WallTime(1)).unwrap() > HybridTimestamp(77 << 16));
+    }
+
+    #[test]
+    fn a_peer_far_ahead_drags_the_clock_no_further_than_the_bound_and_is_reported() {
+        let (mut clock, wall, drift_max) = (HybridClock::unbounded(), WallTime(1 << 40), Duration::from_millis(500));
+        assert_eq!(clock.observe_peer(HybridTimestamp((1 << 40) + 400_000_000), wall, drift_max), Ok(()));
+        assert!(clock.tick(wall).unwrap() > HybridTimestamp((1 << 40) + 400_000_000));
+        let ahead = Duration::from_secs(30);
+        let far = HybridTimestamp((1 << 40) + 30_000_000_000);
+        assert_eq!(clock.observe_peer(far, wall, drift_max), Err(ClockDrift { ahead, drift_max }));
+        assert_eq!(clock.tick(wall), Some(HybridTimestamp((1 << 40) + 500_000_001)));
+        let last = HybridTimestamp(u64::MAX);
+        assert!(clock.observe_peer(last, wall, drift_max).is_err(), "a peer cannot use up the clock");
+        assert!(clock.tick(wall).is_some());
+    }
+
+    #[test]
+    fn the_headroom_ends_exactly_where_the_clock_refuses() {
+        let mut clock = HybridClock::resume(HybridTimestamp(0));
+        clock.raise_ceiling(HybridTimestamp(1 << 30));
+        for wall in [0, 1 << 20, (1 << 30) - 1, 1 << 30, 1 << 40].map(WallTime) {
+            let headroom = clock.headroom(wall);
+            assert_eq!(clock.clone().tick(wall).is_some(), headroom > Duration::ZERO, "at {wall:?}");
+        }
     }
 
     #[test]

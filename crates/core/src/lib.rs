@@ -39,6 +39,7 @@ mod outcome;
 pub mod quorum;
 mod replica;
 mod sequence;
+mod stamp;
 mod store;
 mod time;
 mod vector;
@@ -47,7 +48,7 @@ pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_VERSION, Batch, BatchError, BatchHeader, BatchKind, BatchMeta, Batches,
     BatchesIntoIter, Entries, Entry, SESSION_WINDOW, SESSIONS_MAX, SessionSeq,
 };
-pub use clock::{HybridClock, HybridTimestamp};
+pub use clock::{ClockDrift, HybridClock, HybridTimestamp};
 pub use context::{CausalContext, ContextError, Seen};
 pub use dot::{Dot, DotRange};
 pub use epoch::{EpochSource, Membership, StaticMembership};
@@ -67,6 +68,7 @@ pub use replica::{
     Role, SnapshotAnswer, SnapshotSource, Status, StorageEvent,
 };
 pub use sequence::SequenceSet;
+pub use stamp::{Causality, Stamp};
 pub use store::{
     Change, Changes, Cursor, KEY_BYTES_MAX, Page, ReadError, ReadRequest, ReadResult, ScanRequest, Store,
     SubscribeError, VALUE_BYTES_MAX, WriteEffect, WriteError, WriteOp, WriteRequest, Written,
