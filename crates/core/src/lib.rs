@@ -26,6 +26,7 @@
 mod batch;
 mod clock;
 mod context;
+pub mod crdt;
 mod dot;
 mod epoch;
 mod guarantees;

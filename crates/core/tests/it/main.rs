@@ -1,3 +1,5 @@
 //! The causality vocabulary against naive models that keep full histories.
 
+mod crdt;
+mod oracle;
 mod vector;
