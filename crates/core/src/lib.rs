@@ -28,6 +28,7 @@ mod clock;
 mod context;
 pub mod crdt;
 mod dot;
+mod dvvs;
 mod epoch;
 mod guarantees;
 mod held;
@@ -52,6 +53,7 @@ pub use batch::{
 pub use clock::{ClockDrift, HybridClock, HybridTimestamp};
 pub use context::{CausalContext, ContextError, Seen};
 pub use dot::{Dot, DotRange};
+pub use dvvs::Dvvs;
 pub use epoch::{EpochSource, Membership, StaticMembership};
 pub use guarantees::{Guarantees, ReadGuarantee, Survival};
 pub use held::Held;

@@ -1,5 +1,6 @@
 //! The causality vocabulary against naive models that keep full histories.
 
 mod crdt;
+mod dvvs;
 mod oracle;
 mod vector;
