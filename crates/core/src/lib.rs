@@ -34,10 +34,12 @@ mod guarantees;
 mod held;
 mod id;
 pub mod keyspace;
+mod laws;
 mod level;
 mod machine;
 mod origin;
 mod outcome;
+pub mod policy;
 pub mod quorum;
 mod replica;
 mod sequence;
@@ -61,6 +63,7 @@ pub use id::{
     ClusterId, Epoch, GroupId, LogId, LogIndex, NodeId, NodeInfo, OriginId, Position, SessionId, StreamId, Term,
     Ticket, Token, WriteId,
 };
+pub use laws::{Counterexample, check_resolver};
 pub use level::{ReadLevel, SessionToken, WriteLevel};
 pub use machine::{BytesSource, RestoreError, Small, StateMachine};
 pub use origin::{Admission, Incarnation, Origin, OriginClosed, OriginError, OriginState, OriginTable};

@@ -3,4 +3,5 @@
 mod crdt;
 mod dvvs;
 mod oracle;
+mod policy;
 mod vector;
