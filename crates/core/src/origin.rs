@@ -70,6 +70,22 @@ pub(crate) const fn split_id(id: OriginId) -> (u32, u32) {
     (id.0 >> INCARNATION_BITS, id.0 & INCARNATION_MASK)
 }
 
+/// For `#[serde(with)]`: an origin number in its two parts.
+pub(crate) mod parts {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    use super::{OriginId, join_id, split_id};
+
+    pub(crate) fn serialize<S: Serializer>(id: &OriginId, serializer: S) -> Result<S::Ok, S::Error> {
+        split_id(*id).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginId, D::Error> {
+        let (slot, incarnation) = <(u32, u32)>::deserialize(deserializer)?;
+        join_id(slot, incarnation).ok_or_else(|| de::Error::custom("no such origin"))
+    }
+}
+
 /// The inverse of [`split_id`]; `None` for parts that no number has.
 pub(crate) const fn join_id(slot: u32, incarnation: u32) -> Option<OriginId> {
     if slot > u32::MAX >> INCARNATION_BITS || incarnation > INCARNATION_MASK {
@@ -224,8 +240,8 @@ impl OriginTable {
         Ok(())
     }
 
-    /// Retires a closed origin that every member holds all of, durably. Also do
-    /// [`VersionVector::retire`](crate::VersionVector::retire).
+    /// Retires a closed origin that every member holds all of, durably, and of which no version is live. Also do
+    /// [`VersionVector::retire`](crate::VersionVector::retire), which says why.
     ///
     /// # Errors
     /// [`OriginError::Unknown`]; [`OriginError::StillOpen`].

@@ -5,7 +5,8 @@
 //! and any number of times, has the effect of the write everywhere. Removing is seeing without keeping.
 //!
 //! Invariants: joins are commutative, associative and idempotent; replicas that have seen the same dots are equal. A dot goes
-//! to one mutation only.
+//! to one mutation only. What is still to be fetched is decided by the replica's vector of received writes, never by a
+//! value's context: that also has dots which were seen by others' deltas and have not arrived themselves.
 //!
 //! | type | concurrent writes | removal or reset meets a concurrent write |
 //! |---|---|---|
@@ -13,7 +14,7 @@
 //! | [`LwwRegister`] | the newest [`Stamp`](crate::Stamp) is shown; the others stay until overwritten | the write survives |
 //! | [`MvRegister`] | all are shown | the write survives |
 //! | [`AddWinsSet`] | all elements | the addition survives |
-//! | [`EnableWinsFlag`] | | the enabling survives |
+//! | [`EnableWinsFlag`] | on | the enabling survives |
 //! | [`Map`] | field by field, as above | the written fields survive, with only what was written concurrently |
 //!
 //! Source: Almeida, Shoker, Baquero, "Delta state replicated data types", JPDC 2018, section 7 (causal CRDTs); Shapiro et

@@ -256,7 +256,7 @@ fn run(acts: Vec<Act>, folds: bool) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn values_show_what_full_histories_say_and_the_same_dots_are_the_same_state(

@@ -186,7 +186,7 @@ fn apply(node: &mut Node, (key, dot, context, is_value, past): &Logged) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     /// Trap: a key's context, compressed to a maximum per origin, drops siblings at a replica that holds the key's writes
     /// sparsely. A base vector and the exact rest never does.

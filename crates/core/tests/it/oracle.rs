@@ -39,7 +39,7 @@ impl Dots {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn the_set_is_that_of_crdts(acts in acts()) {

@@ -60,7 +60,7 @@ fn live_stamps(live: &Live) -> Vec<Stamp> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn every_version_is_shown_or_audited_and_order_does_not_matter(

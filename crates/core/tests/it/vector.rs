@@ -35,7 +35,7 @@ fn encoded(vector: &VersionVector) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn a_version_vector_is_exactly_a_set_of_dots(left in dots(), right in dots()) {
@@ -160,6 +160,18 @@ fn a_digest_in_sync_takes_at_most_16_bytes_an_origin() {
         let bytes = encoded(&vector).len();
         assert!(bytes <= 1 + 3 * bytes_max, "{bytes} bytes for three origins at {writes} writes");
     }
+}
+
+#[test]
+fn a_dot_takes_two_bytes_beside_its_sequence() {
+    let origin = Origin { node: NodeId(126), incarnation: Incarnation(127) };
+    let dot = Dot { origin: origin.id().unwrap(), sequence: (1 << 14) - 1 };
+    let bytes = postcard::to_stdvec(&dot).unwrap();
+    assert_eq!(bytes.len(), 2 + 2);
+    assert_eq!(postcard::from_bytes::<Dot>(&bytes).unwrap(), dot);
+    let range = DotRange { origin: dot.origin, first: 3, last: 9 };
+    assert_eq!(postcard::from_bytes::<DotRange>(&postcard::to_stdvec(&range).unwrap()).unwrap(), range);
+    assert!(postcard::from_bytes::<Dot>(&[0xff, 0x7f, 0, 1]).is_err(), "no origin has these parts");
 }
 
 #[test]
