@@ -439,7 +439,7 @@ impl<M: StateMachine> Raft<M> {
         }
         let Some(progress) = leader.follower_mut(from) else { return };
         progress.heard_at = now;
-        let grew = progress.acknowledge(ack.received, ack.durable, ack.applied.min(last));
+        let grew = progress.acknowledge(ack.round, ack.received, ack.durable, ack.applied.min(last));
         let new_round = ack.round > progress.round_acked;
         progress.round_acked = progress.round_acked.max(ack.round);
         // What is committed already moves nothing.
@@ -470,7 +470,7 @@ impl<M: StateMachine> Raft<M> {
         progress.heard_at = now;
         let new_round = reject.round > progress.round_acked;
         progress.round_acked = progress.round_acked.max(reject.round);
-        progress.reject(reject.prev, agreed);
+        progress.reject(reject.round, reject.prev, agreed);
         if new_round {
             self.confirm_read_rounds();
         }

@@ -1,6 +1,7 @@
 //! The leader's view of one follower: how far it is, and how much may be under way to it.
 //!
-//! Invariants: `matched <= received` within a term; `next > matched`; nothing is sent in `Probe` while an answer is awaited,
+//! Invariants: `matched <= received`, and both only grow, unless the follower's disk loses what it had confirmed;
+//! `next > matched`; nothing is sent in `Probe` while an answer is awaited,
 //! and never more than the window in `Replicate`. Source: Raft section 5.3 for `matched` (matchIndex) and `next`
 //! (nextIndex); the three states are those of etcd's design page.
 
@@ -98,6 +99,9 @@ pub(crate) struct Progress {
     pub(crate) window: Window,
     /// Highest index known to be on the follower's disk.
     pub(crate) matched: LogIndex,
+    /// The confirmation round of the acknowledgement that told of it. What the follower rejects in a later round, it rejects
+    /// after that acknowledgement: its disk has lost what it had confirmed.
+    matched_round: u64,
     /// Highest index known to be in its memory.
     pub(crate) received: LogIndex,
     /// Highest index that it is known to have applied.
@@ -123,6 +127,7 @@ impl Progress {
             phase: Phase::Probe { waiting: false },
             window: Window::new(inflight_bytes_max),
             matched: LogIndex::ZERO,
+            matched_round: 0,
             received: LogIndex::ZERO,
             applied: LogIndex::ZERO,
             next,
@@ -143,8 +148,9 @@ impl Progress {
             && self.round_told >= round
     }
 
-    /// The follower holds everything up to `received`, and up to `durable` on disk. Returns whether `matched` grew.
-    pub(crate) fn acknowledge(&mut self, received: LogIndex, durable: LogIndex, applied: LogIndex) -> bool {
+    /// The follower, which had seen confirmation round `round`, holds everything up to `received`, and up to `durable` on
+    /// disk. Returns whether `matched` grew.
+    pub(crate) fn acknowledge(&mut self, round: u64, received: LogIndex, durable: LogIndex, applied: LogIndex) -> bool {
         self.received = self.received.max(received);
         self.applied = self.applied.max(applied);
         // What is in its memory has left the network, whether or not its disk is done.
@@ -161,14 +167,26 @@ impl Progress {
             self.phase = Phase::Replicate;
         }
         let grew = durable > self.matched;
-        self.matched = self.matched.max(durable);
+        if grew {
+            (self.matched, self.matched_round) = (durable, round);
+        }
         grew
     }
 
-    /// The follower lacks the entry at `prev`; the logs agree at `hint` at best.
-    pub(crate) fn reject(&mut self, prev: LogIndex, agreed: LogIndex) {
+    /// The follower lacks the entry at `prev`, which a message of confirmation round `round` named; the logs agree at
+    /// `agreed` at best.
+    pub(crate) fn reject(&mut self, round: u64, prev: LogIndex, agreed: LogIndex) {
+        if matches!(self.phase, Phase::Snapshot(_)) {
+            return;
+        }
+        // An acknowledgement carries the newest round that its sender has seen, so this was said after it: the follower was
+        // started anew, and the tail that it had confirmed was cut. Counting less than it holds delays a commit at worst.
+        if round > self.matched_round && agreed < self.matched {
+            self.matched = agreed;
+            self.received = agreed;
+        }
         // An answer to a message that was overtaken by a later success says nothing new.
-        if prev <= self.matched || matches!(self.phase, Phase::Snapshot(_)) {
+        if prev <= self.matched {
             return;
         }
         self.next = agreed.next().min(prev).max(self.matched.next());
@@ -208,7 +226,7 @@ mod tests {
 
     fn replicating() -> Progress {
         let mut progress = Progress::new(NodeId(2), LogIndex(1), Time::ZERO, 1 << 20);
-        progress.acknowledge(LogIndex(0), LogIndex(0), LogIndex(0));
+        progress.acknowledge(1, LogIndex(0), LogIndex(0), LogIndex(0));
         assert_eq!(progress.phase, Phase::Replicate);
         progress
     }
@@ -219,7 +237,7 @@ mod tests {
         progress.window.send(LogIndex(1), Window::LIMIT_MIN);
         progress.next = LogIndex(2);
         assert!(progress.window.is_full());
-        progress.acknowledge(LogIndex(1), LogIndex(1), LogIndex(0));
+        progress.acknowledge(1, LogIndex(1), LogIndex(1), LogIndex(0));
         progress.window.send(LogIndex(2), Window::LIMIT_MIN);
         assert!(!progress.window.is_full(), "the window has doubled");
         progress.disconnect();
@@ -230,18 +248,32 @@ mod tests {
     #[test]
     fn an_old_rejection_does_not_undo_a_later_success() {
         let mut progress = replicating();
-        progress.acknowledge(LogIndex(10), LogIndex(10), LogIndex(0));
-        progress.reject(LogIndex(4), LogIndex(2));
+        progress.acknowledge(1, LogIndex(10), LogIndex(10), LogIndex(0));
+        progress.reject(1, LogIndex(4), LogIndex(2));
         assert_eq!((progress.next, &progress.phase), (LogIndex(11), &Phase::Replicate));
+    }
+
+    #[test]
+    fn a_rejection_of_a_later_round_undoes_what_the_follower_has_lost() {
+        let mut progress = replicating();
+        assert!(progress.acknowledge(5, LogIndex(10), LogIndex(10), LogIndex(0)));
+        // Of the round of the acknowledgement: it may have been sent before it.
+        progress.reject(5, LogIndex(10), LogIndex(7));
+        assert_eq!((progress.matched, progress.next), (LogIndex(10), LogIndex(11)));
+        progress.reject(6, LogIndex(10), LogIndex(7));
+        assert_eq!((progress.matched, progress.received, progress.next), (LogIndex(7), LogIndex(7), LogIndex(8)));
+        assert_eq!(progress.phase, Phase::Probe { waiting: false });
+        assert!(progress.acknowledge(6, LogIndex(10), LogIndex(10), LogIndex(0)));
+        assert_eq!((progress.matched, &progress.phase), (LogIndex(10), &Phase::Replicate));
     }
 
     #[test]
     fn probing_goes_back_to_where_the_logs_may_agree() {
         let mut progress = replicating();
         progress.next = LogIndex(20);
-        progress.reject(LogIndex(19), LogIndex(7));
+        progress.reject(1, LogIndex(19), LogIndex(7));
         assert_eq!((progress.next, &progress.phase), (LogIndex(8), &Phase::Probe { waiting: false }));
-        progress.acknowledge(LogIndex(7), LogIndex(7), LogIndex(0));
+        progress.acknowledge(1, LogIndex(7), LogIndex(7), LogIndex(0));
         assert_eq!(progress.phase, Phase::Replicate);
     }
 }

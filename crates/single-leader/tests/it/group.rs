@@ -125,6 +125,21 @@ impl Group {
         }
     }
 
+    /// Takes the last batch from the log of a node that is stopped, as a start does that finds it rotten.
+    pub(crate) fn cut_tail(&mut self, id: NodeId) {
+        let old = self.logs.remove(&id).expect("the node is stopped");
+        let kept = old.recovery().filter_map(|item| match item.into_input::<Head>() {
+            Input::Recover { batch } => Some(Persist::Append { batch, replace: false }),
+            _ => None,
+        });
+        let mut ops: Vec<Persist> = kept.collect();
+        ops.pop().expect("the log is not empty");
+        ops.push(Persist::Register { group: GROUP, bytes: old.boots().of(GROUP).register });
+        let mut log = MemoryLog::new();
+        (1..).zip(ops).for_each(|(id, op)| log.persist(WriteId(id), op));
+        self.logs.insert(id, log);
+    }
+
     fn clock(&self) -> Now {
         Now { mono: self.now, wall: WallTime(self.now.0) }
     }

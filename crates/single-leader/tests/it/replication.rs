@@ -75,6 +75,22 @@ fn a_follower_that_was_away_catches_up_from_the_log() {
 }
 
 #[test]
+fn a_follower_whose_confirmed_tail_was_cut_catches_up_under_the_same_leader() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    group.write(leader, "a");
+    group.write(leader, "b");
+    group.run(Duration::from_millis(200));
+    let cut = group.follower();
+    group.kill(cut);
+    group.cut_tail(cut);
+    group.start(cut, &[StreamId::consensus(GROUP)]);
+    group.run(Duration::from_millis(200));
+    assert_eq!(group.leader(), Some(leader));
+    assert_eq!(group.list(cut), "a,b");
+}
+
+#[test]
 fn lost_messages_are_sent_again() {
     let mut group = Group::new(3);
     let leader = group.elect();
