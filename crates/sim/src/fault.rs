@@ -141,6 +141,87 @@ faults! {
     HostileFrame = "L7 hostile frame",
     /// A client's request was random bytes.
     HostileRequest = "L7 hostile request",
+    /// A sync was confirmed without being carried out, and the power failed before a later one.
+    SyncLied = "S5 sync lied",
+    /// The disk was full.
+    DiskFull = "S7 disk full",
+    /// A part of a write that failed was carried out.
+    WritePart = "S8 part of a failed write arrived",
+    /// A read met a bad sector, and will again.
+    LatentError = "S9 latent read error",
+    /// Bytes of an older group, or of something read, changed.
+    BitRot = "S10 bit rot",
+    /// A write had landed elsewhere: what it was for is missing, and what stood there is gone.
+    WriteMisdirected = "S11 misdirected write",
+    /// A read was answered with the bytes of another place.
+    ReadMisdirected = "S12 misdirected read",
+    /// An older write had never arrived.
+    WriteLost = "S13 lost write",
+    /// A read was answered with what stood there before the last write.
+    ReadStale = "S13 stale read",
+    /// One copy of a register rotted.
+    RegisterRot = "S14 register rotted",
+    /// A snapshot rotted.
+    SnapshotRot = "S15 snapshot rotted",
+    /// A sync of the directory was confirmed without being carried out, and the power failed before a later one.
+    EntryLost = "S16 directory entry lost",
+    /// A file was gone.
+    FileMissing = "S17 file missing",
+    /// A file was cut short.
+    FileTruncated = "S17 file truncated",
+    /// The file system was mounted read-only.
+    ReadOnly = "S19 read-only remount",
+    /// The last group rotted.
+    TailRot = "S20 last group rotted",
+    /// The last write had never arrived, although it was confirmed.
+    TailLost = "S20 last write lost",
+    /// Each node lost another part; of everything one good copy was left.
+    Helical = "S21 helical corruption",
+    /// A log refused to open, and the node stayed down.
+    Refused = "S9/S10/S11/S13/S15/S17/S21 damage noticed, node stayed down",
+}
+
+impl Fault {
+    /// What only the disk under the real log can meet.
+    pub const OF_THE_DISK: &'static [Self] = &[
+        Self::CrashAmidOpening,
+        Self::TailCut,
+        Self::WriteFailed,
+        Self::SyncLied,
+        Self::DiskFull,
+        Self::WritePart,
+        Self::LatentError,
+        Self::BitRot,
+        Self::WriteMisdirected,
+        Self::ReadMisdirected,
+        Self::WriteLost,
+        Self::ReadStale,
+        Self::RegisterRot,
+        Self::SnapshotRot,
+        Self::EntryLost,
+        Self::FileMissing,
+        Self::FileTruncated,
+        Self::ReadOnly,
+        Self::TailRot,
+        Self::TailLost,
+        Self::Helical,
+        Self::Refused,
+    ];
+
+    /// The log may have to cut the last group, which was confirmed, and tells the replica so. Only for replicas that then
+    /// neither vote nor answer before they have caught up.
+    #[must_use]
+    pub const fn cuts_tail(self) -> bool {
+        matches!(self, Self::TailRot | Self::ReadMisdirected)
+    }
+
+    /// Beyond what a single node can know: it confirms, and after a crash it lacks what it confirmed without any trace of it.
+    /// No quorum protocol keeps its promises then, so a run that may meet one of these is unbounded:
+    /// [`StorageSettings::bounded`](crate::StorageSettings::bounded).
+    #[must_use]
+    pub const fn is_silent(self) -> bool {
+        matches!(self, Self::SyncLied | Self::EntryLost | Self::TailLost)
+    }
 }
 
 /// How often each kind was met.

@@ -72,8 +72,12 @@ pub use chronicle::{Chronicle, Happening, Line};
 pub use diagram::{Caption, diagram};
 pub use fault::{Fault, FaultCounts};
 pub use scenario::{Scenario, ScenarioNode, ScenarioReport, Watched};
-pub use settings::{ClockSettings, Every, LeaderSettings, NetworkSettings, ProcessSettings, Settings, StorageSettings};
-pub use storage::{Boots, LogStorage, ModelStorage, Recovery, RecoveryItem, SimStorage, StorageContext, StorageOutput};
+pub use settings::{
+    ClockSettings, DiskSettings, Every, LeaderSettings, NetworkSettings, ProcessSettings, Settings, StorageSettings,
+};
+pub use storage::{
+    Boots, LogStorage, ModelStorage, Recovery, RecoveryItem, SimStorage, StartError, StorageContext, StorageOutput,
+};
 pub use subject::{Clients, Replicas, Subject};
 pub use trace::Trace;
 pub use workload::{

@@ -6,6 +6,9 @@
 use core::time::Duration;
 
 use fastrand::Rng;
+use replikit_core::NodeId;
+
+use crate::fault::Fault;
 
 /// How often something happens to the whole cluster, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +129,89 @@ pub struct StorageSettings {
     pub crash_amid_opening: bool,
     /// A sync under way for longer is reported to the replica as slow.
     pub slow_after: Duration,
+    /// What disks do beyond that.
+    pub disk: DiskSettings,
+}
+
+/// What the disks of some nodes do beyond losing what was not synced. Only of the real log's disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Whose disks. Fewer than half of the nodes, for a node whose log refuses to open stays down; all of them for
+    /// [`Fault::Helical`].
+    pub victims: Vec<NodeId>,
+    /// What they may meet, of [`Fault::OF_THE_DISK`].
+    pub kinds: Vec<Fault>,
+    /// Crashes after which something at rest is found damaged, per mille.
+    pub at_rest_per_mille: u16,
+    /// Operations that meet something, per 10,000.
+    pub under_way_per_10k: u16,
+}
+
+impl DiskSettings {
+    /// Draws a swarm: half of all runs have sound disks; of the others one in four may lose silently what a node confirmed.
+    ///
+    /// A run that uses it asks [`World::must_serve`](crate::World::must_serve) before it demands progress,
+    /// [`World::is_bounded`](crate::World::is_bounded) before it judges what clients saw, and leaves out nodes that
+    /// [`World::is_refused`](crate::World::is_refused) names; replicas that take no note of a cut tail must not meet kinds that
+    /// [`Fault::cuts_tail`] names.
+    #[must_use]
+    pub fn draw(rng: &mut Rng, nodes: u32) -> Self {
+        /// Noticed by a checksum, a link or the disk itself: the node goes on, says what it lost, or stays down.
+        const NOTICED: [Fault; 14] = [
+            Fault::DiskFull,
+            Fault::WritePart,
+            Fault::LatentError,
+            Fault::BitRot,
+            Fault::WriteMisdirected,
+            Fault::ReadMisdirected,
+            Fault::WriteLost,
+            Fault::ReadStale,
+            Fault::RegisterRot,
+            Fault::SnapshotRot,
+            Fault::FileMissing,
+            Fault::FileTruncated,
+            Fault::ReadOnly,
+            Fault::TailRot,
+        ];
+        const SILENT: [Fault; 3] = [Fault::SyncLied, Fault::EntryLost, Fault::TailLost];
+        let minority = (nodes - 1) / 2;
+        if minority == 0 || rng.bool() {
+            return Self::default();
+        }
+        let helical = rng.u8(0..16) == 0;
+        let silent = rng.u8(0..4) == 0;
+        let mut ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        rng.shuffle(&mut ids);
+        let mut kinds: Vec<Fault> = NOTICED.into_iter().filter(|_| rng.bool()).collect();
+        if helical {
+            kinds = vec![Fault::Helical];
+        } else {
+            ids.truncate(rng.usize(1..=minority as usize));
+            if silent {
+                kinds.push(SILENT[rng.usize(0..SILENT.len())]);
+            }
+        }
+        Self { victims: ids, kinds, at_rest_per_mille: rng.u16(20..500), under_way_per_10k: rng.u16(1..200) }
+    }
+}
+
+impl DiskSettings {
+    /// Whether no disk does anything of the kind.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        self.victims.is_empty() || self.kinds.is_empty()
+    }
+}
+
+impl StorageSettings {
+    /// Whether no disk can lose what its node confirmed without the node noticing, and the nodes that may stay down are
+    /// fewer than half. Then every promise holds and the cluster must serve again once the rest is mended. Otherwise what a
+    /// quorum acknowledged may be gone: of an unbounded run only that nothing panics, that no node is handed bytes that were
+    /// never written, and that damage is named may be checked.
+    #[must_use]
+    pub fn bounded(&self) -> bool {
+        self.disk.victims.is_empty() || !self.disk.kinds.iter().any(|kind| kind.is_silent() || *kind == Fault::Helical)
+    }
 }
 
 /// All that a run depends on beside the seed and the code.
@@ -217,6 +303,12 @@ impl Settings {
                 sector_bytes: 4096,
                 crash_amid_opening: false,
                 slow_after: Duration::from_millis(200),
+                disk: DiskSettings {
+                    victims: Vec::new(),
+                    kinds: Vec::new(),
+                    at_rest_per_mille: 0,
+                    under_way_per_10k: 0,
+                },
             },
         }
     }
@@ -280,6 +372,8 @@ impl Settings {
                 sector_bytes: if rng.bool() { 512 } else { 4096 },
                 crash_amid_opening: rng.bool(),
                 slow_after: Duration::from_millis(rng.u64(20..400)),
+                // By whoever knows what its runs may expect of nodes that stay down: see `DiskSettings::draw`.
+                disk: DiskSettings::default(),
             },
         }
     }

@@ -82,6 +82,7 @@ struct Node<R: Replica, S> {
 pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     seed: u64,
     settings: Settings,
+    bounded: bool,
     cluster: ClusterId,
     rng: Rng,
     now: Time,
@@ -170,6 +171,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             queue: BinaryHeap::new(),
             nodes,
             network: Network::new(settings.nodes as usize),
+            bounded: !S::HAS_DISK || settings.storage.bounded(),
             settings,
             clients,
             factory: Box::new(factory),
@@ -265,6 +267,28 @@ impl<R: Replica, S: SimStorage> World<R, S> {
     /// The live replicas.
     pub fn replicas(&self) -> impl Replicas<R> + '_ {
         AllNodes(&self.nodes)
+    }
+
+    /// Whether a node is down for good because its log refused to open; see [`SimStorage::is_refused`].
+    #[must_use]
+    pub fn is_refused(&self, node: NodeId) -> bool {
+        self.nodes[node.0 as usize - 1].storage.is_refused()
+    }
+
+    /// Whether the cluster must serve again once everything is mended: every disk keeps the bound, and no node is down for
+    /// good, or a majority remembers all that it confirmed. Where neither holds, a node whose tail was cut may wait for ever
+    /// for one that stays down.
+    #[must_use]
+    pub fn must_serve(&self) -> bool {
+        let refused = self.nodes.iter().any(|node| node.storage.is_refused());
+        let impaired = self.nodes.iter().filter(|node| node.storage.is_impaired()).count();
+        self.bounded && (!refused || impaired * 2 < self.nodes.len())
+    }
+
+    /// Whether the promises to clients must hold: see [`StorageSettings::bounded`](crate::StorageSettings::bounded).
+    #[must_use]
+    pub const fn is_bounded(&self) -> bool {
+        self.bounded
     }
 
     /// Ends a process now; it comes back after a while.

@@ -22,7 +22,7 @@ use crate::raft::invariants::Invariants;
 use crate::raft::knobs;
 use crate::raft::ledger::Ledger;
 use crate::raft::recorder::Recorder;
-use crate::register::plain;
+use crate::register::{plain, settings};
 use crate::run::{Failure, Run, Telling, linearizable};
 
 /// Which group holds a key: groups count from 1.
@@ -163,6 +163,8 @@ struct Watched<W> {
     workload: Workload<Routed>,
     watch: W,
     checked_wanted: usize,
+    /// Whether the promises must hold.
+    bounded: bool,
 }
 
 impl<R: Replica, W: Watch<R>> Subject<Groups<R>> for Watched<W>
@@ -183,7 +185,10 @@ where
 
     fn on_action(&mut self, node: NodeId, action: &Action<GroupsHead<R::Head>>) -> Result<(), String> {
         match action {
-            Action::Persist { id, op } => self.watch.persist(node, *id, op),
+            Action::Persist { id, op } => {
+                let kept = self.watch.persist(node, *id, op);
+                if self.bounded { kept } else { Ok(()) }
+            }
             Action::Event { group, event } => {
                 self.watch.event(*group, event);
                 Ok(())
@@ -212,7 +217,7 @@ where
     }
 
     fn check(&mut self, node: NodeId, replicas: &impl Replicas<Groups<R>>) -> Result<(), String> {
-        replicas.replica(node).map_or(Ok(()), |container| self.watch.check(node, container))
+        replicas.replica(node).filter(|_| self.bounded).map_or(Ok(()), |container| self.watch.check(node, container))
     }
 }
 
@@ -234,11 +239,16 @@ where
         let (now_writes, now_reads) = subject.workload.answered();
         now_writes >= writes + 10 && now_reads >= reads + 10
     };
-    if !world.run_while(bound, subject, served).map_err(text)? {
+    let serves = world.run_while(bound, subject, served).map_err(text)?;
+    if !serves && world.must_serve() {
         return Err("serves_again: no progress after everything was mended".to_owned());
     }
     subject.workload.stop();
-    if !world.run_while(bound, subject, |_, subject| subject.workload.is_idle()).map_err(text)? {
+    if !world.is_bounded() {
+        return Ok(());
+    }
+    let idle = world.run_while(bound, subject, |_, subject| subject.workload.is_idle()).map_err(text)?;
+    if !idle && world.must_serve() {
         return Err("requests_end: an operation never ends".to_owned());
     }
     linearizable(subject.workload.history())?;
@@ -259,18 +269,18 @@ pub fn registers<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Resu
     let (nodes, (groups, workload)) = (plan.settings.nodes, setup(plan));
     let snapshot_every = plan.rng(1).u32(2..60);
     let cluster = ClusterId::from_name("sim");
-    let settings = plan.settings.clone();
-    let mut world: World<Groups<Register>, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
-        let register = |group| {
-            let mut config = RegisterConfig::new(cluster, group, node, (1..=nodes).map(NodeId).collect());
-            config.snapshot_every = snapshot_every;
-            (group, Register::new(config, &boots.of(group)).expect("small node ids, few starts"))
-        };
-        Groups::new(Epoch(1), (1..=groups).map(GroupId).map(register))
-    });
+    let mut world: World<Groups<Register>, S> =
+        World::new(plan.seed, settings(plan), cluster, move |node, boots, _| {
+            let register = |group| {
+                let mut config = RegisterConfig::new(cluster, group, node, (1..=nodes).map(NodeId).collect());
+                config.snapshot_every = snapshot_every;
+                (group, Register::new(config, &boots.of(group)).expect("small node ids, few starts"))
+            };
+            Groups::new(Epoch(1), (1..=groups).map(GroupId).map(register))
+        });
     telling.to(&mut world);
     let workload = Workload::new(workload, nodes, Routed { groups });
-    let mut subject = Watched { workload, watch: NoWatch, checked_wanted: 0 };
+    let mut subject = Watched { workload, watch: NoWatch, checked_wanted: 0, bounded: world.is_bounded() };
     play(plan, &mut world, &mut subject, Duration::from_secs(10)).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.workload.answered(), Probes::default()))
 }
@@ -300,7 +310,7 @@ pub fn rafts<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<R
         });
     telling.to(&mut world);
     let workload = Workload::new(workload, nodes, Routed { groups });
-    let mut subject = Watched { workload, watch, checked_wanted: 0 };
+    let mut subject = Watched { workload, watch, checked_wanted: 0, bounded: world.is_bounded() };
     let bound = timeouts.election * 40 + Duration::from_secs(8);
     play(plan, &mut world, &mut subject, bound).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.workload.answered(), Probes::default()))

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use fastrand::Rng;
 use replikit_core::WriteLevel;
-use replikit_sim::{ReadKind, Settings, WorkloadSettings};
+use replikit_sim::{DiskSettings, Fault, ReadKind, Settings, WorkloadSettings};
 
 /// What one seed does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Plan {
     pub workload: WorkloadSettings,
     /// How long faults go on.
     pub lasts: Duration,
-    /// How many nodes stay dead from the healing on: less than half, and none of a torn log's.
+    /// How many nodes stay dead from the healing on: less than half, and none where a log is torn or a disk faulty.
     pub dead: u32,
     /// Switches that were turned off.
     pub without: Vec<&'static str>,
@@ -65,6 +65,24 @@ pub const SWITCHES: &[Switch] = &[
     ("slow-sync", |plan| plan.settings.storage.heavy_tail = false),
     ("unsynced-loss", |plan| plan.settings.storage.lose_unsynced = false),
     ("opening-crash", |plan| plan.settings.storage.crash_amid_opening = false),
+    ("disk-full", |plan| plan.disks_never(Fault::DiskFull)),
+    ("write-part", |plan| plan.disks_never(Fault::WritePart)),
+    ("latent-error", |plan| plan.disks_never(Fault::LatentError)),
+    ("bit-rot", |plan| plan.disks_never(Fault::BitRot)),
+    ("misdirected-write", |plan| plan.disks_never(Fault::WriteMisdirected)),
+    ("misdirected-read", |plan| plan.disks_never(Fault::ReadMisdirected)),
+    ("lost-write", |plan| plan.disks_never(Fault::WriteLost)),
+    ("stale-read", |plan| plan.disks_never(Fault::ReadStale)),
+    ("register-rot", |plan| plan.disks_never(Fault::RegisterRot)),
+    ("snapshot-rot", |plan| plan.disks_never(Fault::SnapshotRot)),
+    ("file-missing", |plan| plan.disks_never(Fault::FileMissing)),
+    ("file-cut", |plan| plan.disks_never(Fault::FileTruncated)),
+    ("read-only", |plan| plan.disks_never(Fault::ReadOnly)),
+    ("tail-rot", |plan| plan.disks_never(Fault::TailRot)),
+    ("lying-sync", |plan| plan.disks_never(Fault::SyncLied)),
+    ("lost-entry", |plan| plan.disks_never(Fault::EntryLost)),
+    ("lost-tail", |plan| plan.disks_never(Fault::TailLost)),
+    ("helical", |plan| plan.disks_never(Fault::Helical)),
     ("dead-nodes", |plan| plan.dead = 0),
     ("odd-requests", |plan| plan.workload.odd_per_mille = 0),
     ("other-operations", |plan| plan.workload.other_ops_per_mille = 0),
@@ -80,7 +98,9 @@ impl Plan {
         let mut rng = Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
         let rng = &mut rng;
         let nodes = [1, 3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 5, 4, 7][rng.usize(0..14)];
-        let settings = Settings::draw(rng, nodes);
+        let mut settings = Settings::draw(rng, nodes);
+        // Of a generator of its own: what disks do decides nothing else. The storage model takes no note of it.
+        settings.storage.disk = DiskSettings::draw(&mut Rng::with_seed(seed ^ 0xd6e8_feb8_6659_fd93), nodes);
         let clients = rng.u32(1..=10);
         let mut levels = vec![WriteLevel::Quorum, WriteLevel::Applied(1 + rng.u8(0..nodes as u8))];
         if rng.bool() {
@@ -113,6 +133,11 @@ impl Plan {
         let dead = if rng.u8(0..4) == 0 && minority > 0 { rng.u32(1..=minority) } else { 0 };
         let lasts = Duration::from_millis(rng.u64(600..=1200));
         Self { seed, settings, workload, lasts, dead, without: Vec::new() }
+    }
+
+    /// Without a kind of fault of the disk.
+    fn disks_never(&mut self, fault: Fault) {
+        self.settings.storage.disk.kinds.retain(|kind| *kind != fault);
     }
 
     /// Without a kind of fault.

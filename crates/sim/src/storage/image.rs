@@ -12,6 +12,8 @@ use super::{Boots, Recovery, RecoveryItem};
 #[derive(Clone, Debug)]
 struct Stream {
     next: LogIndex,
+    // What a damaged disk left is a state of the past; which one, only the next append tells.
+    unsure: bool,
     // With their place in the order of all appends of the node.
     batches: Vec<(u64, Batch)>,
     // Replaced batches are pushed at recovery too, before those that replaced them: a log is read in append order.
@@ -20,7 +22,7 @@ struct Stream {
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { next: LogIndex(1), batches: Vec::new(), replaced: Vec::new() }
+        Self { next: LogIndex(1), unsure: false, batches: Vec::new(), replaced: Vec::new() }
     }
 }
 
@@ -63,8 +65,9 @@ impl Image {
                 Ok(())
             }
             Persist::Release { stream, before } => {
-                let next = self.streams.get(stream).map_or(LogIndex(1), |stream| stream.next);
-                if *before > next {
+                let known = self.streams.get(stream);
+                let next = known.map_or(LogIndex(1), |stream| stream.next);
+                if *before > next && !known.is_some_and(|stream| stream.unsure) {
                     return Err(format!("{stream} was released before {before}, but its next index is {next}"));
                 }
                 Ok(())
@@ -84,6 +87,10 @@ impl Image {
     fn append(&mut self, batch: &Batch, replace: bool) -> Result<(), String> {
         let stream = self.streams.entry(batch.stream()).or_default();
         let base = batch.base();
+        if core::mem::take(&mut stream.unsure) && stream.batches.last().is_none_or(|(_, last)| last.last().index < base)
+        {
+            stream.next = base;
+        }
         if base > stream.next || base < stream.next && !replace {
             return Err(format!(
                 "{batch:?} was appended with replace = {replace} to a stream whose next index is {:?}",
@@ -215,6 +222,23 @@ impl Image {
         let Some(stream) = self.streams.get(&stream) else { return (LogIndex(1), None) };
         let held = stream.batches.iter().map(|(_, batch)| batch).find(|batch| batch.range().contains(&index));
         (stream.next, held)
+    }
+
+    /// Takes what a damaged disk left for what there is.
+    pub(super) fn adopt(&mut self, recovery: &Recovery) {
+        self.registers = recovery.boots.groups.iter().map(|(group, boot)| (*group, boot.register.clone())).collect();
+        let streams: Vec<StreamId> = self.streams.keys().copied().collect();
+        for stream in streams {
+            self.streams.insert(stream, Stream { unsure: true, ..Stream::default() });
+        }
+        for item in &recovery.items {
+            if let RecoveryItem::Batch(batch) = item {
+                let stream = self.streams.entry(batch.stream()).or_insert(Stream { unsure: true, ..Stream::default() });
+                self.appended += 1;
+                stream.batches.push((self.appended, batch.clone()));
+                stream.next = batch.last().index.next();
+            }
+        }
     }
 
     /// Pieces of unfinished snapshots are gone after a restart.

@@ -1,4 +1,4 @@
-//! The real log, its bytes on a disk in memory that loses what was not synced, in any subset of sectors.
+//! The real log, its bytes on a disk in memory that loses what was not synced, in any subset of sectors, and does worse.
 //!
 //! Invariant: operations of one lane are carried out in order, one at a time; those of different lanes in the order in which
 //! they end. An operation is carried out when it ends, so a crash meets it undone, or, if it is a write, done in part.
@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use replikit_core::{
     ClusterId, GroupId, LogIndex, NodeId, Persist, Position, StorageEvent, StreamId, Ticket, Time, WriteId,
 };
-use replikit_log::{
-    Disk, DiskError, DiskOp, Lane, Log, LogConfig, LogEvent, LogOutput, MemDisk, OpId, OpenError, Storage,
-};
+use replikit_log::{Disk, DiskError, DiskOp, Lane, Log, LogConfig, LogEvent, LogOutput, OpId, OpenError, Storage};
 
+use super::disk::FaultyDisk;
 use super::shadow::Shadow;
-use super::{Boots, Recovery, RecoveryItem, SimStorage, StorageContext, StorageOutput};
+use super::{Boots, Recovery, RecoveryItem, SimStorage, StartError, StorageContext, StorageOutput};
 use crate::fault::Fault;
 use crate::settings::around;
 
@@ -37,8 +36,12 @@ pub struct LogStorage {
     cluster: ClusterId,
     node: NodeId,
     config: Option<LogConfig>,
-    disk: MemDisk,
+    disk: FaultyDisk,
     log: Option<Log>,
+    refused: bool,
+    impaired: bool,
+    // A promise that the log broke while it was running; told at the next storage action or start.
+    broken: Option<String>,
     shadow: Shadow,
     // What the log has said, and when: it answers from memory at once, without any disk operation.
     outputs: VecDeque<(Time, StorageOutput)>,
@@ -52,6 +55,8 @@ enum Opening {
     Opened(Box<Log>, Recovery),
     /// The process crashed amid it.
     Crashed,
+    /// The disk is damaged.
+    Refused(String),
 }
 
 impl LogStorage {
@@ -71,11 +76,27 @@ impl LogStorage {
         config
     }
 
-    fn open(&mut self, config: LogConfig, context: &mut StorageContext<'_>) -> Result<Opening, OpenError> {
+    /// What an opening that failed means.
+    fn failed(&self, error: &OpenError) -> Result<Opening, StartError> {
+        match error {
+            OpenError::Disk { error: DiskError::Io { .. }, .. } if self.disk.was_unreadable() => {
+                Ok(Opening::Refused(error.to_string()))
+            }
+            OpenError::Disk { error: DiskError::Io { .. } | DiskError::NoSpace | DiskError::ReadOnly, .. } => {
+                Ok(Opening::Crashed)
+            }
+            // Where a read was answered wrongly, trying again is what an operator does.
+            OpenError::Corrupt(_) if self.disk.is_damaged() || self.disk.was_misread() => {
+                Ok(Opening::Refused(error.to_string()))
+            }
+            error => Err(StartError::Broken(format!("a sound disk was refused: {error}"))),
+        }
+    }
+
+    fn open(&mut self, config: LogConfig, context: &mut StorageContext<'_>) -> Result<Opening, StartError> {
         let (log, recovered) = match Log::open(config, &mut self.disk) {
             Ok(opened) => opened,
-            Err(OpenError::Disk { error: DiskError::Io { .. }, .. }) => return Ok(Opening::Crashed),
-            Err(error) => return Err(error),
+            Err(error) => return self.failed(&error),
         };
         if recovered.events.iter().any(|event| matches!(event, LogEvent::TailCut { .. })) {
             context.counts[Fault::TailCut] += 1;
@@ -92,8 +113,8 @@ impl LogStorage {
             })
             .collect::<Result<Vec<_>, OpenError>>();
         let items = match items {
-            Err(OpenError::Disk { error: DiskError::Io { .. }, .. }) => return Ok(Opening::Crashed),
-            items => items?,
+            Err(error) => return self.failed(&error),
+            Ok(items) => items,
         };
         let groups = recovered.boots.iter().map(|(group, boot)| (group, boot.clone())).collect();
         let boots = Boots { groups, incarnation: recovered.boots.incarnation() };
@@ -115,6 +136,7 @@ impl LogStorage {
             }
             keep
         });
+        self.disk.settle(context.settings, context.counts);
         if lost > 0 {
             context.counts[Fault::UnsyncedLost] += 1;
             if kept > 0 {
@@ -159,6 +181,7 @@ impl LogStorage {
             self.disk.fail_at(self.disk.operations() + 1, DiskError::Io { code: 5 });
         }
         let result = self.disk.execute(op);
+        self.disk.settle(context.settings, context.counts);
         self.log().complete(id, result);
         self.take_operations();
         self.begin(context);
@@ -172,9 +195,18 @@ impl LogStorage {
                     self.shadow.durable(up_to);
                     StorageOutput::Durable(up_to)
                 }
-                LogOutput::LogRead { ticket, stream, answer } => StorageOutput::LogRead { ticket, stream, answer },
+                LogOutput::LogRead { ticket, stream, answer } => {
+                    if let Err(what) = self.shadow.answered(&answer) {
+                        self.broken.get_or_insert(what);
+                    }
+                    StorageOutput::LogRead { ticket, stream, answer }
+                }
                 LogOutput::SnapshotRead { ticket, answer } => StorageOutput::SnapshotRead { ticket, answer },
                 LogOutput::Storage(event) => StorageOutput::Event(event),
+                LogOutput::Event(LogEvent::SnapshotDurable { at, .. }) => {
+                    self.shadow.snapshot_durable(at);
+                    continue;
+                }
                 LogOutput::Tail { .. } | LogOutput::Event(_) => continue,
             };
             self.outputs.push_back((now, output));
@@ -190,14 +222,19 @@ impl LogStorage {
 }
 
 impl SimStorage for LogStorage {
+    const HAS_DISK: bool = true;
+
     fn new(cluster: ClusterId, node: NodeId, context: &mut StorageContext<'_>) -> Self {
-        let disk = MemDisk::with_sectors(context.settings.sector_bytes);
+        let disk = FaultyDisk::new(node, context.settings, context.rng.get_seed());
         let mut storage = Self {
             cluster,
             node,
             config: None,
             disk,
             log: None,
+            refused: false,
+            impaired: false,
+            broken: None,
             shadow: Shadow::default(),
             outputs: VecDeque::new(),
             lanes: BTreeMap::new(),
@@ -208,19 +245,27 @@ impl SimStorage for LogStorage {
         storage
     }
 
-    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, String> {
+    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, StartError> {
+        if let Some(broken) = self.broken.take() {
+            return Err(StartError::Broken(broken));
+        }
         let config = self.config.clone().expect("drawn when the storage was made");
+        self.refused = false;
         loop {
             // Some openings crash amid their own work, and are tried again.
             let crashes = context.settings.crash_amid_opening && context.rng.u8(0..8) == 0;
             let at = if crashes { self.disk.operations() + context.rng.u64(1..40) } else { 0 };
+            self.disk.begin_opening();
             self.disk.fail_at(at, DiskError::Io { code: 5 });
-            let opening = self.open(config.clone(), context).map_err(|error| error.to_string())?;
+            let opening = self.open(config.clone(), context);
             // Operation 0 never comes.
             self.disk.fail_at(0, DiskError::Io { code: 5 });
-            match opening {
+            self.disk.settle(context.settings, context.counts);
+            match opening? {
                 Opening::Opened(log, recovery) => {
-                    self.shadow.recovered(&recovery)?;
+                    let doubt = self.disk.take_doubt();
+                    self.impaired = recovery.boots.groups.values().any(|boot| !boot.tail_cut.is_empty());
+                    self.shadow.recovered(&recovery, doubt).map_err(StartError::Broken)?;
                     self.log = Some(*log);
                     return Ok(recovery);
                 }
@@ -228,11 +273,28 @@ impl SimStorage for LogStorage {
                     context.counts[Fault::CrashAmidOpening] += 1;
                     self.lose_power(context);
                 }
+                Opening::Refused(_) if self.disk.was_misread() => {}
+                Opening::Refused(why) => {
+                    context.counts[Fault::Refused] += 1;
+                    (self.refused, self.impaired) = (true, true);
+                    return Err(StartError::Refused(why));
+                }
             }
         }
     }
 
+    fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    fn is_impaired(&self) -> bool {
+        self.impaired
+    }
+
     fn persist(&mut self, id: WriteId, op: Persist) -> Result<(), String> {
+        if let Some(broken) = self.broken.take() {
+            return Err(broken);
+        }
         self.shadow.persist(id, &op)?;
         self.log().persist(id, op);
         Ok(())
@@ -311,6 +373,7 @@ impl SimStorage for LogStorage {
                 let _ = self.disk.execute(operation.op);
             }
         }
+        self.disk.settle(context.settings, context.counts);
         self.log = None;
         self.outputs.clear();
         self.slow_at = None;

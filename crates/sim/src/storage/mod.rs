@@ -3,6 +3,7 @@
 //! Invariant: what was reported durable survives every crash; of the rest a prefix, in the order of the actions, survives.
 //! [`ModelStorage`] is that sentence and nothing else; [`LogStorage`] is the real log, which has to make it true.
 
+mod disk;
 mod image;
 mod log;
 mod model;
@@ -90,6 +91,15 @@ pub enum StorageOutput {
     Event(StorageEvent),
 }
 
+/// Why a start gives nothing to recover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// The disk is damaged and the storage says so: the node stays down, as it should. No violation.
+    Refused(String),
+    /// A sound disk was refused, or what was recovered is not what was stored: a violation.
+    Broken(String),
+}
+
 /// What a storage may use of the world around it.
 #[derive(Debug)]
 pub struct StorageContext<'a> {
@@ -105,14 +115,27 @@ pub struct StorageContext<'a> {
 
 /// The storage of one simulated node. Time passes for it only through the calls.
 pub trait SimStorage: Sized {
+    /// Whether there is a disk under it that plays [`DiskSettings`](crate::DiskSettings).
+    const HAS_DISK: bool = false;
+
     /// An empty disk of a node.
     fn new(cluster: ClusterId, node: NodeId, context: &mut StorageContext<'_>) -> Self;
 
     /// A process starts on what the disk holds: called once before anything else, and again after each crash.
     ///
     /// # Errors
-    /// A sentence that says why the disk's content is refused; the node stays down.
-    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, String>;
+    /// [`StartError`] says whether the node stays down or a promise was broken.
+    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, StartError>;
+
+    /// Whether the last start was refused: the node is down for good, as long as nobody replaces its disk.
+    fn is_refused(&self) -> bool {
+        false
+    }
+
+    /// Whether the last start was refused or told of a cut tail: such a node may have to wait for all others.
+    fn is_impaired(&self) -> bool {
+        false
+    }
 
     /// Takes a storage action.
     ///

@@ -12,7 +12,7 @@ use replikit_core::{
 };
 
 use super::image::Image;
-use super::{Recovery, SimStorage, StorageContext, StorageOutput};
+use super::{Recovery, SimStorage, StartError, StorageContext, StorageOutput};
 use crate::fault::Fault;
 use crate::settings::around;
 
@@ -110,7 +110,7 @@ impl SimStorage for ModelStorage {
         Self::default()
     }
 
-    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, String> {
+    fn start(&mut self, context: &mut StorageContext<'_>) -> Result<Recovery, StartError> {
         if core::mem::replace(&mut self.started, true) {
             self.incarnation += 1;
         }

@@ -4,10 +4,12 @@
 //! at least everything that was reported durable. Registers alone may be later: the second copy of a torn group's registers
 //! counts although the group does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use replikit_core::{Batch, LogIndex, Persist, StreamId, WriteId};
+use bytes::Bytes;
+use replikit_core::{Batch, GroupId, LogAnswer, LogIndex, Persist, Position, StreamId, Term, WriteId};
 
+use super::disk::Doubt;
 use super::image::Image;
 use super::{Recovery, RecoveryItem};
 
@@ -18,6 +20,18 @@ pub(super) struct Shadow {
     released: BTreeMap<StreamId, LogIndex>,
     under_way: VecDeque<(WriteId, Persist)>,
     seen: Image,
+    /// Every batch that was ever handed over, and every register.
+    written: BTreeMap<(StreamId, LogIndex, Term), Vec<Batch>>,
+    registers: BTreeMap<GroupId, BTreeSet<Bytes>>,
+    snapshots: BTreeMap<GroupId, Snapshots>,
+}
+
+/// Positions of the snapshots of a group, in the order in which they were asked for.
+#[derive(Debug, Default)]
+struct Snapshots {
+    asked: Vec<Position>,
+    /// How many of them lie before or at the newest that was said to be durable.
+    durable: usize,
 }
 
 /// The same action; `None` for snapshots, whose content is the replica's affair and which are written beside the log.
@@ -50,6 +64,21 @@ impl Shadow {
     ///
     /// Errors are sentences: a rule of the contract that the replica broke.
     pub(super) fn persist(&mut self, id: WriteId, op: &Persist) -> Result<(), String> {
+        match op {
+            Persist::Append { batch, .. } => {
+                let same = self.written.entry((batch.stream(), batch.base(), batch.term())).or_default();
+                if !same.contains(batch) {
+                    same.push(batch.clone());
+                }
+            }
+            Persist::Register { group, bytes } => {
+                self.registers.entry(*group).or_default().insert(bytes.clone());
+            }
+            Persist::Snapshot { at, .. } | Persist::SnapshotChunk { at, last: true, .. } => {
+                self.snapshots.entry(at.stream.group).or_default().asked.push(*at);
+            }
+            _ => {}
+        }
         if let Some(op) = copy(op) {
             self.seen.apply(&op)?;
             self.under_way.push_back((id, op));
@@ -65,14 +94,125 @@ impl Shadow {
         }
     }
 
-    /// A start found this.
+    /// The log says that this snapshot is durable.
+    pub(super) fn snapshot_durable(&mut self, at: Position) {
+        let known = self.snapshots.entry(at.stream.group).or_default();
+        let place = known.asked.iter().rposition(|asked| *asked == at).map_or(0, |place| place + 1);
+        known.durable = known.durable.max(place);
+    }
+
+    /// A read of the log was answered with this.
     ///
     /// Errors are sentences: a promise that the log broke.
-    pub(super) fn recovered(&mut self, recovery: &Recovery) -> Result<(), String> {
+    pub(super) fn answered(&self, answer: &LogAnswer) -> Result<(), String> {
+        match answer {
+            LogAnswer::Batches(batches) => batches.as_slice().iter().try_for_each(|batch| self.is_written(batch)),
+            LogAnswer::Compacted { .. } | LogAnswer::Faulty(_) => Ok(()),
+        }
+    }
+
+    fn is_written(&self, batch: &Batch) -> Result<(), String> {
+        let known = self.written.get(&(batch.stream(), batch.base(), batch.term()));
+        if known.is_some_and(|known| known.contains(batch)) {
+            return Ok(());
+        }
+        Err(format!("the log handed out {batch:?}, which was never written"))
+    }
+
+    /// A start found this. `doubt` is what the disk may have cost.
+    ///
+    /// Errors are sentences: a promise that the log broke.
+    pub(super) fn recovered(&mut self, recovery: &Recovery, doubt: Doubt) -> Result<(), String> {
+        for item in &recovery.items {
+            if let RecoveryItem::Batch(batch) = item {
+                self.is_written(batch)?;
+            }
+        }
+        if doubt < Doubt::Silent {
+            self.snapshots_are_kept(recovery)?;
+        }
+        // After a silent loss even what agrees may be of another life: incarnations come again.
+        if doubt < Doubt::Silent {
+            let Err(why) = self.is_prefix(recovery) else { return Ok(()) };
+            if doubt == Doubt::None {
+                return Err(why);
+            }
+            self.is_told(recovery, doubt)
+                .map_err(|what| format!("{why}; a damaged disk does not excuse it: {what}"))?;
+        }
+        self.under_way.clear();
+        self.durable.adopt(recovery);
+        for (group, known) in &mut self.snapshots {
+            let found = recovery.boots.of(*group).snapshot;
+            known.durable = known.asked.iter().rposition(|asked| Some(*asked) == found).map_or(0, |place| place + 1);
+        }
+        self.seen = self.durable.clone();
+        Ok(())
+    }
+
+    /// No group may go on without a snapshot that was durable, or with an older one, once anything is gone that it holds.
+    fn snapshots_are_kept(&self, recovery: &Recovery) -> Result<(), String> {
+        for (group, known) in self.snapshots.iter().filter(|(_, known)| known.durable > 0) {
+            let found = recovery.boots.of(*group).snapshot;
+            let place = found.and_then(|at| known.asked.iter().rposition(|asked| *asked == at));
+            if place.is_none_or(|place| place + 1 < known.durable) && self.anything_is_gone(*group, recovery) {
+                let durable = known.asked[known.durable - 1];
+                return Err(format!("group {group} has the snapshot {found:?}, though {durable:?} was durable"));
+            }
+        }
+        Ok(())
+    }
+
+    fn anything_is_gone(&self, group: GroupId, recovery: &Recovery) -> bool {
+        let there = |batch: &Batch| {
+            recovery.items.iter().any(|item| matches!(item, RecoveryItem::Batch(found) if found == batch))
+        };
+        let mut streams = self.durable.batches().filter(|(stream, _)| stream.group == group);
+        streams.any(|(_, mut batches)| batches.any(|batch| !there(batch)))
+    }
+
+    /// Whether what is missing was told by a cut tail.
+    fn is_told(&self, recovery: &Recovery, doubt: Doubt) -> Result<(), String> {
+        let told = |stream: &StreamId| recovery.boots.of(stream.group).tail_cut.contains(stream);
+        for (group, register) in self.durable.registers() {
+            let found = recovery.boots.of(group).register;
+            let may_be_older = doubt == Doubt::Misread && !recovery.boots.of(group).tail_cut.is_empty();
+            if found != register && !may_be_older && !self.is_later(group, &found) {
+                return Err(format!("group {group} has register {found:?} instead of {register:?}"));
+            }
+        }
+        let mut found: BTreeMap<StreamId, Vec<&Batch>> = BTreeMap::new();
+        for item in &recovery.items {
+            if let RecoveryItem::Batch(batch) = item {
+                found.entry(batch.stream()).or_default().push(batch);
+            }
+        }
+        let (mut durable, mut released) = (self.durable.clone(), self.released.clone());
+        void(&mut durable, &mut released, recovery);
+        for (stream, expected) in durable.batches() {
+            let found = found.get(&stream).map_or(&[][..], |found| &found[..]);
+            let needed_from = released.get(&stream).copied().unwrap_or_default();
+            let lost = expected.filter(|batch| batch.last().index >= needed_from).find(|batch| !found.contains(batch));
+            if let Some(lost) = lost
+                && !told(&stream)
+            {
+                return Err(format!("{lost:?} is gone, and {stream} is not told to be cut"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_later(&self, group: GroupId, register: &Bytes) -> bool {
+        let mut under_way = self.under_way.iter();
+        under_way
+            .any(|(_, op)| matches!(op, Persist::Register { group: of, bytes } if *of == group && bytes == register))
+    }
+
+    /// Whether what was found is what some prefix of the actions means; then that is what the next actions build on.
+    fn is_prefix(&mut self, recovery: &Recovery) -> Result<(), String> {
         let mut first_difference = None;
-        let under_way = core::mem::take(&mut self.under_way);
         let (mut image, mut released) = (self.durable.clone(), self.released.clone());
-        let mut left = under_way.iter();
+        let mut left = self.under_way.iter();
         loop {
             let (mut after, mut after_released) = (image.clone(), released.clone());
             void(&mut after, &mut after_released, recovery);
@@ -87,6 +227,7 @@ impl Shadow {
                 None => {
                     (self.durable, self.released) = (after, after_released);
                     self.seen = self.durable.clone();
+                    self.under_way.clear();
                     return Ok(());
                 }
                 Some(difference) => {
@@ -164,8 +305,7 @@ fn range(batches: &[&Batch]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use replikit_core::{Boot, GroupId};
+    use replikit_core::Boot;
 
     use super::*;
 
@@ -189,7 +329,7 @@ mod tests {
                 shadow.persist(WriteId(id as u64 + 1), op).expect("in order");
             }
             shadow.durable(WriteId(2));
-            assert_eq!(shadow.recovered(&found(bytes)).is_ok(), fine, "{bytes:?}");
+            assert_eq!(shadow.recovered(&found(bytes), Doubt::None).is_ok(), fine, "{bytes:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use super::plan::Planned;
 use crate::chronicle::Happening;
 use crate::fault::Fault;
 use crate::settings::around;
-use crate::storage::{RecoveryItem, SimStorage};
+use crate::storage::{RecoveryItem, SimStorage, StartError};
 use crate::subject::Subject;
 use crate::trace::Step;
 
@@ -19,7 +19,11 @@ impl<R: Replica, S: SimStorage> World<R, S> {
     pub(super) fn start_node(&mut self, at: usize, subject: &mut impl Subject<R>) -> Result<(), String> {
         self.trace.note(Step::Restart, self.now, at, 0);
         let (storage, mut context) = self.storage(at);
-        let recovery = storage.start(&mut context).map_err(|what| format!("recovery: {what}"))?;
+        let recovery = match storage.start(&mut context) {
+            Ok(recovery) => recovery,
+            Err(StartError::Broken(what)) => return Err(format!("recovery: {what}")),
+            Err(StartError::Refused(_)) => return Ok(()),
+        };
         subject.on_start(self.nodes[at].id, &recovery)?;
         if let Some(chronicle) = &mut self.chronicle {
             chronicle.note(self.now, self.nodes[at].id, Happening::Started);

@@ -155,7 +155,10 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             }
             Action::Event { group, event } => {
                 self.trace.note(Step::Event, now, at, u64::from(group.0));
-                if let Event::PeerMisbehaved { node, what } = &event {
+                // Where a disk lost silently what its node had said, others see it say something else.
+                if let Event::PeerMisbehaved { node, what } = &event
+                    && self.bounded
+                {
                     return Err(format!(
                         "honest_peers_are_not_accused: node {node} is accused, though all are honest: {what}"
                     ));
@@ -240,7 +243,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 StorageOutput::LogRead { ticket, stream, answer } => Input::LogRead { ticket, stream, answer },
                 StorageOutput::SnapshotRead { ticket, answer } => Input::SnapshotRead { ticket, answer },
                 StorageOutput::Event(event) => {
-                    if event == StorageEvent::Failed {
+                    if matches!(event, StorageEvent::Failed | StorageEvent::Faulty { .. }) {
                         // The operator's part: a node whose disk fails is started anew.
                         let after = Duration::from_millis(self.rng.u64(1..500));
                         let life = self.nodes[at].life;

@@ -69,6 +69,8 @@ enum Op {
 pub(crate) struct Disk {
     seen: Image,
     durable: Image,
+    // What it held before a tail was cut that it had confirmed: the node says that it remembers no more.
+    cut: Vec<Image>,
     ballot: (Term, Option<NodeId>),
     unsynced: VecDeque<(WriteId, Op)>,
     /// The newest snapshot that was begun or taken in.
@@ -100,7 +102,12 @@ impl Disk {
                 image.append(run(batch));
             }
         }
+        let mut cut = core::mem::take(&mut self.cut);
+        if boot.tail_cut.contains(&StreamId::consensus(group)) && image.last() < self.durable.last() {
+            cut.push(core::mem::take(&mut self.durable));
+        }
         *self = Self {
+            cut,
             seen: image.clone(),
             durable: image,
             ballot: ballot(&boot.register),
@@ -160,9 +167,9 @@ impl Disk {
         self.seen = self.durable.clone();
     }
 
-    /// Whether a crash now would leave the entry of this term at this index.
+    /// Whether a crash now would leave the entry of this term at this index, or it was cut after it had been confirmed.
     pub(crate) fn holds(&self, index: LogIndex, term: Term) -> bool {
-        self.durable.holds(index, term)
+        self.durable.holds(index, term) || self.cut.iter().any(|cut| cut.holds(index, term))
     }
 
     /// Whether the disk has, at this index, what the process wrote there last.

@@ -64,6 +64,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         });
     let suspended = plan.settings.clock.suspend.is_some();
     let mut subject = RaftSubject::new(plan.workload.clone(), nodes, GROUP, ledger, suspended);
+    subject.bounded = world.is_bounded();
     telling.to(&mut world);
     play(plan, &mut world, &mut subject, timeouts).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.answered(), subject.probes))
@@ -78,18 +79,22 @@ fn play<S: SimStorage>(
     let text = |violation: replikit_sim::Violation| violation.what;
     world.run_until(Time::ZERO + plan.lasts, subject).map_err(text)?;
 
-    // A replica whose tail was cut votes only when every member has answered, so with one nobody may be missing.
-    let dead: Vec<NodeId> = if subject.tail_was_cut { Vec::new() } else { pick(plan) };
+    // A replica whose tail was cut votes only when every member has answered, so with one nobody may be missing. A node
+    // whose log refuses to open stays down, and nobody else may then.
+    let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
+    let dead: Vec<NodeId> = if subject.tail_was_cut || !sound { Vec::new() } else { pick(plan) };
     if !dead.is_empty() {
         subject.probes.hit(Probe::MinorityDead);
     }
     world.heal_all_but(&dead, subject);
 
     // A leader within twenty election timeouts, as slow clocks count them, after starting and reading what the disks hold.
-    let bound = timeouts.election * 22 + Duration::from_millis(200);
+    // A node that then finds its disk damaged is started anew, perhaps some times.
+    let starts = Duration::from_millis(if sound { 200 } else { 3000 });
+    let bound = timeouts.election * 22 + starts;
     let led = |world: &World<Raft<Recorder>, S>, _: &RaftSubject| {
         let replicas = world.replicas();
-        let alive = || replicas.nodes().into_iter().filter(|node| !dead.contains(node));
+        let alive = || replicas.nodes().into_iter().filter(|node| !dead.contains(node) && !world.is_refused(*node));
         alive().any(|node| {
             replicas.replica(node).is_some_and(|raft| {
                 let leads = raft.role() == Role::Leader && raft.term_at(raft.commit_index()) == Some(raft.term());
@@ -100,9 +105,9 @@ fn play<S: SimStorage>(
         })
     };
     if !world.run_while(bound, subject, led).map_err(text)? {
-        if subject.tail_was_cut && !dead.is_empty() {
-            // Noticed only at a start after the healing: this run shows safety alone.
-            return linearizable(subject.history());
+        if !world.must_serve() || (subject.tail_was_cut && !dead.is_empty()) {
+            // Noticed only at a start after the healing, or beyond what a quorum survives: this run shows safety alone.
+            return safe(world, subject);
         }
         return Err(format!("converges: no leader that all follow: {}", describe(world)));
     }
@@ -115,26 +120,43 @@ fn play<S: SimStorage>(
     // What a client may wait for a lost answer, some times over.
     let patience = Duration::from_secs(8) + plan.workload.timeout * 4 + timeouts.read * 2;
     if !world.run_while(patience, subject, served).map_err(text)? {
+        if !world.must_serve() {
+            return safe(world, subject);
+        }
         return Err(format!("serves_again: {:?} of {writes}, {reads}: {}", subject.answered(), describe(world)));
     }
     subject.stop();
     if !world.run_while(patience, subject, |_, subject| subject.is_idle()).map_err(text)? {
+        if !world.must_serve() {
+            return safe(world, subject);
+        }
         return Err(format!("requests_end: a request is still open: {}", describe(world)));
     }
     let agree = |world: &World<Raft<Recorder>, S>, _: &RaftSubject| {
         let replicas = world.replicas();
-        let nodes = replicas.nodes().into_iter().filter(|node| !dead.contains(node));
-        let mut applied = nodes.map(|node| {
+        let up = |node: &NodeId| !dead.contains(node) && !world.is_refused(*node);
+        let mut applied = replicas.nodes().into_iter().filter(up).map(|node| {
             replicas.replica(node).map(|replica| (replica.applied(), replica.last(), replica.machine().state()))
         });
-        let first = applied.next().expect("a majority is alive");
+        let first = applied.next().flatten();
         first.is_some_and(|(applied, last, _)| applied == last) && applied.all(|other| other == first)
     };
     if !world.run_while(bound + patience, subject, agree).map_err(text)? {
+        if !world.must_serve() {
+            return safe(world, subject);
+        }
         return Err(format!("replicas_agree: they do not: {}", describe(world)));
     }
-    subject.check_end(dead.is_empty())?;
-    linearizable(subject.history())
+    if world.is_bounded() {
+        let refused = world.replicas().nodes().into_iter().any(|node| world.is_refused(node));
+        subject.check_end(dead.is_empty() && !refused)?;
+    }
+    safe(world, subject)
+}
+
+/// What clients saw must be what the guarantees say, however far the run got; unless a disk silently lost what it confirmed.
+fn safe<S: SimStorage>(world: &World<Raft<Recorder>, S>, subject: &RaftSubject) -> Result<(), Broken> {
+    if world.is_bounded() { linearizable(subject.history()) } else { Ok(()) }
 }
 
 /// The nodes that stay dead.
