@@ -542,7 +542,8 @@ mod tests {
         let mut disk = FaultyDisk::new(NodeId(1), &settings, 1);
         let (file, mut counts) = (FileId(1), FaultCounts::default());
         disk.execute(DiskOp::Create { file, name: FileName::new("a") }).expect("there is room");
-        disk.execute(DiskOp::Write { file, offset: 0, buffers: vec![Bytes::from_static(b"x")] }).expect("there is room");
+        disk.execute(DiskOp::Write { file, offset: 0, buffers: vec![Bytes::from_static(b"x")] })
+            .expect("there is room");
         assert_eq!(disk.execute(DiskOp::Sync { file }), Ok(DiskAnswer::Done));
         assert_eq!(disk.take_doubt(), Doubt::None);
         disk.settle(&sound, &mut counts);

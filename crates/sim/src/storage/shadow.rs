@@ -26,10 +26,17 @@ pub(super) struct Shadow {
     snapshots: BTreeMap<GroupId, Snapshots>,
 }
 
-/// Positions of the snapshots of a group, in the order in which they were asked for.
+/// A snapshot that was asked for, and the first index of each stream of its group that it does not hold.
+#[derive(Debug)]
+struct Asked {
+    at: Position,
+    lacks: BTreeMap<StreamId, LogIndex>,
+}
+
+/// The snapshots of a group, in the order in which they were asked for.
 #[derive(Debug, Default)]
 struct Snapshots {
-    asked: Vec<Position>,
+    asked: Vec<Asked>,
     /// How many of them lie before or at the newest that was said to be durable.
     durable: usize,
 }
@@ -75,7 +82,12 @@ impl Shadow {
                 self.registers.entry(*group).or_default().insert(bytes.clone());
             }
             Persist::Snapshot { at, .. } | Persist::SnapshotChunk { at, last: true, .. } => {
-                self.snapshots.entry(at.stream.group).or_default().asked.push(*at);
+                let streams = self.seen.batches().filter(|(stream, _)| stream.group == at.stream.group);
+                let mut lacks: BTreeMap<StreamId, LogIndex> = streams
+                    .filter_map(|(stream, batches)| Some((stream, batches.last()?.last().index.next())))
+                    .collect();
+                lacks.insert(at.stream, at.id.index.next());
+                self.snapshots.entry(at.stream.group).or_default().asked.push(Asked { at: *at, lacks });
             }
             _ => {}
         }
@@ -97,7 +109,7 @@ impl Shadow {
     /// The log says that this snapshot is durable.
     pub(super) fn snapshot_durable(&mut self, at: Position) {
         let known = self.snapshots.entry(at.stream.group).or_default();
-        let place = known.asked.iter().rposition(|asked| *asked == at).map_or(0, |place| place + 1);
+        let place = known.asked.iter().rposition(|asked| asked.at == at).map_or(0, |place| place + 1);
         known.durable = known.durable.max(place);
     }
 
@@ -144,7 +156,7 @@ impl Shadow {
         self.durable.adopt(recovery);
         for (group, known) in &mut self.snapshots {
             let found = recovery.boots.of(*group).snapshot;
-            known.durable = known.asked.iter().rposition(|asked| Some(*asked) == found).map_or(0, |place| place + 1);
+            known.durable = known.asked.iter().rposition(|asked| Some(asked.at) == found).map_or(0, |place| place + 1);
         }
         self.seen = self.durable.clone();
         Ok(())
@@ -154,21 +166,31 @@ impl Shadow {
     fn snapshots_are_kept(&self, recovery: &Recovery) -> Result<(), String> {
         for (group, known) in self.snapshots.iter().filter(|(_, known)| known.durable > 0) {
             let found = recovery.boots.of(*group).snapshot;
-            let place = found.and_then(|at| known.asked.iter().rposition(|asked| *asked == at));
-            if place.is_none_or(|place| place + 1 < known.durable) && self.anything_is_gone(*group, recovery) {
-                let durable = known.asked[known.durable - 1];
+            let place = found.and_then(|at| known.asked.iter().rposition(|asked| asked.at == at));
+            let lacks = place.map(|place| &known.asked[place].lacks);
+            if place.is_none_or(|place| place + 1 < known.durable) && self.anything_is_gone(*group, lacks, recovery) {
+                let durable = known.asked[known.durable - 1].at;
                 return Err(format!("group {group} has the snapshot {found:?}, though {durable:?} was durable"));
             }
         }
         Ok(())
     }
 
-    fn anything_is_gone(&self, group: GroupId, recovery: &Recovery) -> bool {
+    /// Whether anything is gone that the snapshot which was found, if any, lacks.
+    fn anything_is_gone(
+        &self,
+        group: GroupId,
+        lacks: Option<&BTreeMap<StreamId, LogIndex>>,
+        recovery: &Recovery,
+    ) -> bool {
         let there = |batch: &Batch| {
             recovery.items.iter().any(|item| matches!(item, RecoveryItem::Batch(found) if found == batch))
         };
         let mut streams = self.durable.batches().filter(|(stream, _)| stream.group == group);
-        streams.any(|(_, mut batches)| batches.any(|batch| !there(batch)))
+        streams.any(|(stream, mut batches)| {
+            let first = lacks.and_then(|lacks| lacks.get(&stream)).copied().unwrap_or_default();
+            batches.any(|batch| batch.last().index >= first && !there(batch))
+        })
     }
 
     /// Whether what is missing was told by a cut tail.
@@ -305,7 +327,7 @@ fn range(batches: &[&Batch]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use replikit_core::Boot;
+    use replikit_core::{BatchKind, BatchMeta, Boot, BytesSource, ClusterId, HybridTimestamp};
 
     use super::*;
 
@@ -330,6 +352,46 @@ mod tests {
             }
             shadow.durable(WriteId(2));
             assert_eq!(shadow.recovered(&found(bytes), Doubt::None).is_ok(), fine, "{bytes:?}");
+        }
+    }
+
+    /// Found by the register on the real log, seed 3821: the newer snapshot's file was lost before anything was released for it.
+    #[test]
+    fn an_older_snapshot_is_fine_only_while_all_that_it_lacks_is_still_in_the_log() {
+        let stream = StreamId::consensus(GroupId(1));
+        let mut batches: Vec<Batch> = Vec::new();
+        for base in 1..=3 {
+            let meta = BatchMeta {
+                cluster: ClusterId::from_name("test"),
+                stream,
+                base: LogIndex(base),
+                term: Term(1),
+                prev_digest: batches.last().map_or(0, Batch::digest),
+                time: HybridTimestamp(0),
+                kind: BatchKind::Commands,
+            };
+            batches.push(Batch::build(&meta, core::iter::once((&b"x"[..], None))));
+        }
+        let position = |batch: &Batch| Position { stream, id: batch.last(), digest: batch.digest() };
+        let snapshot =
+            |batch| Persist::Snapshot { at: position(batch), source: Box::new(BytesSource::new(Bytes::new())) };
+        let append = |batch: &Batch| Persist::Append { batch: batch.clone(), replace: false };
+        for (kept, fine) in [(1, true), (2, false)] {
+            let mut shadow = Shadow::default();
+            let release = Persist::Release { stream, before: LogIndex(2) };
+            let (first, second) = (append(&batches[0]), append(&batches[1]));
+            let ops = [first, snapshot(&batches[0]), release, second, append(&batches[2]), snapshot(&batches[2])];
+            for (id, op) in (1..).zip(&ops) {
+                shadow.persist(WriteId(id), op).expect("in order");
+            }
+            shadow.durable(WriteId(6));
+            shadow.snapshot_durable(position(&batches[0]));
+            shadow.snapshot_durable(position(&batches[2]));
+            let mut recovery = found(b"");
+            let boot = recovery.boots.groups.get_mut(&GroupId(1)).expect("just made");
+            boot.snapshot = Some(position(&batches[0]));
+            recovery.items = batches[kept..].iter().cloned().map(RecoveryItem::Batch).collect();
+            assert_eq!(shadow.recovered(&recovery, Doubt::None).is_ok(), fine, "from {kept} on");
         }
     }
 }
