@@ -23,6 +23,9 @@
 //! 5. *Nothing a peer says is a panic*, and every queue has a limit.
 //!
 //! It is not fast: one batch for each record, and an ordered map of operations.
+//!
+//! [`Replica`]: replikit_core::Replica
+//! [`Held`]: replikit_core::Held
 
 mod config;
 mod coordinate;
