@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// Only the few bugs that continuous integration plants.
     #[arg(long, conflicts_with = "bugs")]
     sample: bool,
-    /// Writes the table to docs/planted.md; only when all bugs were hunted in at least ten ranges.
+    /// Writes the table to docs/planted.md.
     #[arg(long, conflicts_with_all = ["bugs", "sample"])]
     write: bool,
 }
@@ -92,9 +92,6 @@ fn hunt_all(options: &Options) -> Result<bool, String> {
     }
     print!("{}", table::terminal(&catches));
     if options.write {
-        if options.bases < 10 {
-            return Err("the table needs at least 10 ranges (--bases)".to_owned());
-        }
         let path = cargo::root().join("docs").join("planted.md");
         std::fs::write(&path, table::markdown(&catches, options.seeds))
             .map_err(|error| format!("{}: {error}", path.display()))?;

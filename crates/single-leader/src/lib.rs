@@ -77,7 +77,7 @@ mod snapshot;
 mod view;
 
 pub use config::{Config, ConfigError, Limits, Timeouts};
-pub use guarantees::guarantees;
+pub use guarantees::{guarantees, guarantees_with_reads};
 pub use message::{
     Append, AppendAck, AppendReject, Head, ReadIndex, ReadIndexReply, SnapshotAck, SnapshotPiece, TimeoutNow, Vote,
     VoteReply,

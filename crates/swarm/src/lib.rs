@@ -15,6 +15,7 @@
 
 pub mod coverage;
 pub mod groups;
+pub mod guarantees;
 mod many;
 mod plan;
 mod probe;

@@ -26,7 +26,10 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("committed_on_a_durable_quorum", "What is committed is on the disks of a majority."),
     ("state_machine_safety", "Two nodes apply the same command at the same index (Raft figure 3)."),
     ("same_state_at_same_index", "Equal applied index, equal state."),
-    ("indices_in_order", "Purged <= snapshot <= applied <= committed <= last."),
+    (
+        "indices_in_order",
+        "Purged <= snapshot <= applied <= committed <= last, and the terms of applied and last alike.",
+    ),
     ("never_goes_back", "Term, commit index and applied index of a living process only grow."),
     ("promised_after_durable", "A vote, a term or an entry is claimed only once the disk has it."),
     ("exactly_once", "A command is applied as often as it was asked for, retries under a session not counted."),
@@ -281,7 +284,9 @@ impl Invariants {
         let (purged, snapshot) = self.disks.get(&node).map_or_else(Default::default, |d| (d.purged, d.snapshot));
         // While a snapshot comes in, it is ahead of what is applied.
         let installing = snapshot > applied && snapshot > last;
-        if applied <= commit && commit <= last && purged <= snapshot && (snapshot <= last || installing) {
+        // A log that ends in what is applied ends in its term.
+        let terms = raft.applied().id <= raft.last().id;
+        if terms && applied <= commit && commit <= last && purged <= snapshot && (snapshot <= last || installing) {
             return Ok(());
         }
         Err(format!("indices_in_order: {purged}, {snapshot}, {applied}, {commit}, {last} at node {node}"))
