@@ -15,7 +15,7 @@ use replikit_core::{
     Action, BytesSource, ClusterId, Event, GroupId, Input, LogIndex, NodeId, Now, Outcome, Replica, RestoreError, Role,
     SnapshotSource, StateMachine, Time, Token, WallTime, WriteLevel, WriteRequest,
 };
-use replikit_log::{LogOutput, MemoryLog, Storage};
+use replikit_log::{MemoryLog, Storage};
 use replikit_single_leader::{Config, Raft};
 
 use crate::allocations::allocations;
@@ -146,7 +146,7 @@ impl<R: Replica> Group<R> {
             }
             let mut answered = false;
             while let Some(output) = log.poll() {
-                if let Some(input) = input(output) {
+                if let Some(input) = output.into_input() {
                     answered = true;
                     replica.handle(now, input);
                 }
@@ -155,16 +155,6 @@ impl<R: Replica> Group<R> {
                 return true;
             }
         }
-    }
-}
-
-fn input<H>(output: LogOutput) -> Option<Input<H>> {
-    match output {
-        LogOutput::Durable { up_to } => Some(Input::Durable { up_to }),
-        LogOutput::LogRead { ticket, stream, answer } => Some(Input::LogRead { ticket, stream, answer }),
-        LogOutput::SnapshotRead { ticket, answer } => Some(Input::SnapshotRead { ticket, answer }),
-        LogOutput::Storage(event) => Some(Input::Storage { event }),
-        _ => None,
     }
 }
 

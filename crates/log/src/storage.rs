@@ -46,6 +46,20 @@ pub enum LogOutput {
     Event(LogEvent),
 }
 
+impl LogOutput {
+    /// The input that it becomes, if the replica is concerned: what the log says to the operator and to subscribers is not.
+    #[must_use]
+    pub fn into_input<H>(self) -> Option<Input<H>> {
+        match self {
+            Self::Durable { up_to } => Some(Input::Durable { up_to }),
+            Self::LogRead { ticket, stream, answer } => Some(Input::LogRead { ticket, stream, answer }),
+            Self::SnapshotRead { ticket, answer } => Some(Input::SnapshotRead { ticket, answer }),
+            Self::Storage(event) => Some(Input::Storage { event }),
+            Self::Tail { .. } | Self::Event(_) => None,
+        }
+    }
+}
+
 /// The driver's side of a log. Implemented by [`Log`](crate::Log), whose disk operations the driver carries out as well, and
 /// by [`MemoryLog`](crate::MemoryLog), which has no disk.
 pub trait Storage {

@@ -11,20 +11,12 @@ use crate::counters::Counters;
 use crate::feed::{FeedId, Tailed};
 use crate::log_thread::LogThread;
 
-/// The input that a log's output becomes, if the replica is concerned.
+/// The input that a log's output becomes, if the replica is concerned. What is for the operator is logged.
 pub(crate) fn into_input<H>(output: LogOutput) -> Option<Input<H>> {
-    match output {
-        LogOutput::Durable { up_to } => Some(Input::Durable { up_to }),
-        LogOutput::LogRead { ticket, stream, answer } => Some(Input::LogRead { ticket, stream, answer }),
-        LogOutput::SnapshotRead { ticket, answer } => Some(Input::SnapshotRead { ticket, answer }),
-        LogOutput::Storage(event) => Some(Input::Storage { event }),
-        LogOutput::Event(event) => {
-            tracing::info!(?event, "log");
-            None
-        }
-        // For the feeds of the loop.
-        LogOutput::Tail { .. } => None,
+    if let LogOutput::Event(event) = &output {
+        tracing::info!(?event, "log");
     }
+    output.into_input()
 }
 
 impl Tailed for Backend {

@@ -182,17 +182,13 @@ impl Group {
             }
             while let Some(output) = node.log.poll() {
                 progress = true;
-                let input = match output {
-                    LogOutput::Durable { up_to } if node.disk_stopped => {
-                        node.withheld = Some(up_to);
-                        continue;
-                    }
-                    LogOutput::Durable { up_to } => Input::Durable { up_to },
-                    LogOutput::LogRead { ticket, stream, answer } => Input::LogRead { ticket, stream, answer },
-                    LogOutput::SnapshotRead { ticket, answer } => Input::SnapshotRead { ticket, answer },
-                    LogOutput::Storage(event) => Input::Storage { event },
-                    LogOutput::Tail { .. } | LogOutput::Event(_) => continue,
-                };
+                if let LogOutput::Durable { up_to } = output
+                    && node.disk_stopped
+                {
+                    node.withheld = Some(up_to);
+                    continue;
+                }
+                let Some(input) = output.into_input() else { continue };
                 node.raft.handle(now, input);
             }
             if !progress {
