@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use crate::cargo;
 use bug::Bug;
-use hunt::{Catch, Hunt};
+use hunt::{Catch, Clean, Hunt};
 use scratch::Scratch;
 
 /// A bug that must be found at once: a runner that misses it would miss everything.
@@ -72,7 +72,7 @@ fn hunt_all(options: &Options) -> Result<bool, String> {
     }
     let scratch = Scratch::new(cargo::root(), cargo::target())?;
     println!("building the simulator from the sources as they are");
-    let clean = scratch.build(None)?;
+    let clean = Clean::new(scratch.build(None)?);
     let mut catches = Vec::new();
     for (at, bug) in bugs.iter().enumerate() {
         println!("[{}/{}] {}: {}", at + 1, bugs.len(), bug.id, bug.title);

@@ -3,7 +3,8 @@
 //! Invariant: a seed counts as a catch only if the sources as they are pass every seed up to it.
 
 use core::fmt;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -17,9 +18,36 @@ const RANGE_STEP: u64 = 1_000_000;
 
 pub(crate) struct Hunt<'a> {
     pub(crate) planted: &'a Path,
-    pub(crate) clean: &'a Path,
+    pub(crate) clean: &'a Clean,
     pub(crate) strategy: &'a str,
     pub(crate) seeds: u64,
+}
+
+/// The simulator of the sources as they are, and what it has passed: every bug of a scenario is hunted in the same ranges.
+pub(crate) struct Clean {
+    program: PathBuf,
+    /// Seeds passed, by scenario and first seed of the range.
+    passed: Mutex<BTreeMap<(String, u64), u64>>,
+}
+
+impl Clean {
+    pub(crate) const fn new(program: PathBuf) -> Self {
+        Self { program, passed: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Whether it passes so many seeds of a range; those that it has passed before are not run again.
+    fn passes(&self, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+        let range = (strategy.to_owned(), from);
+        let before = self.passed.lock().expect("no worker panics").get(&range).copied().unwrap_or_default();
+        if seeds <= before {
+            return Ok(Some(Summary { failure: None }));
+        }
+        let summary = play(&self.program, strategy, from + before, seeds - before)?;
+        if let Some(Summary { failure: None }) = summary {
+            self.passed.lock().expect("no worker panics").insert(range, seeds);
+        }
+        Ok(summary)
+    }
 }
 
 /// What the simulator's program says of a run, as far as it matters here.
@@ -138,43 +166,43 @@ impl Hunt<'_> {
     }
 
     fn range(&self, from: u64) -> Result<Range, String> {
-        let Some(summary) = self.play(self.planted, from, self.seeds)? else { return Ok(Range::Hung) };
+        let Some(summary) = play(self.planted, self.strategy, from, self.seeds)? else { return Ok(Range::Hung) };
         let Some(Failure { seed, invariant }) = summary.failure else { return Ok(Range::Missed) };
         let seeds = seed - from + 1;
-        match self.play(self.clean, from, seeds)? {
+        match self.clean.passes(self.strategy, from, seeds)? {
             None => Ok(Range::Hung),
             Some(Summary { failure: Some(Failure { seed, .. }) }) => Ok(Range::Unclean { seed }),
             Some(Summary { failure: None }) => Ok(Range::Found { seeds, by: invariant }),
         }
     }
+}
 
-    /// Runs seeds to the first violation; `None` when that did not end in time.
-    fn play(&self, program: &Path, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
-        let mut child = Command::new(program)
-            .args(["--strategy", self.strategy, "--from", &from.to_string(), "--seeds", &seeds.to_string()])
-            .args(["--json", "--no-shrink", "--threads", "1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
-        let began = Instant::now();
-        while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-            if began.elapsed() >= RANGE_TIME_MAX {
-                // It may also just have ended; either way it is not waited for any longer.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Ok(None);
-            }
-            std::thread::sleep(Duration::from_millis(5));
+/// Runs seeds to the first violation; `None` when that did not end in time.
+fn play(program: &Path, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+    let mut child = Command::new(program)
+        .args(["--strategy", strategy, "--from", &from.to_string(), "--seeds", &seeds.to_string()])
+        .args(["--json", "--no-shrink", "--threads", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let began = Instant::now();
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if began.elapsed() >= RANGE_TIME_MAX {
+            // It may also just have ended; either way it is not waited for any longer.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(None);
         }
-        let output = child.wait_with_output().map_err(|error| error.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
-        serde_json::from_str(line).map(Some).map_err(|error| {
-            format!("{} seeds from {from} of {}: no summary ({error}; {})", seeds, self.strategy, output.status)
-        })
+        std::thread::sleep(Duration::from_millis(5));
     }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+    serde_json::from_str(line).map(Some).map_err(|error| {
+        format!("{} seeds from {from} of {}: no summary ({error}; {})", seeds, strategy, output.status)
+    })
 }
 
 #[cfg(test)]
