@@ -160,11 +160,6 @@ mod tests {
 
     #[test]
     fn the_page_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fault-coverage.md");
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(path, page()).expect("the page can be written");
-        }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(written == page(), "docs/fault-coverage.md is old: UPDATE=1 cargo test -p replikit-swarm");
+        crate::page::assert_up_to_date("fault-coverage.md", &page());
     }
 }

@@ -68,14 +68,10 @@ fn is_named(check: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn docs(name: &str) -> String {
-        format!("{}/../../docs/{name}", env!("CARGO_MANIFEST_DIR"))
-    }
-
     #[test]
     fn every_check_exists_and_a_planted_bug_makes_it_fail() {
-        let planted =
-            std::fs::read_to_string(docs("planted.md")).expect("the table of planted bugs is part of the docs");
+        let planted = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/planted.md"))
+            .expect("the table of planted bugs is part of the docs");
         for row in rows() {
             assert!(!row.checked_by.is_empty(), "{} is checked by nothing", row.mode);
             for check in &row.checked_by {
@@ -87,10 +83,6 @@ mod tests {
 
     #[test]
     fn the_page_is_up_to_date() {
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(docs("guarantees.md"), page()).expect("the page can be written");
-        }
-        let written = std::fs::read_to_string(docs("guarantees.md")).unwrap_or_default();
-        assert!(written == page(), "docs/guarantees.md is old: UPDATE=1 cargo test -p replikit-swarm");
+        crate::page::assert_up_to_date("guarantees.md", &page());
     }
 }

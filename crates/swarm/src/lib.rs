@@ -17,6 +17,8 @@ pub mod coverage;
 pub mod groups;
 pub mod guarantees;
 mod many;
+#[cfg(test)]
+mod page;
 mod plan;
 mod probe;
 pub mod raft;
