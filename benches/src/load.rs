@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{ReadError, ReadLevel, ReadRequest, SessionToken, Store, WriteError, WriteLevel, WriteRequest};
+use replikit_core::{
+    ReadError, ReadLevel, ReadRequest, Rejection, SessionToken, Store, WriteError, WriteLevel, WriteRequest,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 
@@ -121,6 +123,16 @@ impl Measured {
     #[must_use]
     pub fn throughput(&self) -> f64 {
         (self.writes.count() + self.reads.count()) as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    fn refuse(&mut self, rejection: &Rejection) {
+        self.refused += 1;
+        self.failure = Some(rejection.to_string());
+    }
+
+    fn fail(&mut self, what: String) {
+        self.failed += 1;
+        self.failure = Some(what);
     }
 
     fn wrong(&mut self, what: String) {
@@ -290,8 +302,7 @@ async fn drain(shared: &Shared, running: Vec<tokio::task::JoinHandle<()>>) {
             Ok(ended) => ended.expect("a client reports its errors"),
             Err(_) => {
                 let mut found = shared.found.borrow_mut();
-                found.failed += 1;
-                found.failure = Some(format!("a request did not end within {DRAIN_MAX:?} after the window"));
+                found.fail(format!("a request did not end within {DRAIN_MAX:?} after the window"));
             }
         }
     }
@@ -333,14 +344,8 @@ impl Shared {
                 }
                 return false;
             }
-            Err(WriteError::Rejected(rejection)) => {
-                found.refused += 1;
-                found.failure = Some(rejection.to_string());
-            }
-            Err(error) => {
-                found.failed += 1;
-                found.failure = Some(error.to_string());
-            }
+            Err(WriteError::Rejected(rejection)) => found.refuse(&rejection),
+            Err(error) => found.fail(error.to_string()),
         }
         true
     }
@@ -372,14 +377,8 @@ impl Shared {
                 }
                 return false;
             }
-            Err(ReadError::Rejected(rejection)) => {
-                found.refused += 1;
-                found.failure = Some(rejection.to_string());
-            }
-            Err(error) => {
-                found.failed += 1;
-                found.failure = Some(error.to_string());
-            }
+            Err(ReadError::Rejected(rejection)) => found.refuse(&rejection),
+            Err(error) => found.fail(error.to_string()),
         }
         true
     }
