@@ -1,116 +1,48 @@
-//! The sorted map that images share with the live state: keys in copied leaves, values in shards found by hash.
+//! The sorted map that images share with the live state: keys in order, values in shards that are found by hash.
 //!
-//! Invariant: the sorted index holds exactly the keys of the shards.
+//! Invariant: the sorted index holds exactly the keys of the shards. An image shares both with the map (copy on write), so
+//! taking one costs one reference count a shard and leaf. A shard that no image holds is written to without any atomic
+//! operation.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::ops::Bound;
+use std::hash::BuildHasher;
+use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::Image;
+use super::sorted::{Key, Place, SortedKeys};
 
 const SHARDS: usize = 1 << 10;
 
-pub(super) type Table = HashMap<Key, Bytes, RandomState>;
+type Table<V> = HashMap<Key, V, RandomState>;
 
-/// A key. Short ones need no allocation, and comparing them no visit to another cache line.
-#[derive(Clone)]
-pub(super) enum Key {
-    Short { len: u8, bytes: [u8; Self::SHORT_BYTES_MAX] },
-    Long(Bytes),
+const INDEX_HOLDS: &str = "the index holds exactly the keys of the shards";
+
+fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
+    // The upper bits: the shard's own table uses the lower ones.
+    (hasher.hash_one(key) >> 40) as usize % SHARDS
 }
 
-impl Key {
-    /// As much as fits beside what [`Bytes`] takes anyway.
-    const SHORT_BYTES_MAX: usize = 23;
-
-    fn new(key: &[u8]) -> Self {
-        if key.len() > Self::SHORT_BYTES_MAX {
-            return Self::Long(Bytes::copy_from_slice(key));
-        }
-        let mut bytes = [0; Self::SHORT_BYTES_MAX];
-        bytes[..key.len()].copy_from_slice(key);
-        Self::Short { len: key.len() as u8, bytes }
-    }
-
-    #[inline]
-    pub(super) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
-            Self::Long(bytes) => bytes,
-        }
-    }
-
-    pub(super) fn to_bytes(&self) -> Bytes {
-        match self {
-            Self::Short { .. } => Bytes::copy_from_slice(self.as_slice()),
-            Self::Long(bytes) => bytes.clone(),
-        }
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_slice() == other.as_slice()
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    // As its bytes do, for it is found by them.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_slice().hash(state);
-    }
-}
-
-impl Borrow<[u8]> for Key {
-    fn borrow(&self) -> &[u8] {
-        self.as_slice()
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_slice().fmt(f)
-    }
-}
-
-/// A part of the values. Nobody looks at an own one but the keyspace, so writing to it takes no atomic operation.
+/// A part of the values. Nobody looks at an own one but the map, so writing to it takes no atomic operation.
 #[derive(Debug)]
-pub(super) enum Shard {
-    Own(Table),
-    Shared(Arc<Table>),
+enum Shard<V> {
+    Own(Table<V>),
+    Shared(Arc<Table<V>>),
 }
 
-impl Shard {
-    pub(super) fn table(&self) -> &Table {
+impl<V> Shard<V> {
+    fn table(&self) -> &Table<V> {
         match self {
             Self::Own(table) => table,
             Self::Shared(table) => table,
         }
     }
 
-    /// The table to write to; a copy of it if an image still holds it.
-    #[inline]
-    fn own(&mut self) -> &mut Table {
-        if let Self::Shared(shared) = self {
-            let empty = Table::with_hasher(shared.hasher().clone());
-            *self = Self::Own(std::mem::replace(Arc::make_mut(shared), empty));
-        }
-        match self {
-            Self::Own(table) => table,
-            Self::Shared(_) => unreachable!("made its own just now"),
-        }
-    }
-
-    /// The table for an image, which the keyspace goes on to read.
-    fn share(&mut self) -> Arc<Table> {
+    /// The table for an image, which the map goes on to read.
+    fn share(&mut self) -> Arc<Table<V>> {
         if let Self::Own(table) = self {
             let empty = Table::with_hasher(table.hasher().clone());
             *self = Self::Shared(Arc::new(std::mem::replace(table, empty)));
@@ -122,20 +54,165 @@ impl Shard {
     }
 }
 
+impl<V: Clone> Shard<V> {
+    /// The table to write to; a copy of it if an image still holds it.
+    #[inline]
+    fn own(&mut self) -> &mut Table<V> {
+        if let Self::Shared(shared) = self {
+            let empty = Table::with_hasher(shared.hasher().clone());
+            *self = Self::Own(std::mem::replace(Arc::make_mut(shared), empty));
+        }
+        match self {
+            Self::Own(table) => table,
+            Self::Shared(_) => unreachable!("made its own just now"),
+        }
+    }
+}
+
+/// Keys in order, each with a value, and cheap images of a moment: what a replica of key-value data keeps.
+///
+/// A write to a key that is there walks no tree. The order of the keys never depends on hashes.
 #[derive(Debug)]
-pub(super) struct Map {
-    pub(super) hasher: RandomState,
+pub struct Map<V> {
+    hasher: RandomState,
     /// Locked by who reads or takes an image; who writes has it for itself.
-    shards: Mutex<Vec<Shard>>,
-    pub(super) keys: SortedKeys,
+    shards: Mutex<Vec<Shard<V>>>,
+    keys: SortedKeys,
 }
 
-pub(super) fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
-    // The upper bits: the shard's own table uses the lower ones.
-    (hasher.hash_one(key) >> 40) as usize % SHARDS
+impl<V> Default for Map<V> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
-/// Sets a value, in the place of the old one where nobody else holds that.
+impl<V> Map<V> {
+    /// An empty map.
+    #[must_use]
+    pub fn new() -> Self {
+        let hasher = RandomState::default();
+        let empty = Arc::new(Table::with_hasher(hasher.clone()));
+        let shards = (0..SHARDS).map(|_| Shard::Shared(Arc::clone(&empty))).collect();
+        Self { hasher, shards: Mutex::new(shards), keys: SortedKeys::default() }
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn read(&self) -> MutexGuard<'_, Vec<Shard<V>>> {
+        // No code that can panic leaves a shard half written.
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn shard(&mut self, key: &[u8]) -> &mut Shard<V> {
+        let at = shard_of(&self.hasher, key);
+        &mut self.shards.get_mut().unwrap_or_else(PoisonError::into_inner)[at]
+    }
+
+    /// A copy of the value of a key.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<V>
+    where
+        V: Clone,
+    {
+        self.read()[shard_of(&self.hasher, key)].table().get(key).cloned()
+    }
+
+    /// The value of a key, borrowed, for who may also write.
+    #[must_use]
+    pub fn peek(&mut self, key: &[u8]) -> Option<&V> {
+        self.shard(key).table().get(key)
+    }
+
+    /// Calls `visit` for the keys from a bound on, ascending, until it breaks. The map is locked meanwhile: `visit` must not
+    /// use it.
+    pub fn for_each_from(&self, from: Bound<&[u8]>, mut visit: impl FnMut(&[u8], &V) -> ControlFlow<()>) {
+        let shards = self.read();
+        for key in self.keys.from(from) {
+            let key = key.as_slice();
+            let value = shards[shard_of(&self.hasher, key)].table().get(key).expect(INDEX_HOLDS);
+            if visit(key, value).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// The map as it is now; later writes do not change the image.
+    #[must_use]
+    pub fn image(&self) -> MapImage<V> {
+        let shards = self.read().iter_mut().map(Shard::share).collect();
+        MapImage { hasher: self.hasher.clone(), shards, keys: self.keys.clone(), place: Place::default() }
+    }
+}
+
+impl<V: Clone> Map<V> {
+    /// Sets the value of a key.
+    pub fn insert(&mut self, key: &[u8], value: V) {
+        let table = self.shard(key).own();
+        match table.get_mut(key) {
+            Some(slot) => *slot = value,
+            None => self.add(key, value),
+        }
+    }
+
+    /// Changes the value of a key in its place; an absent key is added with the default value first.
+    pub fn update<R>(&mut self, key: &[u8], change: impl FnOnce(&mut V) -> R) -> R
+    where
+        V: Default,
+    {
+        let table = self.shard(key).own();
+        if let Some(slot) = table.get_mut(key) {
+            return change(slot);
+        }
+        let mut value = V::default();
+        let result = change(&mut value);
+        self.add(key, value);
+        result
+    }
+
+    /// Removes a key; returns whether it was there.
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        let shard = self.shard(key);
+        // Looked up first: removing an absent key must not copy a shard that an image shares.
+        let found = shard.table().contains_key(key);
+        if found {
+            shard.own().remove(key);
+            self.keys.remove(key);
+        }
+        found
+    }
+
+    /// Adds a key that is not there.
+    fn add(&mut self, key: &[u8], value: V) {
+        let key = Key::new(key);
+        self.shard(key.as_slice()).own().insert(key.clone(), value);
+        self.keys.insert(key);
+    }
+}
+
+impl Map<Bytes> {
+    /// Sets the value of a key; one of the same length that nobody else holds is written over in its place.
+    pub fn overwrite(&mut self, key: &[u8], value: &[u8]) {
+        let table = self.shard(key).own();
+        if let Some(slot) = table.get_mut(key) {
+            return overwrite(slot, value);
+        }
+        let key = Key::new(key);
+        table.insert(key.clone(), Bytes::copy_from_slice(value));
+        self.keys.insert(key);
+    }
+}
+
 fn overwrite(slot: &mut Bytes, value: &[u8]) {
     if slot.len() == value.len() && !value.is_empty() {
         match std::mem::take(slot).try_into_mut() {
@@ -150,146 +227,149 @@ fn overwrite(slot: &mut Bytes, value: &[u8]) {
     *slot = Bytes::copy_from_slice(value);
 }
 
-impl Map {
-    pub(super) fn new() -> Self {
-        let hasher = RandomState::default();
-        let empty = Arc::new(Table::with_hasher(hasher.clone()));
-        let shards = (0..SHARDS).map(|_| Shard::Shared(Arc::clone(&empty))).collect();
-        Self { hasher, shards: Mutex::new(shards), keys: SortedKeys::default() }
+/// A [`Map`] as it was at one moment, and a walk over it in key order.
+pub struct MapImage<V> {
+    hasher: RandomState,
+    shards: Vec<Arc<Table<V>>>,
+    keys: SortedKeys,
+    place: Place,
+}
+
+impl<V> MapImage<V> {
+    /// Number of keys.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.keys.len()
     }
 
-    pub(super) fn read(&self) -> MutexGuard<'_, Vec<Shard>> {
-        // No code that can panic leaves a shard half written.
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether there is no key.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    #[inline]
-    fn shard(&mut self, key: &[u8]) -> &mut Shard {
-        let at = shard_of(&self.hasher, key);
-        &mut self.shards.get_mut().unwrap_or_else(PoisonError::into_inner)[at]
+    /// The next key of the walk and its value, borrowed; `None` at the end, and from then on.
+    pub fn advance(&mut self) -> Option<(&[u8], &V)> {
+        let key = self.keys.next(&mut self.place)?.as_slice();
+        Some((key, self.value(key)))
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.read()[shard_of(&self.hasher, key)].table().get(key).cloned()
+    /// Lets the walk go on behind a key, or from the beginning.
+    pub fn seek(&mut self, after: Option<&[u8]>) {
+        self.place = self.keys.place(after.map_or(Bound::Unbounded, Bound::Excluded));
     }
 
-    /// The value of a key, borrowed, for who may also write.
-    pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&Bytes> {
-        self.shard(key).table().get(key)
+    /// The first key behind another one, or the first of all, with its value. Does not move the walk.
+    #[must_use]
+    pub fn next_after(&self, after: Option<&[u8]>) -> Option<(Bytes, V)>
+    where
+        V: Clone,
+    {
+        let mut place = self.keys.place(after.map_or(Bound::Unbounded, Bound::Excluded));
+        let key = self.keys.next(&mut place)?;
+        Some((key.to_bytes(), self.value(key.as_slice()).clone()))
     }
 
-    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
-        let table = self.shard(key).own();
-        if let Some(slot) = table.get_mut(key) {
-            return overwrite(slot, value);
-        }
-        let key = Key::new(key);
-        table.insert(key.clone(), Bytes::copy_from_slice(value));
-        self.keys.insert(key);
-    }
-
-    pub(super) fn delete(&mut self, key: &[u8]) {
-        let shard = self.shard(key);
-        // Looked up first: a delete of an absent key must not copy a shard that an image shares.
-        if shard.table().contains_key(key) {
-            shard.own().remove(key);
-            self.keys.remove(key);
-        }
-    }
-
-    pub(super) fn image(&self) -> Image {
-        let shards = self.read().iter_mut().map(Shard::share).collect();
-        Image { hasher: self.hasher.clone(), shards, keys: self.keys.clone(), after: None }
+    fn value(&self, key: &[u8]) -> &V {
+        self.shards[shard_of(&self.hasher, key)].get(key).expect(INDEX_HOLDS)
     }
 }
 
-/// Sorted keys in leaves that are copied on write. Invariant: leaves are ascending, none is empty, and none holds more than
-/// [`SortedKeys::LEAF_KEYS_MAX`] keys.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SortedKeys {
-    leaves: Vec<Arc<Vec<Key>>>,
-    pub(super) len: usize,
+impl<V: Clone> Iterator for MapImage<V> {
+    type Item = (Bytes, V);
+
+    fn next(&mut self) -> Option<(Bytes, V)> {
+        let key = self.keys.next(&mut self.place)?;
+        Some((key.to_bytes(), self.value(key.as_slice()).clone()))
+    }
 }
 
-impl SortedKeys {
-    const LEAF_KEYS_MAX: usize = 512;
-
-    /// The leaf that holds the key, or would.
-    fn leaf_of(&self, key: &[u8]) -> usize {
-        self.leaves.partition_point(|leaf| leaf[0].as_slice() <= key).saturating_sub(1)
-    }
-
-    /// Adds a key that is not there.
-    fn insert(&mut self, key: Key) {
-        self.len += 1;
-        if self.leaves.is_empty() {
-            return self.leaves.push(Arc::new(vec![key]));
-        }
-        let at = self.leaf_of(key.as_slice());
-        let leaf = Arc::make_mut(&mut self.leaves[at]);
-        let slot = leaf.partition_point(|other| other.as_slice() < key.as_slice());
-        leaf.insert(slot, key);
-        if leaf.len() > Self::LEAF_KEYS_MAX {
-            let upper = leaf.split_off(Self::LEAF_KEYS_MAX / 2);
-            self.leaves.insert(at + 1, Arc::new(upper));
-        }
-    }
-
-    /// Removes a key that is there.
-    fn remove(&mut self, key: &[u8]) {
-        let at = self.leaf_of(key);
-        let leaf = Arc::make_mut(&mut self.leaves[at]);
-        let slot = leaf.partition_point(|other| other.as_slice() < key);
-        leaf.remove(slot);
-        self.len -= 1;
-        if leaf.is_empty() {
-            self.leaves.remove(at);
-        }
-    }
-
-    pub(super) fn from<'a>(&'a self, from: Bound<&'a [u8]>) -> impl Iterator<Item = &'a Key> {
-        let start = match from {
-            Bound::Included(key) | Bound::Excluded(key) => self.leaf_of(key),
-            Bound::Unbounded => 0,
-        };
-        let before = move |key: &&Key| match from {
-            Bound::Included(from) => key.as_slice() < from,
-            Bound::Excluded(from) => key.as_slice() <= from,
-            Bound::Unbounded => false,
-        };
-        self.leaves[start.min(self.leaves.len())..].iter().flat_map(|leaf| leaf.iter()).skip_while(before)
+impl<V> fmt::Debug for MapImage<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapImage").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn leaves_split_and_vanish_and_the_order_stays() {
-        let mut keys = SortedKeys::default();
-        let key = |n: u32| Bytes::from((n.wrapping_mul(2_654_435_761)).to_be_bytes().to_vec());
-        let mut model = std::collections::BTreeSet::new();
-        for n in 0..5_000 {
-            keys.insert(Key::new(&key(n)));
-            model.insert(key(n));
+    #[derive(Clone, Debug)]
+    enum Act {
+        Insert(u32),
+        Double,
+        Remove,
+        Image,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => any::<u32>().prop_map(Act::Insert),
+            3 => Just(Act::Double),
+            3 => Just(Act::Remove),
+            1 => Just(Act::Image),
+        ]
+    }
+
+    fn all(map: &Map<u32>, from: Bound<&[u8]>, count: usize) -> Vec<(Bytes, u32)> {
+        let mut found = Vec::new();
+        map.for_each_from(from, |key, value| {
+            if found.len() == count {
+                return ControlFlow::Break(());
+            }
+            found.push((Bytes::copy_from_slice(key), *value));
+            ControlFlow::Continue(())
+        });
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn the_map_is_an_ordered_map_and_its_images_stay_as_they_were(
+            acts in proptest::collection::vec((proptest::collection::vec(0..4_u8, 1..30), act()), 0..80),
+            middle in proptest::collection::vec(0..4_u8, 0..4),
+            count in 0..10_usize,
+        ) {
+            let (mut map, mut model) = (Map::new(), BTreeMap::new());
+            let mut images = Vec::new();
+            for (key, act) in acts {
+                match act {
+                    Act::Insert(value) => {
+                        map.insert(&key, value);
+                        model.insert(Bytes::from(key), value);
+                    }
+                    Act::Double => {
+                        let now = map.update(&key, |value| { *value = value.wrapping_mul(2).wrapping_add(1); *value });
+                        let value = model.entry(Bytes::from(key)).or_insert(0);
+                        *value = value.wrapping_mul(2).wrapping_add(1);
+                        prop_assert_eq!(now, *value);
+                    }
+                    Act::Remove => prop_assert_eq!(map.remove(&key), model.remove(&key[..]).is_some()),
+                    Act::Image => images.push((map.image(), model.clone())),
+                }
+            }
+            images.push((map.image(), model.clone()));
+            prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
+            let some = |from| model.range::<[u8], _>((from, Bound::Unbounded)).take(count);
+            for from in [Bound::Unbounded, Bound::Included(&middle[..]), Bound::Excluded(&middle[..])] {
+                prop_assert!(all(&map, from, count).into_iter().eq(some(from).map(|(key, value)| (key.clone(), *value))));
+            }
+            prop_assert_eq!(map.get(&middle), model.get(&middle[..]).copied());
+            prop_assert_eq!(map.peek(&middle), model.get(&middle[..]));
+            for (mut image, model) in images {
+                let behind = model.range::<[u8], _>((Bound::Excluded(&middle[..]), Bound::Unbounded)).next();
+                prop_assert_eq!(image.next_after(Some(&middle)), behind.map(|(key, value)| (key.clone(), *value)));
+                let first = model.iter().next().map(|(key, value)| (key.clone(), *value));
+                prop_assert_eq!(image.next_after(None), first);
+                prop_assert!(image.by_ref().eq(model.clone()));
+                prop_assert_eq!(image.advance(), None);
+                image.seek(Some(&middle));
+                prop_assert_eq!(image.next().map(|(key, _)| key), behind.map(|(key, _)| key.clone()));
+            }
         }
-        assert!(keys.leaves.len() > 5_000 / SortedKeys::LEAF_KEYS_MAX);
-        assert!(keys.from(Bound::Unbounded).map(Key::as_slice).eq(model.iter()));
-        for n in (0..5_000).filter(|n| n % 7 != 0) {
-            keys.remove(&key(n));
-            model.remove(&key(n));
-        }
-        assert!(keys.from(Bound::Unbounded).map(Key::as_slice).eq(model.iter()));
-        let middle = key(7 * 300);
-        assert!(
-            keys.from(Bound::Excluded(&middle))
-                .map(Key::as_slice)
-                .eq(model.range((Bound::Excluded(middle.clone()), Bound::Unbounded)))
-        );
-        for n in (0..5_000).step_by(7) {
-            keys.remove(&key(n));
-        }
-        assert_eq!((keys.leaves.len(), keys.len), (0, 0));
     }
 }

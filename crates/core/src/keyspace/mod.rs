@@ -1,34 +1,31 @@
 //! The ready-made key-value state machine: ordered keys, so that scans work; values found by hash, so that writes to
 //! existing keys do not walk a tree.
 //!
-//! Invariants: the sorted index holds exactly the keys of the hash shards; replies depend on nothing but the log, never on
-//! the order of a hash map. A snapshot shares the shards and the leaves of the index with the live state (copy on write), so
-//! taking one costs one reference count a shard and leaf. A shard that no snapshot holds is written to without any atomic
-//! operation, and a value of the same length in its old place: with more keys than fit the cache, a write costs the cache
-//! lines that it touches and little else.
+//! Invariants: replies depend on nothing but the log, never on the order of a hash map. A snapshot is an image of the
+//! [`Map`], which shares what it holds with the live state. A value of the same length is written over the old one in its
+//! place: with more keys than fit the cache, a write costs the cache lines that it touches and little else.
 
 mod codec;
 mod map;
+mod sorted;
 
-use std::ops::Bound;
-use std::sync::Arc;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use foldhash::fast::RandomState;
 
 use self::codec::{ANSWER_MALFORMED, ANSWER_NONE, ANSWER_PAGE, ANSWER_TOO_LARGE, ANSWER_VALUE, Command, Query, encode};
 pub use self::codec::{
     KeyspaceError, decode_effect, decode_page, decode_value, decode_write, encode_get, encode_scan, encode_write,
 };
-use self::map::{Map, SortedKeys, Table, shard_of};
+pub use self::map::{Map, MapImage};
 use crate::{KEY_BYTES_MAX, LogIndex, Page, RestoreError, SnapshotSource, StateMachine, VALUE_BYTES_MAX, WriteEffect};
 
 /// The key-value state machine: put, delete, compare-and-set and counters; get and scan.
 #[derive(Debug)]
 pub struct Keyspace {
-    map: Map,
+    map: Map<Bytes>,
     incoming: BytesMut,
-    restoring: Option<Map>,
+    restoring: Option<Map<Bytes>>,
 }
 
 impl Default for Keyspace {
@@ -47,7 +44,7 @@ impl Keyspace {
     /// Number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.map.keys.len
+        self.map.len()
     }
 
     /// Whether there is no key.
@@ -74,19 +71,19 @@ impl StateMachine for Keyspace {
         let Ok(command) = postcard::from_bytes(command) else { return Bytes::new() };
         let effect = match command {
             Command::Put { key, value } => {
-                self.map.put(key, value);
+                self.map.overwrite(key, value);
                 WriteEffect::Done
             }
             Command::Delete { key } => {
-                self.map.delete(key);
+                self.map.remove(key);
                 WriteEffect::Done
             }
             Command::CompareAndSet { key, expected, new } => {
-                let found = self.map.get_mut(key);
+                let found = self.map.peek(key);
                 if found.map(|value| &value[..]) == expected {
                     match new {
-                        Some(value) => self.map.put(key, value),
-                        None => self.map.delete(key),
+                        Some(value) => self.map.overwrite(key, value),
+                        None => _ = self.map.remove(key),
                     }
                     WriteEffect::Done
                 } else {
@@ -94,9 +91,9 @@ impl StateMachine for Keyspace {
                 }
             }
             Command::Add { key, delta } => {
-                match counter(self.map.get_mut(key)).and_then(|value| value.checked_add(delta)) {
+                match counter(self.map.peek(key)).and_then(|value| value.checked_add(delta)) {
                     Some(value) => {
-                        self.map.put(key, value.to_string().as_bytes());
+                        self.map.overwrite(key, value.to_string().as_bytes());
                         WriteEffect::Counter { value }
                     }
                     None => WriteEffect::NotACounter,
@@ -131,20 +128,18 @@ impl StateMachine for Keyspace {
                 let mut page = Page::default();
                 // What the encoding adds: lengths, counts and the cursor.
                 let mut bytes = 64 + KEY_BYTES_MAX;
-                let shards = self.map.read();
-                for key in self.map.keys.from(Bound::Included(from)) {
-                    if to.is_some_and(|to| key.as_slice() >= to) {
-                        break;
+                self.map.for_each_from(Bound::Included(from), |key, value| {
+                    if to.is_some_and(|to| key >= to) {
+                        return ControlFlow::Break(());
                     }
-                    let table = shards[shard_of(&self.map.hasher, key.as_slice())].table();
-                    let value = table.get(key).expect("the index holds exactly the keys of the shards");
-                    bytes += key.as_slice().len() + value.len() + 16;
+                    bytes += key.len() + value.len() + 16;
                     if page.items.len() == limit.max(1) as usize || bytes > bytes_max {
-                        page.next = Some(key.to_bytes());
-                        break;
+                        page.next = Some(Bytes::copy_from_slice(key));
+                        return ControlFlow::Break(());
                     }
-                    page.items.push((key.to_bytes(), value.clone()));
-                }
+                    page.items.push((Bytes::copy_from_slice(key), value.clone()));
+                    ControlFlow::Continue(())
+                });
                 if page.items.is_empty() && page.next.is_some() {
                     return too_large();
                 }
@@ -157,14 +152,14 @@ impl StateMachine for Keyspace {
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotSource> {
-        Box::new(self.map.image())
+        Box::new(Image { map: self.map.image(), rest: Bytes::new() })
     }
 
     fn restore(&mut self, chunk: &[u8], last: bool) -> Result<(), RestoreError> {
         let map = self.restoring.get_or_insert_with(Map::new);
         self.incoming.extend_from_slice(chunk);
         while let Some((key, value)) = take_record(&mut self.incoming)? {
-            map.put(&key, &value);
+            map.overwrite(&key, &value);
         }
         if last {
             let whole = self.incoming.is_empty();
@@ -197,42 +192,26 @@ fn take_record(buffer: &mut BytesMut) -> Result<Option<(BytesMut, BytesMut)>, Re
 
 /// A point-in-time image of a keyspace: records in key order, each `u32` key length, `u32` value length, key, value.
 struct Image {
-    hasher: RandomState,
-    shards: Vec<Arc<Table>>,
-    keys: SortedKeys,
-    /// The last key that a piece was begun with, and what of its record did not fit.
-    after: Option<(Bytes, Bytes)>,
+    map: MapImage<Bytes>,
+    /// What of the last record did not fit into the piece before.
+    rest: Bytes,
 }
 
 impl SnapshotSource for Image {
     fn next(&mut self, bytes_max: usize) -> Option<Bytes> {
         let bytes_max = bytes_max.max(1);
         let mut piece = BytesMut::new();
-        // What did not fit into the piece before comes first; the key stays, for the walk goes on behind it.
-        if let Some((_, rest)) = &mut self.after {
-            piece.put_slice(&rest.split_to(rest.len().min(bytes_max)));
-        }
-        if piece.len() < bytes_max {
-            let from = self.after.take();
-            let start = from.as_ref().map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(&key[..]));
-            let mut reached = from.as_ref().map(|(key, _)| (key.clone(), Bytes::new()));
-            for key in self.keys.from(start) {
-                let table = &self.shards[shard_of(&self.hasher, key.as_slice())];
-                let value = table.get(key).expect("the index holds exactly the keys of the shards");
-                let key = key.as_slice();
-                let mut record = BytesMut::with_capacity(RECORD_HEADER_BYTES + key.len() + value.len());
-                record.put_u32_le(key.len() as u32);
-                record.put_u32_le(value.len() as u32);
-                record.put_slice(key);
-                record.put_slice(value);
-                let fits = record.len().min(bytes_max - piece.len());
-                piece.put_slice(&record.split_to(fits));
-                reached = Some((Bytes::copy_from_slice(key), record.freeze()));
-                if piece.len() == bytes_max {
-                    break;
-                }
+        piece.put_slice(&self.rest.split_to(self.rest.len().min(bytes_max)));
+        while piece.len() < bytes_max {
+            let Some((key, value)) = self.map.advance() else { break };
+            piece.put_u32_le(key.len() as u32);
+            piece.put_u32_le(value.len() as u32);
+            piece.put_slice(key);
+            piece.put_slice(value);
+            if piece.len() > bytes_max {
+                self.rest = Bytes::copy_from_slice(&piece[bytes_max..]);
+                piece.truncate(bytes_max);
             }
-            self.after = reached;
         }
         (!piece.is_empty()).then(|| piece.freeze())
     }
