@@ -23,6 +23,7 @@
 mod counter;
 mod flag;
 mod map;
+mod op;
 mod register;
 mod set;
 mod store;
@@ -31,6 +32,7 @@ mod value;
 pub use counter::Counter;
 pub use flag::EnableWinsFlag;
 pub use map::{Field, Map, Path};
+pub use op::{CrdtOp, CrdtOpError};
 pub use register::{LwwRegister, MvRegister};
 pub use set::AddWinsSet;
 pub use store::{Causal, CausalError, DotFun, DotMap, DotSet, DotStore};
