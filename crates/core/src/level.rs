@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Position, StreamId};
+use crate::{CausalContext, GroupId, LogId, LogIndex, Position, StreamId, Term};
 
 /// When a write counts as done. Per write, weakest first.
 ///
@@ -74,6 +74,18 @@ impl SessionToken {
         }
     }
 
+    /// Takes note of what a read of one key has seen, in families with an origin for each writer: of each origin the newest
+    /// write, as a position of that origin's stream, without a term or a digest.
+    ///
+    /// What a token says is "everything up to here", while a context is exact. So a replica that has gaps below the newest
+    /// write of an origin does not meet the token, although it may hold all that was read.
+    pub fn observe_context(&mut self, group: GroupId, context: &CausalContext) {
+        for (origin, held) in context.vector().iter() {
+            let id = LogId { term: Term(0), index: LogIndex(held.top()) };
+            self.observe(Position { stream: StreamId { group, origin }, id, digest: 0 });
+        }
+    }
+
     /// The newest position seen in a stream.
     #[must_use]
     pub fn position(&self, stream: StreamId) -> Option<Position> {
@@ -90,7 +102,7 @@ impl SessionToken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupId, LogId, LogIndex, Term};
+    use crate::{Dot, OriginId};
 
     #[test]
     fn a_token_never_goes_back() {
@@ -107,5 +119,21 @@ mod tests {
         assert_eq!(token.position(stream), Some(at(2, 4)));
         token.observe(at(1, 9));
         assert_eq!(token.position(stream), Some(at(2, 4)), "an index of an older term is older");
+    }
+
+    #[test]
+    fn a_context_moves_a_token_to_the_newest_write_of_each_origin_and_never_back() {
+        let group = GroupId(3);
+        let dot = |origin, sequence| Dot { origin: OriginId(origin), sequence };
+        let index = |token: &SessionToken, origin| {
+            let position = token.position(StreamId { group, origin: OriginId(origin) })?;
+            assert_eq!((position.id.term, position.digest), (Term(0), 0));
+            Some(position.id.index.0)
+        };
+        let mut token = SessionToken::new();
+        token.observe_context(group, &CausalContext::from_iter([dot(1, 1), dot(1, 5), dot(2, 2)]));
+        assert_eq!((index(&token, 1), index(&token, 2), index(&token, 3)), (Some(5), Some(2), None));
+        token.observe_context(group, &CausalContext::from_iter([dot(1, 4), dot(2, 7), dot(3, 1)]));
+        assert_eq!((index(&token, 1), index(&token, 2), index(&token, 3)), (Some(5), Some(7), Some(1)));
     }
 }
