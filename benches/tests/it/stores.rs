@@ -69,7 +69,7 @@ impl Store for Memory {
         let state = self.state.lock().unwrap();
         let values = if self.lie == Lie::ReadsThePast { &state.before } else { &state.now };
         let values = values.get(&read.key).or(state.now.get(&read.key)).cloned().into_iter().collect();
-        Ok(ReadResult { values, seen: None, strict: true, staleness: None })
+        Ok(ReadResult { values, seen: None, strict: true, staleness: None, context: None })
     }
 
     async fn scan(&self, scan: ScanRequest) -> Result<Page, ReadError> {

@@ -103,7 +103,7 @@ pub enum Cause {
 }
 
 /// A version that was acknowledged and is not shown: one entry of the audit log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Overwritten {
     /// It.
     pub version: Version,

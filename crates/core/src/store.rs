@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Guarantees, LogIndex, Position, Reached, ReadLevel, Rejection, SessionSeq, WriteLevel};
+use crate::crdt::CrdtOp;
+use crate::{CausalContext, Guarantees, LogIndex, Position, Reached, ReadLevel, Rejection, SessionSeq, WriteLevel};
 
 /// What to do to one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,11 @@ pub enum WriteOp {
         /// How much; may be negative.
         delta: i64,
     },
+    /// Change a value of a type that merges without loss, in strategies and keyspaces that have such values.
+    Crdt {
+        /// How.
+        op: CrdtOp,
+    },
 }
 
 /// One write.
@@ -45,6 +51,9 @@ pub struct WriteRequest {
     pub level: WriteLevel,
     /// For exactly-once retries; filled in by the client library.
     pub session: Option<SessionSeq>,
+    /// What the client had read of this key: see [`ReadResult::context`]. The write replaces what is in it and stands beside
+    /// the rest. For strategies with concurrent versions, at puts and deletes; ignored where one leader orders all writes.
+    pub context: Option<CausalContext>,
 }
 
 /// Largest key, in bytes.
@@ -73,6 +82,18 @@ impl WriteRequest {
         Self::new(key.into(), WriteOp::Add { delta })
     }
 
+    /// Changes a value of a mergeable type at level `Quorum`.
+    pub fn crdt(key: impl Into<Bytes>, op: CrdtOp) -> Self {
+        Self::new(key.into(), WriteOp::Crdt { op })
+    }
+
+    /// The same write, made by somebody who had read this much of the key: [`WriteRequest::context`].
+    #[must_use]
+    pub fn over(mut self, context: CausalContext) -> Self {
+        self.context = Some(context);
+        self
+    }
+
     /// The same write at another level.
     #[must_use]
     pub const fn at(mut self, level: WriteLevel) -> Self {
@@ -81,7 +102,7 @@ impl WriteRequest {
     }
 
     const fn new(key: Bytes, op: WriteOp) -> Self {
-        Self { key, op, level: WriteLevel::Quorum, session: None }
+        Self { key, op, level: WriteLevel::Quorum, session: None, context: None }
     }
 }
 
@@ -151,6 +172,8 @@ pub enum WriteEffect {
     },
     /// An addition to a value that is not a decimal integer, or whose sum does not fit; nothing was changed.
     NotACounter,
+    /// This keyspace does not have the operation; nothing was changed.
+    Unsupported,
 }
 
 /// What a read found.
@@ -164,6 +187,9 @@ pub struct ReadResult {
     pub strict: bool,
     /// Upper bound of the answer's age, where known.
     pub staleness: Option<Duration>,
+    /// What the answer has seen of this key, to be carried to the next write of it with [`WriteRequest::over`]: that write
+    /// then replaces these values. `None` in strategies without concurrent versions.
+    pub context: Option<CausalContext>,
 }
 
 /// One page of a scan.

@@ -6,8 +6,8 @@ use replikit_core::keyspace::{
     Keyspace, KeyspaceError, decode_effect, decode_page, decode_value, encode_get, encode_scan, encode_write,
 };
 use replikit_core::{
-    Changes, Cursor, Guarantees, Page, ReadError, ReadGuarantee, ReadRequest, ReadResult, Rejection, ScanRequest,
-    Store, SubscribeError, Survival, WriteError, WriteLevel, WriteRequest, Written,
+    CausalContext, Changes, Cursor, Guarantees, Page, ReadError, ReadGuarantee, ReadRequest, ReadResult, Rejection,
+    ScanRequest, Store, SubscribeError, Survival, WriteError, WriteLevel, WriteRequest, Written,
 };
 
 use crate::call::{Acked, Answer};
@@ -38,7 +38,7 @@ fn written(acked: Acked) -> Written {
 fn read_result(answer: &Answer) -> Result<ReadResult, ReadError> {
     let value = decode_value(&answer.value).map_err(rejection)?;
     let &Answer { seen, strict, staleness, .. } = answer;
-    Ok(ReadResult { values: value.into_iter().collect(), seen, strict, staleness })
+    Ok(ReadResult { values: value.into_iter().collect(), seen, strict, staleness, context: None })
 }
 
 fn rejection(error: KeyspaceError) -> Rejection {
@@ -48,6 +48,9 @@ fn rejection(error: KeyspaceError) -> Rejection {
         }
         KeyspaceError::Value { bytes } => {
             Rejection::TooLarge { bytes: bytes as u64, bytes_max: replikit_core::VALUE_BYTES_MAX as u64 }
+        }
+        KeyspaceError::Context { bytes } => {
+            Rejection::TooLarge { bytes: bytes as u64, bytes_max: CausalContext::TOKEN_BYTES_MAX as u64 }
         }
         KeyspaceError::AnswerTooLarge { bytes_max } => {
             Rejection::TooLarge { bytes: bytes_max as u64 + 1, bytes_max: bytes_max as u64 }

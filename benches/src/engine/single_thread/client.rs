@@ -168,7 +168,7 @@ impl Store for Client {
         let query = encode_get(&read.key).map_err(|_| MALFORMED)?;
         let answer = self.call(Kind::Query, &query).await.map_err(|last| ReadError::Unreachable { last })?;
         let value = decode_value(&answer).map_err(|_| MALFORMED)?;
-        Ok(ReadResult { values: value.into_iter().collect(), seen: None, strict: true, staleness: None })
+        Ok(ReadResult { values: value.into_iter().collect(), seen: None, strict: true, staleness: None, context: None })
     }
 
     async fn scan(&self, scan: ScanRequest) -> Result<Page, ReadError> {

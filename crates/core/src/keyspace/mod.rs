@@ -5,6 +5,7 @@
 //! [`Map`], which shares what it holds with the live state. A value of the same length is written over the old one in its
 //! place: with more keys than fit the cache, a write costs the cache lines that it touches and little else.
 
+mod answer;
 mod codec;
 mod map;
 mod sorted;
@@ -13,9 +14,14 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use self::codec::{ANSWER_MALFORMED, ANSWER_NONE, ANSWER_PAGE, ANSWER_TOO_LARGE, ANSWER_VALUE, Command, Query, encode};
+pub use self::answer::{
+    Conflict, ConflictPage, Versions, decode_conflict_page, decode_effect, decode_page, decode_value, decode_versions,
+    encode_conflict_page, encode_malformed, encode_page, encode_too_large, encode_versions,
+};
+use self::codec::{Command, Query, SeenOp, encode};
 pub use self::codec::{
-    KeyspaceError, decode_effect, decode_page, decode_value, decode_write, encode_get, encode_scan, encode_write,
+    KeyspaceError, KeyspaceQuery, WriteCommand, decode_query, decode_request, decode_write, encode_conflicts,
+    encode_get, encode_scan, encode_write,
 };
 pub use self::map::{Map, MapImage};
 use crate::{KEY_BYTES_MAX, LogIndex, Page, RestoreError, SnapshotSource, StateMachine, VALUE_BYTES_MAX, WriteEffect};
@@ -70,11 +76,12 @@ impl StateMachine for Keyspace {
         // A command that is no command changes nothing, at every replica alike, and its reply decodes as malformed.
         let Ok(command) = postcard::from_bytes(command) else { return Bytes::new() };
         let effect = match command {
-            Command::Put { key, value } => {
+            // One leader has ordered the writes: what the client had seen decides nothing.
+            Command::Put { key, value } | Command::Seen { key, op: SeenOp::Put { value }, .. } => {
                 self.map.overwrite(key, value);
                 WriteEffect::Done
             }
-            Command::Delete { key } => {
+            Command::Delete { key } | Command::Seen { key, op: SeenOp::Delete, .. } => {
                 self.map.remove(key);
                 WriteEffect::Done
             }
@@ -99,6 +106,7 @@ impl StateMachine for Keyspace {
                     None => WriteEffect::NotACounter,
                 }
             }
+            Command::Crdt { .. } => WriteEffect::Unsupported,
         };
         // The common answer is a constant: no allocation for it.
         match effect {
@@ -108,21 +116,11 @@ impl StateMachine for Keyspace {
     }
 
     fn query(&self, query: &[u8], bytes_max: usize) -> Bytes {
-        let too_large = || {
-            let mut answer = vec![ANSWER_TOO_LARGE];
-            answer.put_u64_le(bytes_max as u64);
-            Bytes::from(answer)
-        };
         match postcard::from_bytes(query) {
             Ok(Query::Get { key }) => match self.map.get(key) {
-                None => Bytes::from_static(&[ANSWER_NONE]),
-                Some(value) if value.len() >= bytes_max => too_large(),
-                Some(value) => {
-                    let mut answer = Vec::with_capacity(value.len() + 1);
-                    answer.push(ANSWER_VALUE);
-                    answer.extend_from_slice(&value);
-                    answer.into()
-                }
+                None => answer::none(),
+                Some(value) if value.len() >= bytes_max => encode_too_large(bytes_max),
+                Some(value) => answer::one(&value),
             },
             Ok(Query::Scan { from, to, limit }) => {
                 let mut page = Page::default();
@@ -141,13 +139,13 @@ impl StateMachine for Keyspace {
                     ControlFlow::Continue(())
                 });
                 if page.items.is_empty() && page.next.is_some() {
-                    return too_large();
+                    return encode_too_large(bytes_max);
                 }
-                let mut answer = vec![ANSWER_PAGE];
-                answer.extend_from_slice(&postcard::to_stdvec(&page).expect("a page always encodes"));
-                answer.into()
+                encode_page(&page)
             }
-            Err(_) => Bytes::from_static(&[ANSWER_MALFORMED]),
+            // One leader has ordered the writes: none has been overwritten by one that had not seen it.
+            Ok(Query::Conflicts { .. }) => encode_conflict_page(&ConflictPage::default()),
+            Err(_) => encode_malformed(),
         }
     }
 
@@ -224,7 +222,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ReadLevel, ScanRequest, WriteOp, WriteRequest};
+    use crate::crdt::CrdtOp;
+    use crate::{CausalContext, ReadLevel, ScanRequest, WriteOp, WriteRequest};
 
     fn write(keyspace: &mut Keyspace, write: &WriteRequest) -> WriteEffect {
         decode_effect(&keyspace.apply(LogIndex(1), &encode_write(write).unwrap())).unwrap()
@@ -266,16 +265,14 @@ mod tests {
             (proptest::option::of(value()), proptest::option::of(value()))
                 .prop_map(|(expected, new)| WriteOp::CompareAndSet { expected, new }),
             any::<i64>().prop_map(|delta| WriteOp::Add { delta }),
+            Just(WriteOp::Crdt { op: CrdtOp::Enable }),
         ];
-        (key, op).prop_map(|(key, op)| WriteRequest::new_for_test(key, op))
-    }
-
-    impl WriteRequest {
-        fn new_for_test(key: Bytes, op: WriteOp) -> Self {
-            let mut write = Self::delete(key);
-            write.op = op;
+        let context = proptest::option::of(Just(CausalContext::new()));
+        (key, op, context).prop_map(|(key, op, context)| {
+            let mut write = WriteRequest::delete(key);
+            (write.op, write.context) = (op, context);
             write
-        }
+        })
     }
 
     proptest! {
@@ -312,6 +309,7 @@ mod tests {
                             None => WriteEffect::NotACounter,
                         }
                     }
+                    WriteOp::Crdt { .. } => WriteEffect::Unsupported,
                 };
                 prop_assert_eq!(write(&mut keyspace, request), expected);
             }

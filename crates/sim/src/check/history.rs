@@ -132,7 +132,11 @@ impl Recorded {
     pub fn writes(&self) -> Option<Option<&Bytes>> {
         if matches!(
             self.ended,
-            Ended::Void | Ended::Applied { effect: WriteEffect::Mismatch { .. } | WriteEffect::NotACounter, .. }
+            Ended::Void
+                | Ended::Applied {
+                    effect: WriteEffect::Mismatch { .. } | WriteEffect::NotACounter | WriteEffect::Unsupported,
+                    ..
+                }
         ) {
             return None;
         }

@@ -116,7 +116,11 @@ impl Model for KeyValue {
         operation.is_read()
             || matches!(
                 operation.ended,
-                Ended::Void | Ended::Applied { effect: WriteEffect::Mismatch { .. } | WriteEffect::NotACounter, .. }
+                Ended::Void
+                    | Ended::Applied {
+                        effect: WriteEffect::Mismatch { .. } | WriteEffect::NotACounter | WriteEffect::Unsupported,
+                        ..
+                    }
             )
     }
 }

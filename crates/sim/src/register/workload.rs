@@ -18,7 +18,7 @@ impl RegisterDialect {
     /// The input that writes a key.
     pub fn write_input<H>(self, token: Token, write: &WantedWrite) -> Input<H> {
         let (key, op) = (write.key.clone(), write.op.clone());
-        let write = Box::new(WriteRequest { key, op, level: write.level, session: write.session });
+        let write = Box::new(WriteRequest { key, op, level: write.level, session: write.session, context: None });
         Input::Write { token, group: self.group, write }
     }
 

@@ -15,8 +15,13 @@ pub(crate) struct KeyValue {
 
 /// A write as it is replicated.
 pub(crate) fn command(write: &WantedWrite) -> Bytes {
-    let request =
-        WriteRequest { key: write.key.clone(), op: write.op.clone(), level: write.level, session: write.session };
+    let request = WriteRequest {
+        key: write.key.clone(),
+        op: write.op.clone(),
+        level: write.level,
+        session: write.session,
+        context: None,
+    };
     keyspace::encode_write(&request).expect("keys and values of the workload are small")
 }
 
