@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dot, VersionVector};
+use crate::{Dot, DotRange, SequenceSet, VersionVector};
 
 /// An exact set of dots that somebody has seen. Clients carry it from a read to the next write of the same key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -26,6 +26,17 @@ impl CausalContext {
     /// Adds a dot; returns whether it is new. See [`VersionVector::insert`].
     pub fn insert(&mut self, dot: Dot) -> bool {
         self.0.insert(dot)
+    }
+
+    /// Adds a run of dots; of one that does not begin at or below its end, or that begins at 0, its last dot.
+    pub(crate) fn insert_run(&mut self, run: DotRange) {
+        if run.first == 0 || run.first >= run.last || run.last > Dot::SEQUENCE_MAX {
+            self.insert(Dot { origin: run.origin, sequence: run.last });
+            return;
+        }
+        let mut held = SequenceSet::new();
+        held.insert_run(run.sequences());
+        self.0.insert_all(run.origin, &held);
     }
 
     /// Whether the dot has been seen.

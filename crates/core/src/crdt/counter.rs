@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Causal, DotStore};
-use crate::{CausalContext, Dot, Seen, VersionVector};
+use crate::{CausalContext, Dot, DotRange, Seen, VersionVector};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Addition {
@@ -47,13 +47,15 @@ impl Counter {
     }
 
     /// Folds the additions that are causally stable into one entry per origin: no reset is on its way that has seen one of
-    /// them and not the others.
+    /// them and not the others. Only what is below the first gap of an origin is folded, so that a reset can name all that
+    /// is in an entry as one run of dots.
     ///
     /// `stable` is causally stable at this replica if it is in the vector of every member *and* this replica holds everything
     /// that was in those vectors: a reset that has not seen an addition was made before its maker held that, so it is there.
     /// Replicas may fold at different times; their counters still join, and are equal again after the next fold.
     pub fn fold(&mut self, stable: &VersionVector) {
-        let folded: Vec<(Dot, Addition)> = self.0.extract_if(.., |dot, _| stable.contains(*dot)).collect();
+        let folded: Vec<(Dot, Addition)> =
+            self.0.extract_if(.., |dot, _| dot.sequence <= stable.base(dot.origin)).collect();
         let mut last: Option<(Dot, Addition)> = None;
         for (dot, addition) in folded {
             last = Some(match last.take() {
@@ -83,6 +85,13 @@ impl DotStore for Counter {
 
     fn visit(&self, found: &mut dyn FnMut(Dot)) {
         self.0.keys().copied().for_each(found);
+    }
+
+    // Of a folded entry all that is in it, for another replica may not have folded it. Everybody holds every dot of the run.
+    fn collect_into(&self, context: &mut CausalContext) {
+        for (dot, addition) in &self.0 {
+            context.insert_run(DotRange { origin: dot.origin, first: addition.from, last: dot.sequence });
+        }
     }
 
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {

@@ -129,6 +129,14 @@ impl DotStore for Map {
         self.flags.visit(found);
     }
 
+    fn collect_into(&self, context: &mut CausalContext) {
+        self.counters.collect_into(context);
+        self.newest.collect_into(context);
+        self.concurrent.collect_into(context);
+        self.sets.collect_into(context);
+        self.flags.collect_into(context);
+    }
+
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {
         self.counters.join(seen, &other.counters, other_seen);
         self.newest.join(seen, &other.newest, other_seen);

@@ -20,7 +20,7 @@ pub trait DotStore: Clone + Default {
     /// Keeps what both sides have, and of either side what the other has not seen.
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>);
 
-    /// Adds every live dot to a context: what a removal of this store has seen.
+    /// Adds every live dot to a context, with all that was folded into it: what a removal of this store has seen.
     fn collect_into(&self, context: &mut CausalContext) {
         self.visit(&mut |dot| {
             context.insert(dot);
@@ -256,6 +256,10 @@ impl<K: Ord + Clone, S: DotStore> DotStore for DotMap<K, S> {
 
     fn visit(&self, found: &mut dyn FnMut(Dot)) {
         self.0.values().for_each(|store| store.visit(found));
+    }
+
+    fn collect_into(&self, context: &mut CausalContext) {
+        self.0.values().for_each(|store| store.collect_into(context));
     }
 
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {

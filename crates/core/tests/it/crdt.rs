@@ -350,6 +350,42 @@ fn a_reset_takes_away_what_it_has_seen_and_nothing_else() {
 }
 
 #[test]
+fn a_reset_of_a_folded_counter_takes_away_all_that_was_folded_also_where_nobody_has_folded() {
+    let path = vec![Bytes::from_static(b"n")];
+    let (mut here, mut there, mut held) = (Causal::<Map>::new(), Causal::<Map>::new(), VersionVector::new());
+    // Of another key is every second write, so that the entries have gaps between them.
+    for sequence in 1..=6 {
+        held.add(dot(1, sequence));
+        if sequence % 2 == 0 {
+            let add = |counter: &Counter| counter.add(dot(1, sequence), 1);
+            there.join(&here.mutate(|map| map.update(path.clone(), add)));
+        }
+    }
+    here.store.fold(&held);
+    assert_eq!(here.store.get::<Counter>(&path).map(Counter::entries), Some(1));
+    let reset = here.store.update(path.clone(), |counter: &Counter| counter.reset(dot(2, 1)));
+    let removed = here.store.remove(dot(2, 1), &path);
+    let mut all = CausalContext::from_iter([dot(2, 1)]);
+    here.store.collect_into(&mut all);
+    let cleared = Causal { store: Map::default(), context: all };
+    for delta in [reset, removed, cleared] {
+        let mut there = there.clone();
+        there.join(&delta);
+        assert!(there.store.is_empty());
+    }
+}
+
+#[test]
+fn what_lies_above_a_gap_is_not_folded() {
+    let mut counter = Causal::<Counter>::new();
+    for sequence in [1, 2, 4, 5] {
+        counter.mutate(|counter| counter.add(dot(1, sequence), 1));
+    }
+    counter.store.fold(&[1, 2, 4, 5].map(|sequence| dot(1, sequence)).into_iter().collect());
+    assert_eq!((counter.store.entries(), counter.store.value()), (3, 4));
+}
+
+#[test]
 fn a_write_replaces_what_it_has_seen_even_if_its_clock_is_behind() {
     let mut register = Causal::<LwwRegister<char>>::new();
     let stamp = |time, origin, sequence| Stamp { time: HybridTimestamp(time), dot: dot(origin, sequence) };
