@@ -26,8 +26,10 @@ mod map;
 mod op;
 mod register;
 mod set;
+mod state;
 mod store;
 mod value;
+mod view;
 
 pub use counter::Counter;
 pub use flag::EnableWinsFlag;
@@ -35,5 +37,7 @@ pub use map::{Field, Map, Path};
 pub use op::{CrdtOp, CrdtOpError};
 pub use register::{LwwRegister, MvRegister};
 pub use set::AddWinsSet;
+pub use state::CrdtState;
 pub use store::{Causal, CausalError, DotFun, DotMap, DotSet, DotStore};
 pub use value::CrdtKind;
+pub use view::{FieldView, MapView};
