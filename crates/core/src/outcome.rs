@@ -125,6 +125,10 @@ pub enum Rejection {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// This replica may have forgotten what it wrote, and finds out from the others before it takes writes. Retry at another
+    /// one, or later.
+    #[error("this replica has to catch up with the others before it takes writes")]
+    CatchingUp,
 }
 
 fn hint(leader: &Option<NodeId>) -> String {
@@ -145,6 +149,8 @@ pub enum Queue {
     SessionWindow,
     /// Subscribers of one node.
     Subscriptions,
+    /// Writes waiting for other replicas.
+    Acknowledgements,
 }
 
 impl core::fmt::Display for Queue {
@@ -155,6 +161,7 @@ impl core::fmt::Display for Queue {
             Self::Reads => "waiting reads",
             Self::SessionWindow => "session window",
             Self::Subscriptions => "subscriptions",
+            Self::Acknowledgements => "writes waiting for other replicas",
         })
     }
 }

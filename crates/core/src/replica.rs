@@ -6,6 +6,7 @@
 
 use core::fmt;
 use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -462,6 +463,19 @@ pub enum Event {
         node: NodeId,
         /// Which rule it broke.
         what: &'static str,
+    },
+    /// A peer's clock runs ahead of this one by more than is allowed. Its writes are taken all the same, and its clock drags
+    /// this one along no further than the limit.
+    ClockAhead {
+        /// Whose clock stamped the write.
+        node: NodeId,
+        /// By how much.
+        ahead: Duration,
+    },
+    /// Nothing has come from a peer for too long; others are reached around it.
+    PeerSuspected {
+        /// Which peer.
+        node: NodeId,
     },
     /// The storage failed; this replica acknowledges nothing any more.
     StorageFailed,
