@@ -1,0 +1,155 @@
+//! What each member of the group is known to hold, and what follows from it: acknowledgements, staleness, stability.
+//!
+//! Invariant: a report says what its sender held when it was made, and reports of one life of a sender are ordered by number;
+//! an older one never takes the place of a newer one. Source: matrix clocks (Wuu and Bernstein 1984); causal stability
+//! (Baquero, Almeida, Shoker 2014).
+
+use std::collections::BTreeMap;
+
+use replikit_core::{NodeId, Origin, OriginId, Time, VersionVector};
+
+use crate::message::Report;
+
+/// Lives are counted in the upper bits of a report's number.
+const LIFE_SHIFT: u32 = 40;
+
+/// The first number of a life.
+pub(crate) const fn first_number(life: u32) -> u64 {
+    (life as u64) << LIFE_SHIFT
+}
+
+/// Which life a number belongs to.
+pub(crate) const fn life_of(number: u64) -> u32 {
+    (number >> LIFE_SHIFT) as u32
+}
+
+/// What is known of another member.
+#[derive(Debug, Default)]
+pub(crate) struct Member {
+    /// Its newest report.
+    pub(crate) report: Option<Report>,
+    /// When something came from it directly.
+    pub(crate) heard: Option<Time>,
+    /// The number of its newest report that came from it directly: what it is answered with.
+    pub(crate) echo: Option<u64>,
+    /// Up to this moment of this replica's clock, all its writes have been applied here.
+    fresh: Option<Time>,
+    /// The same, as soon as its writes up to these have been applied.
+    fresher: Option<(Time, Vec<(OriginId, u64)>)>,
+}
+
+/// What a new report changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It is older than what is known.
+    Old,
+    /// The member goes on.
+    More,
+    /// The member has begun a new life: it may hold less than before.
+    NewLife,
+}
+
+impl Member {
+    /// Takes a report, whoever brought it.
+    pub(crate) fn observe(&mut self, report: Report) -> News {
+        let known = self.report.as_ref().map_or(0, |known| known.number);
+        if report.number <= known {
+            return News::Old;
+        }
+        let new_life = report.number >> LIFE_SHIFT != known >> LIFE_SHIFT;
+        self.report = Some(report);
+        if new_life { News::NewLife } else { News::More }
+    }
+
+    /// What it holds, in its log.
+    pub(crate) fn held(&self, origin: OriginId) -> u64 {
+        self.report.as_ref().map_or(0, |report| report.held.base(origin))
+    }
+
+    /// What it has on its disk.
+    pub(crate) fn durable(&self, origin: OriginId) -> u64 {
+        self.report.as_ref().map_or(0, |report| report.durable().base(origin))
+    }
+
+    /// What it has applied.
+    pub(crate) fn applied(&self, origin: OriginId) -> u64 {
+        self.report.as_ref().map_or(0, |report| report.applied().base(origin))
+    }
+
+    /// Its newest report was made after this moment: as soon as its own writes in it are applied, nothing that it had
+    /// acknowledged by then is missing here.
+    pub(crate) fn answered(&mut self, node: NodeId, asked: Time, applied: &VersionVector) {
+        self.refresh(applied);
+        let Some(report) = &self.report else { return };
+        let own =
+            report.held.iter().filter(|(origin, _)| Origin::of(*origin).is_some_and(|origin| origin.node == node));
+        let own = own.map(|(origin, held)| (origin, held.base())).collect();
+        if self.fresher.is_none() {
+            self.fresher = Some((asked, own));
+            self.refresh(applied);
+        }
+    }
+
+    fn refresh(&mut self, applied: &VersionVector) {
+        let covered = |(_, own): &mut (Time, Vec<(OriginId, u64)>)| {
+            own.iter().all(|(origin, base)| applied.base(*origin) >= *base)
+        };
+        if let Some((asked, _)) = self.fresher.take_if(covered) {
+            self.fresh = self.fresh.max(Some(asked));
+        }
+    }
+
+    /// All that it had acknowledged by this moment has been applied here.
+    pub(crate) fn fresh(&mut self, applied: &VersionVector) -> Option<Time> {
+        self.refresh(applied);
+        self.fresh
+    }
+}
+
+/// Finds out what every member has.
+#[derive(Debug, Default)]
+pub(crate) struct Stability {
+    /// Applied by every member, durably, and nothing is on its way that was made without having seen it.
+    stable: VersionVector,
+    /// The next such set, as soon as the second has been applied here: everything that any member had applied.
+    next: Option<(VersionVector, VersionVector)>,
+}
+
+impl Stability {
+    pub(crate) const fn stable(&self) -> &VersionVector {
+        &self.stable
+    }
+
+    /// Looks at what is known of all others; returns whether more is stable.
+    pub(crate) fn advance(&mut self, mine: &Report, others: &BTreeMap<NodeId, Member>) -> bool {
+        let mut grown = false;
+        if let Some((stable, seen)) = self.next.take() {
+            if mine.applied().covers(&seen) {
+                grown = !self.stable.covers(&stable);
+                self.stable = stable;
+            } else {
+                self.next = Some((stable, seen));
+            }
+        }
+        if self.next.is_none() {
+            let mut stable = mine.applied().meet(mine.durable());
+            let mut seen = VersionVector::new();
+            for member in others.values() {
+                let Some(report) = member.report.as_ref().filter(|report| report.epoch == mine.epoch) else {
+                    return grown;
+                };
+                stable = stable.meet(report.applied()).meet(report.durable());
+                seen.join(report.applied());
+            }
+            if !self.stable.covers(&stable) {
+                self.next = Some((stable, seen));
+            }
+        }
+        grown
+    }
+
+    /// What was stable among other members says nothing among these.
+    pub(crate) fn begin_anew(&mut self) {
+        self.next = None;
+    }
+}

@@ -1,0 +1,427 @@
+//! The data of a replica: what has been applied, and what the keys show.
+//!
+//! Invariants: batches of writes are applied in causal order, each once; so the applied writes of every origin have no gap, and
+//! equal vectors mean that the same writes have been applied. What a key shows depends on the applied writes only: replicas
+//! with equal vectors show the same.
+
+use core::ops::{Bound, ControlFlow};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+
+use bytes::Bytes;
+use replikit_core::crdt::CrdtState;
+use replikit_core::keyspace::{Conflict, Map};
+use replikit_core::policy::{ConflictPolicy, Live, Version};
+use replikit_core::{Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::audit::Audit;
+use crate::config::Keyspaces;
+use crate::record::{Change, Past, Record, Writes};
+use crate::versions::Versions;
+
+/// What is kept of a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Versions(Versions),
+    Merging(Box<CrdtState>),
+}
+
+/// A key's place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) content: Content,
+    /// The newest own write of the key that may not be durable: a reader waits for it.
+    pub(crate) pending: WriteId,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Versions(Versions::None)
+    }
+}
+
+impl Content {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Versions(versions) => matches!(versions, Versions::None),
+            Self::Merging(state) => state.is_bottom(),
+        }
+    }
+}
+
+/// What a reader of a key finds.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) values: Vec<Bytes>,
+    /// The versions behind the values; none for a value that merges.
+    pub(crate) stamps: Vec<Stamp>,
+    pub(crate) pending: WriteId,
+}
+
+/// The data of a replica.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) keyspaces: Keyspaces,
+    map: Map<Slot>,
+    applied: VersionVector,
+    /// Digest of the newest applied batch of each origin.
+    digests: BTreeMap<OriginId, u64>,
+    /// Keys with something to decide, or to collect.
+    unsettled: BTreeSet<Bytes>,
+    pub(crate) audit: Audit,
+    bytes: usize,
+    conflicts: u64,
+}
+
+impl State {
+    pub(crate) fn new(keyspaces: Keyspaces, audit_bytes_max: usize) -> Self {
+        Self {
+            keyspaces,
+            map: Map::new(),
+            applied: VersionVector::new(),
+            digests: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            audit: Audit::new(audit_bytes_max),
+            bytes: 0,
+            conflicts: 0,
+        }
+    }
+
+    /// What has been applied.
+    pub(crate) const fn applied(&self) -> &VersionVector {
+        &self.applied
+    }
+
+    /// Digest of the newest applied batch of an origin; 0 if there is none.
+    pub(crate) fn digest(&self, origin: OriginId) -> u64 {
+        self.digests.get(&origin).copied().unwrap_or(0)
+    }
+
+    /// Bytes of the keys and their versions, about.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) const fn keys(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Writes that met another one that neither had seen.
+    pub(crate) const fn conflicts(&self) -> u64 {
+        self.conflicts
+    }
+
+    /// Keys with more than one version, or with a delete that is not yet known everywhere.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Whether the writes can be applied: what they had seen has been.
+    pub(crate) fn is_ready(&self, writes: &Writes) -> bool {
+        self.applied.base(writes.origin()) + 1 == writes.first() && self.applied.covers(&writes.past)
+    }
+
+    /// Applies a batch that is ready.
+    pub(crate) fn apply(&mut self, writes: &Writes) {
+        debug_assert!(self.is_ready(writes), "writes are applied in causal order");
+        let mut applied = core::mem::take(&mut self.applied);
+        for (dot, record) in writes.iter() {
+            let past = Past { others: &writes.past, dot };
+            self.apply_record(&applied, &past, Stamp { time: writes.time, dot }, &record, WriteId(0));
+            applied.insert(dot);
+        }
+        self.applied = applied;
+        self.digests.insert(writes.origin(), writes.batch.digest());
+    }
+
+    /// Applies an own write whose batch is still open: it has seen all that has been applied.
+    pub(crate) fn apply_own(&mut self, stamp: Stamp, record: &Record<'_>, pending: WriteId) {
+        let mut applied = core::mem::take(&mut self.applied);
+        self.apply_record(&applied, &Past { others: &applied, dot: stamp.dot }, stamp, record, pending);
+        applied.insert(stamp.dot);
+        self.applied = applied;
+    }
+
+    /// The batch of the newest own writes is closed.
+    pub(crate) fn close_own(&mut self, origin: OriginId, digest: u64) {
+        self.digests.insert(origin, digest);
+    }
+
+    fn apply_record(
+        &mut self,
+        applied: &VersionVector,
+        past: &Past<'_>,
+        stamp: Stamp,
+        record: &Record<'_>,
+        pending: WriteId,
+    ) {
+        let keyspace = self.keyspaces.of(record.key);
+        let mut decide = false;
+        let (mut overwritten, mut conflict) = (Vec::new(), false);
+        let (before, after, empty) = self.map.update(record.key, |slot| {
+            slot.pending = slot.pending.max(pending);
+            match (record.change, &keyspace.conflicts) {
+                (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => {
+                    if !matches!(slot.content, Content::Merging(_)) {
+                        slot.content = Content::Merging(Box::new(CrdtState::new(*kind)));
+                    }
+                    let Content::Merging(state) = &mut slot.content else { unreachable!("made just now") };
+                    // Checked where it entered; another replica's cannot be of another type, for keyspaces are the same.
+                    let joined = state.join_delta(applied, delta);
+                    debug_assert!(joined.is_ok(), "a delta is checked before it is applied");
+                    (0, delta.len(), slot.content.is_empty())
+                }
+                (Change::Put(_) | Change::Delete, policy) if !matches!(policy, ConflictPolicy::Crdt(_)) => {
+                    let Content::Versions(versions) = &mut slot.content else {
+                        return (0, 0, false);
+                    };
+                    let before = versions.bytes();
+                    let value = match record.change {
+                        Change::Put(value) => Some(Bytes::copy_from_slice(value)),
+                        _ => None,
+                    };
+                    decide = versions.update(past, &record.provenance, Version { stamp, value });
+                    if decide && versions.as_slice().len() > 1 {
+                        conflict = versions
+                            .as_slice()
+                            .iter()
+                            .any(|other| !past.contains(other.dot()) && other.dot() != stamp.dot);
+                        overwritten = versions.audit(keyspace);
+                    }
+                    (before, versions.bytes(), slot.content.is_empty())
+                }
+                // A write that its keyspace does not have: replicas with other keyspaces are not listened to.
+                _ => (0, 0, slot.content.is_empty()),
+            }
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        self.conflicts += u64::from(conflict);
+        for lost in overwritten {
+            self.audit.add(record.key, lost);
+        }
+        if decide || empty && pending > WriteId(0) {
+            self.unsettled.insert(Bytes::copy_from_slice(record.key));
+        } else if empty {
+            self.map.remove(record.key);
+        }
+    }
+
+    /// Looks at a value that merges, to make a delta of it.
+    pub(crate) fn merging(&mut self, key: &[u8]) -> Option<&CrdtState> {
+        match self.map.peek(key).map(|slot| &slot.content) {
+            Some(Content::Merging(state)) => Some(state),
+            _ => None,
+        }
+    }
+
+    /// What a reader finds.
+    pub(crate) fn find(&mut self, key: &[u8]) -> Found {
+        let keyspace = self.keyspaces.of(key);
+        let Some(slot) = self.map.peek(key) else { return Found::default() };
+        Found { pending: slot.pending, ..shown(&slot.content, keyspace) }
+    }
+
+    /// What a key shows.
+    pub(crate) fn values(&self, key: &[u8]) -> Vec<Bytes> {
+        self.map.get(key).map_or_else(Vec::new, |slot| shown(&slot.content, self.keyspaces.of(key)).values)
+    }
+
+    /// Calls `visit` for each key from `from` on that shows something, ascending, until it breaks.
+    pub(crate) fn scan(&self, from: &[u8], mut visit: impl FnMut(&[u8], Found) -> ControlFlow<()>) {
+        self.map.for_each_from(Bound::Included(from), |key, slot| {
+            let found = Found { pending: slot.pending, ..shown(&slot.content, self.keyspaces.of(key)) };
+            if found.values.is_empty() { ControlFlow::Continue(()) } else { visit(key, found) }
+        });
+    }
+
+    /// Drops what can decide nothing any more. `stable` has been applied by every member, and everything that any member had
+    /// applied then has been applied here: so no write is on its way that was made without having seen it.
+    /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
+    pub(crate) fn collect(&mut self, stable: &VersionVector, durable: WriteId) {
+        let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
+        for key in keys {
+            let keyspace = self.keyspaces.of(&key);
+            let Some(slot) = self.map.peek(&key) else {
+                self.unsettled.remove(&key);
+                continue;
+            };
+            let Content::Versions(versions) = &slot.content else {
+                // Nothing is left of it, but a reader has to wait until that is on disk.
+                let (empty, pending) = (slot.content.is_empty(), slot.pending > durable);
+                if !pending {
+                    self.unsettled.remove(&key);
+                    if empty {
+                        self.map.remove(&key);
+                    }
+                }
+                continue;
+            };
+            // Looked at first: a shard that an image shares is copied by a change.
+            let mut collected = versions.clone();
+            let more = collected.collect(keyspace, stable);
+            if collected != *versions {
+                self.bytes = (self.bytes + collected.bytes()).saturating_sub(versions.bytes());
+                if matches!(collected, Versions::None) {
+                    self.map.remove(&key);
+                } else {
+                    self.map.update(&key, |slot| slot.content = Content::Versions(collected));
+                }
+            }
+            if !more {
+                self.unsettled.remove(&key);
+            }
+        }
+    }
+
+    /// Equal at replicas that have applied the same writes, whatever of them has been collected.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        self.map.for_each_from(Bound::Unbounded, |key, slot| {
+            let found = shown(&slot.content, self.keyspaces.of(key));
+            if !found.values.is_empty() {
+                hash.write(key);
+                for value in &found.values {
+                    hash.write_usize(value.len());
+                    hash.write(value);
+                }
+                for stamp in &found.stamps {
+                    hash.write_u32(stamp.dot.origin.0);
+                    hash.write_u64(stamp.dot.sequence);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        hash.finish()
+    }
+
+    /// The content, for a snapshot.
+    pub(crate) const fn map(&self) -> &Map<Slot> {
+        &self.map
+    }
+
+    /// The digests, for a snapshot.
+    pub(crate) const fn digests(&self) -> &BTreeMap<OriginId, u64> {
+        &self.digests
+    }
+
+    /// Takes in another replica's state, key by key. Begin with [`Joining`], end with [`State::joined`].
+    pub(crate) fn join_key(&mut self, key: &[u8], theirs: Content, their_applied: &VersionVector) {
+        let keyspace = self.keyspaces.of(key);
+        let applied = &self.applied;
+        let mut overwritten = Vec::new();
+        let (before, after, settled, empty) = self.map.update(key, |slot| {
+            let bytes =
+                |content: &Content| if let Content::Versions(versions) = content { versions.bytes() } else { 0 };
+            let before = bytes(&slot.content);
+            match (&mut slot.content, theirs) {
+                (Content::Versions(mine), Content::Versions(theirs)) => {
+                    mine.join(applied, &theirs, their_applied);
+                    overwritten = mine.audit(keyspace);
+                }
+                (Content::Merging(mine), Content::Merging(theirs)) => {
+                    let joined = mine.join(applied, &theirs, their_applied);
+                    debug_assert!(joined.is_ok(), "keyspaces have one type of value");
+                }
+                (mine, theirs) if mine.is_empty() => {
+                    // Nothing is there, but it may have been: what this replica has seen removed stays away.
+                    *mine = match theirs {
+                        Content::Merging(theirs) => {
+                            let mut state = CrdtState::new(theirs.kind());
+                            let joined = state.join(applied, &theirs, their_applied);
+                            debug_assert!(joined.is_ok(), "of the same type");
+                            Content::Merging(Box::new(state))
+                        }
+                        versions => versions,
+                    };
+                }
+                _ => {}
+            }
+            let settled = match &slot.content {
+                Content::Versions(versions) => versions.is_settled(),
+                Content::Merging(_) => true,
+            };
+            (before, bytes(&slot.content), settled, slot.content.is_empty())
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        for lost in overwritten {
+            self.audit.add(key, lost);
+        }
+        if !settled {
+            self.unsettled.insert(Bytes::copy_from_slice(key));
+        }
+        if empty {
+            self.map.remove(key);
+        }
+    }
+
+    /// The keys that the other replica does not have: what it has seen of them is gone.
+    pub(crate) fn join_absent(&mut self, theirs: &BTreeSet<Bytes>, their_applied: &VersionVector) {
+        let mut absent = Vec::new();
+        self.map.for_each_from(Bound::Unbounded, |key, slot| {
+            if !theirs.contains(key) {
+                let content = match &slot.content {
+                    Content::Versions(_) => Content::Versions(Versions::None),
+                    Content::Merging(state) => Content::Merging(Box::new(CrdtState::new(state.kind()))),
+                };
+                absent.push((Bytes::copy_from_slice(key), content));
+            }
+            ControlFlow::Continue(())
+        });
+        for (key, nothing) in absent {
+            self.join_key(&key, nothing, their_applied);
+        }
+    }
+
+    /// All keys of the other replica have been joined: what it had applied has been applied.
+    pub(crate) fn joined(
+        &mut self,
+        their_applied: &VersionVector,
+        digests: &BTreeMap<OriginId, u64>,
+        audit: Vec<Conflict>,
+    ) {
+        for (origin, held) in their_applied.iter() {
+            if held.base() > self.applied.base(origin) {
+                self.applied.insert_all(origin, &SequenceSet::up_to(held.base()));
+                self.digests.insert(origin, digests.get(&origin).copied().unwrap_or(0));
+            }
+        }
+        let mut known = BTreeSet::new();
+        self.audit.entries().for_each_from(Bound::Unbounded, |_, conflict| {
+            known.insert(conflict.overwritten.version.stamp.dot);
+            ControlFlow::Continue(())
+        });
+        for conflict in audit {
+            if known.insert(conflict.overwritten.version.stamp.dot) {
+                self.audit.add(&conflict.key, conflict.overwritten);
+            }
+        }
+    }
+}
+
+fn shown(content: &Content, keyspace: &crate::Keyspace) -> Found {
+    let versions = match content {
+        Content::Merging(state) if state.is_bottom() => return Found::default(),
+        Content::Merging(state) => return Found { values: state.values(), ..Found::default() },
+        Content::Versions(versions) => versions,
+    };
+    if let Versions::One(sibling) = versions {
+        let Version { stamp, value } = &sibling.version;
+        return Found { values: value.iter().cloned().collect(), stamps: vec![*stamp], pending: WriteId(0) };
+    }
+    let (values, stamps) = match versions.resolve(keyspace).0 {
+        Live::Absent | Live::Deleted(_) => (Vec::new(), Vec::new()),
+        Live::One(version) => (version.value.into_iter().collect(), vec![version.stamp]),
+        Live::Siblings(versions) => {
+            let stamps = versions.iter().map(|version| version.stamp).collect();
+            (versions.into_iter().filter_map(|version| version.value).collect(), stamps)
+        }
+        Live::Merged { value, from } => (vec![value], from),
+    };
+    Found { values, stamps, pending: WriteId(0) }
+}
+
+/// The dots of what a reader found, as far as a context has them.
+pub(crate) fn seen_of(found: &Found, context: &replikit_core::CausalContext) -> Vec<Dot> {
+    found.stamps.iter().map(|stamp| stamp.dot).filter(|dot| context.contains(*dot)).collect()
+}

@@ -1,0 +1,233 @@
+//! The concurrent versions of one key.
+//!
+//! Invariants: a value is here exactly if its write has been applied and no applied write had seen it. Writes are applied in
+//! causal order and each once, so what the key has seen is always what its replica has applied: this is a
+//! [`Dvvs`](replikit_core::Dvvs) whose context is the replica's vector, without the context, and one value where there is no
+//! conflict. A delete stays until it is causally stable, whatever was written after it: it still decides about values that were
+//! written beside it and have not arrived. Until then each value remembers the deletes that it came after, which do not
+//! concern it; so in whatever order the writes arrive, and whoever has collected the delete already, the same values are shown.
+
+use bytes::Bytes;
+use replikit_core::policy::{Cause, ConflictPolicy, DeletePolicy, Live, Overwritten, Version, resolve};
+use replikit_core::{Dot, VersionVector};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Keyspace;
+use crate::record::{Past, Provenance};
+
+/// One of the versions of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sibling {
+    pub(crate) version: Version,
+    /// Deletes of this key that its writer had seen, as far as they are still here.
+    after: Vec<Dot>,
+    /// Whether the audit has it.
+    audited: bool,
+}
+
+/// The versions of one key, ascending by dot.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum Versions {
+    #[default]
+    None,
+    One(Sibling),
+    Many(Vec<Sibling>),
+}
+
+impl Sibling {
+    pub(crate) const fn dot(&self) -> Dot {
+        self.version.stamp.dot
+    }
+
+    const fn is_delete(&self) -> bool {
+        self.version.value.is_none()
+    }
+
+    /// Whether a delete takes this value away.
+    fn falls_to(&self, delete: &Self, policy: DeletePolicy) -> bool {
+        let wins = match policy {
+            DeletePolicy::DeleteWins => true,
+            DeletePolicy::NewerWins => delete.version.stamp > self.version.stamp,
+            _ => false,
+        };
+        wins && !self.after.contains(&delete.dot())
+    }
+}
+
+impl Versions {
+    pub(crate) fn as_slice(&self) -> &[Sibling] {
+        match self {
+            Self::None => &[],
+            Self::One(sibling) => core::slice::from_ref(sibling),
+            Self::Many(siblings) => siblings,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Sibling] {
+        match self {
+            Self::None => &mut [],
+            Self::One(sibling) => core::slice::from_mut(sibling),
+            Self::Many(siblings) => siblings,
+        }
+    }
+
+    fn take(&mut self) -> Vec<Sibling> {
+        match core::mem::take(self) {
+            Self::None => Vec::new(),
+            Self::One(sibling) => vec![sibling],
+            Self::Many(siblings) => siblings,
+        }
+    }
+
+    fn set(&mut self, mut siblings: Vec<Sibling>) {
+        *self = match siblings.len() {
+            0 => Self::None,
+            1 => Self::One(siblings.remove(0)),
+            _ => {
+                siblings.sort_by_key(Sibling::dot);
+                Self::Many(siblings)
+            }
+        };
+    }
+
+    /// Applies a write: it replaces the values that it had seen and stands beside the rest. Returns whether there is something
+    /// to decide.
+    pub(crate) fn update(&mut self, past: &Past<'_>, provenance: &Provenance, version: Version) -> bool {
+        let is_delete = version.value.is_none();
+        let stays = |old: &Sibling| {
+            let seen = past.contains(old.dot());
+            if old.is_delete() {
+                // What a later delete was made after, and what it takes away as well, it stands for.
+                return !(is_delete && seen && old.version.stamp < version.stamp);
+            }
+            match provenance {
+                Provenance::All | Provenance::Again(_) => !seen,
+                Provenance::These(dots) => !dots.contains(&old.dot()),
+            }
+        };
+        match self {
+            // The common cases first: nothing there, or one value that is replaced.
+            Self::None => {
+                *self = Self::One(Sibling { version, after: Vec::new(), audited: false });
+                return is_delete;
+            }
+            Self::One(old) if !stays(old) => {
+                *old = Sibling { version, after: Vec::new(), audited: false };
+                return is_delete;
+            }
+            _ => {}
+        }
+        let mut siblings = self.take();
+        siblings.retain(|old| stays(old));
+        let after =
+            siblings.iter().filter(|old| old.is_delete() && past.contains(old.dot())).map(Sibling::dot).collect();
+        siblings.push(Sibling { version, after, audited: false });
+        self.set(siblings);
+        true
+    }
+
+    /// Takes in another replica's versions of the key: a version stays if both have it, or if the other side has not seen it.
+    pub(crate) fn join(&mut self, seen: &VersionVector, other: &Self, other_seen: &VersionVector) {
+        let mut joined = Vec::new();
+        for mut mine in self.take() {
+            match other.as_slice().iter().find(|theirs| theirs.dot() == mine.dot()) {
+                Some(theirs) => {
+                    mine.after.extend(
+                        theirs.after.iter().filter(|dot| !mine.after.contains(dot)).copied().collect::<Vec<_>>(),
+                    );
+                    joined.push(mine);
+                }
+                None if other_seen.contains(mine.dot()) => {}
+                None => joined.push(mine),
+            }
+        }
+        let new = other.as_slice().iter().filter(|theirs| !seen.contains(theirs.dot()));
+        let new: Vec<Sibling> =
+            new.filter(|theirs| joined.iter().all(|mine| mine.dot() != theirs.dot())).cloned().collect();
+        joined.extend(new);
+        self.set(joined);
+    }
+
+    /// What the key shows, and what it does not.
+    pub(crate) fn resolve(&self, keyspace: &Keyspace) -> (Live, Vec<Overwritten>) {
+        let (deletes, values): (Vec<&Sibling>, Vec<&Sibling>) =
+            self.as_slice().iter().partition(|sibling| sibling.is_delete());
+        let mut overwritten = Vec::new();
+        let mut surviving = Vec::with_capacity(values.len());
+        for value in &values {
+            let fatal = deletes.iter().filter(|delete| value.falls_to(delete, keyspace.deletes));
+            match fatal.map(|delete| delete.version.stamp).max() {
+                Some(by) => overwritten.push(Overwritten { version: value.version.clone(), by, cause: Cause::Deleted }),
+                None => surviving.push(value.version.clone()),
+            }
+        }
+        let newest = surviving.iter().map(|version| version.stamp).max();
+        if let Some(by) = newest {
+            let stands_beside = |delete: &Sibling| {
+                let shown = |value: &&&Sibling| surviving.iter().any(|version| version.stamp == value.version.stamp);
+                values.iter().filter(shown).any(|value| !value.after.contains(&delete.dot()))
+            };
+            let lost = deletes.iter().filter(|delete| stands_beside(delete));
+            overwritten.extend(lost.map(|delete| Overwritten {
+                version: delete.version.clone(),
+                by,
+                cause: Cause::DeleteLost,
+            }));
+        }
+        let resolution = resolve(&keyspace.conflicts, DeletePolicy::AddWins, &surviving);
+        overwritten.extend(resolution.overwritten);
+        let last_delete = deletes.iter().map(|delete| delete.version.stamp).max();
+        let live = match (resolution.live, last_delete) {
+            (Live::Absent, Some(delete)) => Live::Deleted(delete),
+            (live, _) => live,
+        };
+        (live, overwritten)
+    }
+
+    /// What is not shown and was not told to the audit yet; it counts as told from now on.
+    pub(crate) fn audit(&mut self, keyspace: &Keyspace) -> Vec<Overwritten> {
+        let (_, mut overwritten) = self.resolve(keyspace);
+        overwritten.retain(|lost| {
+            let mut siblings = self.as_mut_slice().iter_mut();
+            let sibling = siblings.find(|sibling| sibling.version.stamp == lost.version.stamp);
+            sibling.is_some_and(|sibling| !core::mem::replace(&mut sibling.audited, true))
+        });
+        overwritten
+    }
+
+    /// Drops what can decide nothing any more: `stable` is what every replica has applied, and no write that has not been
+    /// applied here was made without having seen it. Returns whether anything is left to decide.
+    pub(crate) fn collect(&mut self, keyspace: &Keyspace, stable: &VersionVector) -> bool {
+        let mut siblings = self.take();
+        let over: Vec<Sibling> =
+            siblings.iter().filter(|sibling| sibling.is_delete() && stable.contains(sibling.dot())).cloned().collect();
+        siblings.retain(|sibling| {
+            let gone =
+                over.iter().any(|delete| delete.dot() == sibling.dot() || sibling.falls_to(delete, keyspace.deletes));
+            !gone || sibling.is_delete() && !stable.contains(sibling.dot())
+        });
+        for sibling in &mut siblings {
+            sibling.after.retain(|dot| !over.iter().any(|delete| delete.dot() == *dot));
+        }
+        let all_stable = siblings.iter().all(|sibling| stable.contains(sibling.dot()));
+        if all_stable && matches!(keyspace.conflicts, ConflictPolicy::Lww) {
+            let newest = siblings.iter().map(|sibling| sibling.version.stamp).max();
+            siblings.retain(|sibling| Some(sibling.version.stamp) == newest);
+        }
+        self.set(siblings);
+        !all_stable
+    }
+
+    /// Whether there is nothing to decide: no version, or one value.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::One(sibling) => !sibling.is_delete(),
+            Self::Many(_) => false,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.as_slice().iter().map(|sibling| 48 + sibling.version.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+}
