@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `raft` | one group of single-leader replication on the storage model |
 //! | `raft-groups` | several such groups in one container |
+//! | `multi-leader` | one multi-leader group on the storage model |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
 //!
@@ -17,6 +18,7 @@ pub mod coverage;
 pub mod groups;
 pub mod guarantees;
 mod many;
+pub mod multi;
 #[cfg(test)]
 mod page;
 mod plan;
@@ -38,12 +40,14 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 9] = [
+pub const SCENARIOS: [(&str, Scenario); 11] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
     ("raft-groups", groups::rafts::<ModelStorage>),
     ("raft-groups-log", groups::rafts::<LogStorage>),
+    ("multi-leader", multi::run::<ModelStorage>),
+    ("multi-leader-log", multi::run::<LogStorage>),
     ("register", register::run::<ModelStorage>),
     ("register-log", register::run::<LogStorage>),
     ("register-groups", groups::registers::<ModelStorage>),
@@ -52,7 +56,7 @@ pub const SCENARIOS: [(&str, Scenario); 9] = [
 
 /// Half of the seeds on the standard scenario, the rest on the others.
 fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
-    const TURNS: [usize; 16] = [1, 2, 1, 3, 1, 2, 1, 4, 1, 5, 1, 2, 1, 6, 1, 8];
+    const TURNS: [usize; 16] = [1, 2, 5, 3, 1, 6, 1, 4, 1, 7, 5, 2, 1, 8, 1, 10];
     SCENARIOS[TURNS[(plan.seed % 16) as usize]].1(plan, telling)
 }
 

@@ -101,6 +101,22 @@ probes! {
     CompareMismatched,
     /// A counter was added to.
     CounterAdded,
+    /// A read showed several siblings.
+    SiblingsRead,
+    /// A report was passed on to who does not hear from its sender.
+    ReportPassedOn,
+    /// A peer's clock ran too far ahead.
+    ClockAhead,
+    /// A silent peer was suspected.
+    PeerSuspected,
+    /// A write had to wait for what it had seen.
+    WriteWaitedForItsPast,
+    /// Two writes met that had not seen each other.
+    WritesConflicted,
+    /// A value was overwritten by one that had not seen it.
+    ValueOverwritten,
+    /// Writes became known to be stable.
+    StableAdvanced,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.

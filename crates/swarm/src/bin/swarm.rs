@@ -171,7 +171,10 @@ fn many(cli: &Cli, scenario: Scenario) -> ExitCode {
         print(cli, threads, &together);
     }
     if let Some(failure) = together.failure {
-        if !cli.no_shrink {
+        if cli.no_shrink {
+            eprintln!("{failure}");
+            eprintln!("replay: {}", failure.plan.replay(&cli.strategy));
+        } else {
             report(cli, scenario, failure);
         }
         return ExitCode::FAILURE;

@@ -1,0 +1,154 @@
+//! What every replica must show: computed from all writes that ever were, without any of the replica's shortcuts.
+//!
+//! Invariant: nothing here is incremental, compacted or collected. A key shows the values that no write known at the replica
+//! had seen and that no delete beside them takes away, as the keyspace's policy decides. Slow, and easy to believe.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use replikit_core::crdt::CrdtState;
+use replikit_core::policy::{ConflictPolicy, DeletePolicy};
+use replikit_core::{Batch, Dot, Stamp, VersionVector};
+use replikit_multi_leader::{Keyspace, Keyspaces, LoggedWrite};
+
+/// All writes of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    writes: BTreeMap<Dot, LoggedWrite>,
+    by_key: BTreeMap<Bytes, Vec<Dot>>,
+    // The writes that had seen a write of the same key, and took its place.
+    replaced_by: BTreeMap<Dot, Vec<Dot>>,
+    // Digest of each batch by its first write: a dot never says two things.
+    batches: BTreeMap<Dot, u64>,
+}
+
+impl Model {
+    /// Takes note of a batch that somebody stores.
+    pub(crate) fn learn(&mut self, batch: &Batch) -> Result<(), String> {
+        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
+        match self.batches.get(&first) {
+            Some(digest) if *digest == batch.digest() => return Ok(()),
+            Some(_) => return Err(format!("dots_are_unique: two batches begin with {first:?}")),
+            None => {}
+        }
+        for write in LoggedWrite::read(batch).map_err(|what| format!("dots_are_unique: {batch:?}: {what}"))? {
+            let dot = write.dot;
+            let others = self.by_key.entry(write.key.clone()).or_default();
+            // What a write had seen was stored somewhere before it was made, so it has been learned before.
+            for other in others.iter().filter(|other| replaces(&write, **other)) {
+                self.replaced_by.entry(*other).or_default().push(dot);
+            }
+            others.push(dot);
+            if self.writes.insert(dot, write).is_some() {
+                return Err(format!("dots_are_unique: {dot:?} is in two batches"));
+            }
+        }
+        self.batches.insert(first, batch.digest());
+        Ok(())
+    }
+
+    pub(crate) fn write(&self, dot: Dot) -> Option<&LoggedWrite> {
+        self.writes.get(&dot)
+    }
+
+    /// Whether some write that is among `seen` had seen this one and took its place.
+    pub(crate) fn is_superseded(&self, dot: Dot, seen: &VersionVector) -> bool {
+        self.replaced_by.get(&dot).is_some_and(|others| others.iter().any(|other| seen.contains(*other)))
+    }
+
+    /// All writes of a key, for a human.
+    pub(crate) fn story(&self, key: &Bytes) -> String {
+        let tell = |dot: &Dot| {
+            let LoggedWrite { time, past, value, replaces, .. } = &self.writes[dot];
+            let past: Vec<(u32, u64)> = past.iter().map(|(origin, held)| (origin.0, held.base())).collect();
+            format!("({}, {}) at {} after {past:?}: {value:?} {replaces:?}", dot.origin.0, dot.sequence, time.0)
+        };
+        self.by_key[key].iter().map(tell).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The keys that were written.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.by_key.keys()
+    }
+
+    /// The values that a key shows to a replica that has applied `seen`, and their stamps, ascending by dot.
+    pub(crate) fn view(&self, keyspaces: &Keyspaces, key: &Bytes, seen: &VersionVector) -> (Vec<Bytes>, Vec<Stamp>) {
+        let keyspace = keyspaces.of(key);
+        let mut dots: Vec<Dot> =
+            self.by_key.get(key).into_iter().flatten().copied().filter(|dot| seen.contains(*dot)).collect();
+        dots.sort_unstable();
+        if let ConflictPolicy::Crdt(kind) = keyspace.conflicts {
+            let mut state = CrdtState::new(kind);
+            for dot in dots {
+                let delta = self.writes[&dot].value.as_ref().expect("a delta has bytes");
+                state.join_delta(&VersionVector::new(), delta).expect("deltas are well formed");
+            }
+            let values = if state.is_bottom() { Vec::new() } else { state.values() };
+            return (values, Vec::new());
+        }
+        let mut values: Vec<(Stamp, Bytes)> = Vec::new();
+        let deletes: Vec<&LoggedWrite> =
+            dots.iter().map(|dot| &self.writes[dot]).filter(|write| write.value.is_none()).collect();
+        for dot in &dots {
+            let write = &self.writes[dot];
+            let Some(value) = &write.value else { continue };
+            if !self.is_superseded(*dot, seen) && !deletes.iter().any(|delete| takes_away(keyspace, delete, write)) {
+                values.push((Stamp { time: write.time, dot: *dot }, value.clone()));
+            }
+        }
+        let all = |values: &[(Stamp, Bytes)]| values.iter().map(|(stamp, _)| *stamp).collect::<Vec<Stamp>>();
+        match &keyspace.conflicts {
+            ConflictPolicy::Lww => {
+                let newest = values.into_iter().max_by_key(|(stamp, _)| *stamp);
+                newest.map_or((Vec::new(), Vec::new()), |(stamp, value)| (vec![value], vec![stamp]))
+            }
+            ConflictPolicy::Merge(merge) => {
+                let stamps = all(&values);
+                let merged = values.into_iter().map(|(_, value)| value).reduce(|left, right| merge(&left, &right));
+                (merged.into_iter().collect(), stamps)
+            }
+            _ => {
+                let stamps = all(&values);
+                (values.into_iter().map(|(_, value)| value).collect(), stamps)
+            }
+        }
+    }
+
+    /// The values of a key that are neither replaced by a write that had seen them nor shown: those that the audit must have.
+    pub(crate) fn lost(&self, keyspaces: &Keyspaces, key: &Bytes, seen: &VersionVector) -> Vec<Dot> {
+        if matches!(keyspaces.of(key).conflicts, ConflictPolicy::Crdt(_)) {
+            return Vec::new();
+        }
+        let (values, shown) = self.view(keyspaces, key, seen);
+        let shown = |dot: Dot, value: &Bytes| shown.iter().any(|stamp| stamp.dot == dot) && values.contains(value);
+        let dots = self.by_key[key].iter().copied().filter(|dot| seen.contains(*dot));
+        dots.filter(|dot| {
+            let write = &self.writes[dot];
+            write.value.as_ref().is_some_and(|value| !self.is_superseded(*dot, seen) && !shown(*dot, value))
+        })
+        .collect()
+    }
+}
+
+/// Whether the first write had been applied at the origin of the second one before that was made.
+fn is_before(first: Dot, second: &LoggedWrite) -> bool {
+    if first.origin == second.dot.origin { first.sequence < second.dot.sequence } else { second.past.contains(first) }
+}
+
+/// Whether a write takes the place of another one of the same key.
+fn replaces(write: &LoggedWrite, other: Dot) -> bool {
+    match &write.replaces {
+        None => is_before(other, write),
+        Some(dots) => dots.contains(&other),
+    }
+}
+
+/// Whether a delete takes away a value that was written beside it.
+fn takes_away(keyspace: &Keyspace, delete: &LoggedWrite, value: &LoggedWrite) -> bool {
+    let wins = match keyspace.deletes {
+        DeletePolicy::DeleteWins => true,
+        DeletePolicy::NewerWins => (delete.time, delete.dot) > (value.time, value.dot),
+        _ => false,
+    };
+    wins && !is_before(delete.dot, value)
+}
