@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use replikit_core::keyspace::{
-    Keyspace, KeyspaceError, decode_effect, decode_page, decode_value, encode_get, encode_scan, encode_write,
+    ConflictPage, Keyspace, KeyspaceError, Versions, decode_conflict_page, decode_effect, decode_page, decode_versions,
+    encode_conflicts, encode_get, encode_scan, encode_write,
 };
 use replikit_core::{
-    CausalContext, Changes, Cursor, Guarantees, Page, ReadError, ReadGuarantee, ReadRequest, ReadResult, Rejection,
-    ScanRequest, Store, SubscribeError, Survival, WriteError, WriteLevel, WriteRequest, Written,
+    CausalContext, Changes, Cursor, Guarantees, Page, ReadError, ReadGuarantee, ReadLevel, ReadRequest, ReadResult,
+    Rejection, ScanRequest, Store, SubscribeError, Survival, WriteError, WriteLevel, WriteRequest, Written,
 };
 
 use crate::call::{Acked, Answer};
@@ -36,9 +37,9 @@ fn written(acked: Acked) -> Written {
 }
 
 fn read_result(answer: &Answer) -> Result<ReadResult, ReadError> {
-    let value = decode_value(&answer.value).map_err(rejection)?;
+    let Versions { values, context } = decode_versions(&answer.value).map_err(rejection)?;
     let &Answer { seen, strict, staleness, .. } = answer;
-    Ok(ReadResult { values: value.into_iter().collect(), seen, strict, staleness, context: None })
+    Ok(ReadResult { values, seen, strict, staleness, context })
 }
 
 fn rejection(error: KeyspaceError) -> Rejection {
@@ -143,6 +144,20 @@ impl<E> Kv<E> {
     #[must_use]
     pub const fn endpoint(&self) -> &E {
         &self.endpoint
+    }
+}
+
+#[expect(private_bounds, reason = "handles and clients are the only endpoints there are")]
+impl<E: Endpoint> Kv<E> {
+    /// A page of the audit log of the replica that is asked: acknowledged values that are not shown because a concurrent
+    /// write won, with a number larger than `after`, at most `limit` and at least one. Replicas number by themselves, so all
+    /// pages are to come from one of them. Always empty where one leader orders the writes.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn conflicts(&self, after: u64, limit: u32) -> Result<ConflictPage, ReadError> {
+        let answer = self.endpoint.ask(encode_conflicts(after, limit), ReadOptions::at(ReadLevel::Local)).await?;
+        Ok(decode_conflict_page(&answer.value).map_err(rejection)?)
     }
 }
 
