@@ -1,22 +1,22 @@
 //! The client over TCP: finds the leader, pipelines the requests of any number of tasks over one connection per node, and
 //! retries under one session, so that a retried write takes effect once.
 //!
-//! Invariants: a write that may have reached a replica is retried only under its session and sequence; a request ends by
-//! its time limit, whatever the nodes do.
+//! Invariants: a write that may have reached a replica is retried only under its session and sequence, and by a client that
+//! follows no leader only at that replica; a request ends by its time limit, whatever the nodes do.
 
 mod connection;
+mod route;
 mod session;
 mod subscription;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use replikit_core::{
-    Changes, ClusterId, Cursor, GroupId, NodeId, Outcome, Reached, ReadError, Rejection, SessionId, SessionSeq,
+    Changes, ClusterId, Cursor, GroupId, NodeId, Outcome, Reached, ReadError, Rejection, Role, SessionId, SessionSeq,
     SubscribeError, WriteError,
 };
 
@@ -28,23 +28,16 @@ use crate::socket::GreetError;
 use crate::wire::{Reply, RequestHead};
 
 use connection::{Connection, Ended};
+use route::Routes;
+pub use route::{ClientTarget, ReadTarget};
 use session::Sessions;
 use subscription::ClientChanges;
-
-/// Whom the client asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ReadTarget {
-    /// Whoever leads.
-    #[default]
-    Leader,
-    /// This node, whatever its role.
-    Node(NodeId),
-}
 
 /// Whether writes are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Retries {
-    /// Every write carries a session and a sequence: retried until its time is over, and effective once.
+    /// Every write carries a session and a sequence: retried until its time is over, and effective once. Needs a strategy
+    /// that has sessions.
     #[default]
     ExactlyOnce,
     /// Writes carry no session: one that may have reached a replica is not sent again.
@@ -60,8 +53,10 @@ pub struct ClientConfig {
     pub addresses: Vec<String>,
     /// Group that requests go to.
     pub group: GroupId,
-    /// Whom queries go to; commands go to the leader.
-    pub reads: ReadTarget,
+    /// Whom queries go to. Default: the leader.
+    pub reads: ClientTarget,
+    /// Whom commands go to. Default: the leader.
+    pub writes: ClientTarget,
     /// Whether writes are retried.
     pub retries: Retries,
     /// A request ends after this time, retries included. Default 5 s.
@@ -89,7 +84,8 @@ impl ClientConfig {
             cluster: cluster.into(),
             addresses: addresses.into_iter().map(Into::into).collect(),
             group: DEFAULT_GROUP,
-            reads: ReadTarget::Leader,
+            reads: ClientTarget::Leader,
+            writes: ClientTarget::Leader,
             retries: Retries::ExactlyOnce,
             request_time_max: Duration::from_secs(5),
             connect_time_max: Duration::from_millis(500),
@@ -103,9 +99,24 @@ impl ClientConfig {
 
     /// The same client with queries going elsewhere.
     #[must_use]
-    pub const fn reads(mut self, reads: ReadTarget) -> Self {
+    pub const fn reads(mut self, reads: ClientTarget) -> Self {
         self.reads = reads;
         self
+    }
+
+    /// The same client with commands going elsewhere.
+    #[must_use]
+    pub const fn writes(mut self, writes: ClientTarget) -> Self {
+        self.writes = writes;
+        self
+    }
+
+    /// The same client for a family without a leader: queries and commands go to its [`ClientTarget::Home`], commands
+    /// without a session, so that one that may have arrived is not sent again.
+    #[must_use]
+    pub const fn without_leader(mut self) -> Self {
+        self.retries = Retries::AtMostOnce;
+        self.reads(ClientTarget::Home).writes(ClientTarget::Home)
     }
 }
 
@@ -139,10 +150,7 @@ struct Inner {
     config: ClientConfig,
     cluster: ClusterId,
     nodes: DashMap<NodeId, Arc<Known>>,
-    /// The leader's node id plus one; 0 while unknown.
-    leader: AtomicU32,
-    /// Whose turn it is to be asked who leads.
-    turn: AtomicUsize,
+    routes: Routes,
     sessions: Sessions,
 }
 
@@ -169,8 +177,7 @@ impl Client {
         let inner = Arc::new(Inner {
             cluster: ClusterId::from_name(&config.cluster),
             nodes: DashMap::new(),
-            leader: AtomicU32::new(0),
-            turn: AtomicUsize::new(0),
+            routes: Routes::new(),
             sessions: Sessions::new(config.sessions_max.max(1)),
             config,
         });
@@ -178,6 +185,7 @@ impl Client {
         for address in inner.config.addresses.clone() {
             match inner.dial(&address).await {
                 Ok(connection) => {
+                    inner.routes.begin(connection.welcome().node);
                     inner.adopt(connection, Some(address));
                     return Ok(Self(inner));
                 }
@@ -207,7 +215,13 @@ impl Client {
     /// Who leads, as far as it knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.0.leader()
+        self.0.routes.leader()
+    }
+
+    /// Where requests for [`ClientTarget::Home`] go at the moment.
+    #[must_use]
+    pub fn home(&self) -> NodeId {
+        self.0.routes.home()
     }
 
     /// Replicates a command at level `Quorum` and returns the state machine's reply.
@@ -313,28 +327,13 @@ fn read_error(attempt: Attempt) -> ReadError {
 }
 
 impl Inner {
-    fn leader(&self) -> Option<NodeId> {
-        self.leader.load(Ordering::Relaxed).checked_sub(1).map(NodeId)
+    fn node_ids(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|node| *node.key()).collect()
     }
 
-    fn set_leader(&self, leader: Option<NodeId>) {
-        self.leader.store(leader.map_or(0, |leader| leader.0.saturating_add(1)), Ordering::Relaxed);
-    }
-
-    /// Forgets who leads, unless somebody else is known to by now.
-    fn unset_leader(&self, not: NodeId) {
-        let not = not.0.saturating_add(1);
-        let _ = self.leader.compare_exchange(not, 0, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// The leader, or the next node in turn, which will know.
-    fn candidate(&self) -> NodeId {
-        self.leader().unwrap_or_else(|| {
-            let mut nodes: Vec<NodeId> = self.nodes.iter().map(|node| *node.key()).collect();
-            nodes.sort_unstable();
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            nodes.get(turn % nodes.len().max(1)).copied().unwrap_or_default()
-        })
+    /// The next attempt goes elsewhere, unless it is for this node only.
+    fn lost(&self, node: NodeId) {
+        self.routes.lost(node, &self.node_ids());
     }
 
     async fn dial(self: &Arc<Self>, address: &str) -> Result<Arc<Connection>, GreetError> {
@@ -350,8 +349,8 @@ impl Inner {
             let reached = address.clone().filter(|_| *node == welcome.node);
             self.known(*node, reached.as_ref().unwrap_or(its_address));
         }
-        if self.leader().is_none() {
-            self.set_leader(welcome.leader);
+        if let (None, Some(leader)) = (self.routes.leader(), welcome.leader) {
+            self.routes.set_leader(leader);
         }
         let known = self.known(welcome.node, address.as_deref().unwrap_or_default());
         *lock(&known.connection) = Some(connection);
@@ -402,7 +401,7 @@ impl Inner {
         connection.request(head, body, deadline).await.map_err(Attempt::Ended)
     }
 
-    /// A write at the leader, whoever that is. `SessionExpired` comes out only if the write is known to have had no effect.
+    /// A write where writes go. `SessionExpired` comes out only if the write is known to have had no effect.
     async fn write(
         self: &Arc<Self>,
         head: &RequestHead,
@@ -410,23 +409,24 @@ impl Inner {
         session: Option<SessionSeq>,
         deadline: Instant,
     ) -> Result<Acked, WriteError> {
+        let target = self.config.writes;
         let mut pause = Pause::new(self.config.retry_pause);
         // Whether an attempt may have taken effect although its outcome is not known.
         let mut in_doubt = None;
+        // The only node that knows the session of the attempt in doubt; one that is asked once.
+        let (mut pinned, mut detour) = (None, None);
         let mut last;
         loop {
-            let node = self.candidate();
+            let node = pinned.or(detour.take()).unwrap_or_else(|| self.routes.aim(target));
             match self.ask(node, head, body, deadline).await {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => match rejection {
-                    Rejection::NotLeader { leader } => {
+                    Rejection::NotLeader { leader } if !matches!(target, ClientTarget::Node(_)) => {
                         last = Rejection::NotLeader { leader }.into();
-                        if self.redirect(node, leader) {
-                            pause.skip_once();
-                        }
+                        detour = self.redirect(target, node, leader, &mut pause);
                     }
                     Rejection::Busy { .. } | Rejection::ShuttingDown if Instant::now() < deadline => {
                         if rejection == Rejection::ShuttingDown {
-                            self.unset_leader(node);
+                            self.lost(node);
                         }
                         last = rejection.into();
                     }
@@ -439,22 +439,24 @@ impl Inner {
                     }
                     in_doubt = Some(reached);
                     last = indeterminate(reached);
+                    pinned = stays(target, node);
                 }
                 Ok(Reply::Outcome(outcome)) => return acked(outcome),
                 Ok(Reply::Status(_)) => return Err(indeterminate(Reached::default())),
                 Err(Attempt::Unreachable(why)) => {
                     last = WriteError::Unreachable { last: why };
-                    self.unset_leader(node);
+                    self.lost(node);
                 }
                 Err(Attempt::Ended(ended)) => {
                     last = WriteError::Unreachable { last: format!("node {node}: {ended}") };
+                    self.lost(node);
                     if ended.may_have_arrived() {
                         if session.is_none() {
                             return Err(indeterminate(Reached::default()));
                         }
                         in_doubt.get_or_insert_with(Reached::default);
+                        pinned = stays(target, node);
                     }
-                    self.unset_leader(node);
                     pause.skip_once();
                 }
             }
@@ -468,26 +470,22 @@ impl Inner {
         self: &Arc<Self>,
         head: &RequestHead,
         body: &[u8],
-        target: ReadTarget,
+        target: ClientTarget,
         deadline: Instant,
     ) -> Result<Answer, ReadError> {
         let mut pause = Pause::new(self.config.retry_pause);
+        let mut detour = None;
         loop {
-            let node = match target {
-                ReadTarget::Leader => self.candidate(),
-                ReadTarget::Node(node) => node,
-            };
+            let node = detour.take().unwrap_or_else(|| self.routes.aim(target));
             let error = match self.ask(node, head, body, deadline).await {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => {
                     match &rejection {
-                        Rejection::NotLeader { leader } if target == ReadTarget::Leader => {
-                            if self.redirect(node, *leader) {
-                                pause.skip_once();
-                            }
+                        Rejection::NotLeader { leader } if !matches!(target, ClientTarget::Node(_)) => {
+                            detour = self.redirect(target, node, *leader, &mut pause);
                         }
                         // A follower that knows no leader will know one soon.
                         Rejection::NotLeader { .. } | Rejection::Busy { .. } => {}
-                        Rejection::ShuttingDown => self.unset_leader(node),
+                        Rejection::ShuttingDown => self.lost(node),
                         _ => return Err(rejection.into()),
                     }
                     rejection.into()
@@ -497,7 +495,7 @@ impl Inner {
                 Ok(Reply::Outcome(outcome)) => return answered(outcome),
                 Ok(Reply::Status(_)) => return Err(Rejection::Unsupported.into()),
                 Err(attempt) => {
-                    self.unset_leader(node);
+                    self.lost(node);
                     if matches!(attempt, Attempt::Ended(_)) {
                         pause.skip_once();
                     }
@@ -540,33 +538,55 @@ impl Inner {
         }
     }
 
-    /// Takes a hint of who leads; whether it leads somewhere else than where it came from.
-    fn redirect(&self, from: NodeId, leader: Option<NodeId>) -> bool {
-        match leader.filter(|leader| *leader != from && self.nodes.contains_key(leader)) {
-            Some(leader) => {
-                self.set_leader(Some(leader));
-                true
-            }
-            None => {
-                self.unset_leader(from);
-                false
-            }
+    /// Takes a hint of who leads, from a node that does not. Returns where the next attempt goes if that is nowhere else to
+    /// be seen: with a home, the hint may be about one key only.
+    fn redirect(
+        &self,
+        target: ClientTarget,
+        from: NodeId,
+        leader: Option<NodeId>,
+        pause: &mut Pause,
+    ) -> Option<NodeId> {
+        let leader = leader.filter(|leader| *leader != from && self.nodes.contains_key(leader));
+        if leader.is_some() {
+            pause.skip_once();
         }
+        match (target, leader) {
+            (ClientTarget::Home, leader) => return leader,
+            (_, Some(leader)) => self.routes.set_leader(leader),
+            (_, None) => self.routes.leads_not(from, &self.node_ids()),
+        }
+        None
     }
 
-    /// Asks the other nodes who leads, because this one has fallen silent; whether somebody else does.
+    /// Asks the other nodes who leads, because this one has fallen silent; whether somebody else does. Where nobody leads,
+    /// what comes next goes to another node; what this one owes is waited for, because it may have been carried out.
     async fn leads_elsewhere(self: &Arc<Self>, silent: NodeId) -> bool {
-        let others: Vec<NodeId> = self.nodes.iter().map(|node| *node.key()).filter(|node| *node != silent).collect();
         let deadline = Instant::now() + self.config.request_time_max;
         let mut newest = None;
-        for node in others {
+        for node in self.node_ids().into_iter().filter(|node| *node != silent) {
             let status = tokio::time::timeout(self.config.silence_max, self.status(node, deadline));
             if let Ok(Ok(status)) = status.await {
+                if status.replica.role == Role::Equal {
+                    self.lost(silent);
+                }
                 newest = newest.max(Some((status.replica.term, status.replica.leader)));
             }
         }
         let Some((_, Some(leader))) = newest else { return false };
-        leader != silent && self.redirect(silent, Some(leader))
+        if leader == silent || !self.nodes.contains_key(&leader) {
+            return false;
+        }
+        self.routes.set_leader(leader);
+        true
+    }
+}
+
+/// Where a write in doubt is sent again. A leader knows its group's sessions, wherever it runs; an equal knows its own.
+const fn stays(target: ClientTarget, node: NodeId) -> Option<NodeId> {
+    match target {
+        ClientTarget::Home => Some(node),
+        ClientTarget::Leader | ClientTarget::Node(_) => None,
     }
 }
 

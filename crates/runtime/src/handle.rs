@@ -45,6 +45,8 @@ pub(crate) struct Port {
     pub(crate) leader: watch::Receiver<Option<NodeId>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) promise: Option<Promise>,
+    /// The nodes of the loop.
+    pub(crate) nodes: Vec<NodeId>,
     /// How long a call that follows the leader waits for one to be known.
     pub(crate) leader_time_max: Duration,
     /// What may wait for one subscriber.
@@ -148,20 +150,27 @@ impl<M> Handle<M> {
         session_id(&acked.reply).ok_or(WriteError::Indeterminate { reached: Reached::default() })
     }
 
-    /// Describes the node that answers and its counters.
+    /// Describes the node of the handle, or else the leader, or, where nobody leads, the first node that runs; and the
+    /// counters.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn status(&self) -> Result<NodeStatus, ReadError> {
-        let group = self.group;
-        let command = Admin::Status;
-        let answer = answered(self.ask(move || Call::Admin { group, command }).await)?;
-        let replica = Status::decode(&answer.value).ok_or(Rejection::Unsupported)?;
-        let node = match self.target {
-            Target::Node(node) => node,
-            Target::Leader => replica.leader.unwrap_or_default(),
+        let (mut nodes, group) = match self.target {
+            Target::Node(node) => (vec![node], self.group),
+            Target::Leader => (self.port.nodes.clone(), self.group),
         };
-        Ok(NodeStatus { node, replica, counters: self.counters() })
+        let leader = *self.port.leader.borrow();
+        nodes.sort_by_key(|node| Some(*node) != leader);
+        let mut outcome = Outcome::Rejected(Rejection::ShuttingDown);
+        for node in nodes {
+            outcome = self.ask_once(Some(node), Call::Admin { group, command: Admin::Status }).await;
+            if outcome != Outcome::Rejected(Rejection::ShuttingDown) {
+                let replica = Status::decode(&answered(outcome)?.value).ok_or(Rejection::Unsupported)?;
+                return Ok(NodeStatus { node, replica, counters: self.counters() });
+            }
+        }
+        answered(outcome).and(Err(Rejection::Unsupported.into()))
     }
 
     /// Has the replica take a snapshot now and release the log behind it.
@@ -195,7 +204,8 @@ impl<M> Handle<M> {
         self.port.counters.snapshot()
     }
 
-    /// Who leads the group as far as the node knows; waits until somebody is known to. `None` if the node has stopped.
+    /// Who leads the group as far as the node knows; waits until somebody is known to, in families without a leader for ever.
+    /// `None` if the node has stopped.
     pub async fn leader(&self) -> Option<NodeId> {
         let mut leader = self.port.leader.clone();
         leader.wait_for(Option::is_some).await.ok().and_then(|leader| *leader)

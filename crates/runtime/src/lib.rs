@@ -89,7 +89,7 @@ mod storage;
 mod wire;
 
 pub use call::{Acked, Answer};
-pub use client::{Client, ClientConfig, ReadTarget, Retries};
+pub use client::{Client, ClientConfig, ClientTarget, ReadTarget, Retries};
 pub use config::{
     ANSWER_BYTES_MAX, DEFAULT_GROUP, EventHook, LOG_RETAINED_BYTES, Limits, NodeConfig, Promise, ReadOptions,
     SUBSCRIPTION_BYTES, Timing, WriteOptions,

@@ -100,6 +100,7 @@ impl<M> LocalCluster<M> {
             leader,
             counters: Arc::clone(&counters),
             promise: config.promise,
+            nodes: config.nodes.clone(),
             leader_time_max: config.leader_time_max,
             subscription_bytes_max: limits.subscription_bytes_max,
         });
@@ -131,7 +132,8 @@ impl<M> LocalCluster<M> {
         &self.nodes
     }
 
-    /// A handle that follows the leader: a call that finds no leader waits for the next one.
+    /// A handle that follows the leader: a call that finds no leader waits for the next one. Where nobody leads, it speaks to
+    /// the first node that runs.
     #[must_use]
     pub fn handle(&self) -> Handle<M> {
         Handle::new(Arc::clone(&self.port), Target::Leader, self.group)
@@ -143,7 +145,7 @@ impl<M> LocalCluster<M> {
         Handle::new(Arc::clone(&self.port), Target::Node(node), self.group)
     }
 
-    /// Who leads; waits until somebody is known to. `None` after [`LocalCluster::shutdown`].
+    /// Who leads; waits until somebody is known to, in families without a leader for ever. `None` after [`LocalCluster::shutdown`].
     pub async fn leader(&self) -> Option<NodeId> {
         self.handle().leader().await
     }

@@ -69,6 +69,7 @@ impl<M> Node<M> {
             leader,
             counters: Arc::clone(&counters),
             promise: config.promise,
+            nodes: vec![config.id],
             leader_time_max: Duration::ZERO,
             subscription_bytes_max: config.limits.subscription_bytes_max,
         });

@@ -1,5 +1,6 @@
 //! Change data capture over TCP: a connection of its own for each subscription, so that a slow subscriber holds up nothing
-//! else; it goes on at another node, behind the last change, when its node is lost.
+//! else; it goes on at another node, behind the last change, when its node is lost. At a client's home it waits for that very
+//! node: where nobody leads, every node has an order of its own.
 //!
 //! Invariants: every change is handed out once and in log order, whatever connections it takes; what waits in memory is one
 //! frame at most; a call that is dropped leaves everything where it was.
@@ -12,7 +13,7 @@ use bytes::BytesMut;
 use replikit_core::{Change, Changes, Cursor, LogIndex, NodeId, Rejection, SubscribeError};
 use tokio::net::TcpStream;
 
-use super::{Inner, Pause, ReadTarget, lock};
+use super::{ClientTarget, Inner, Pause, lock};
 use crate::changes::Unpacked;
 use crate::socket::{self, GreetError};
 use crate::wire::{FeedReply, FrameBuffer, Hello, PartyRole, RequestHead, decode_feed, encode_request};
@@ -49,6 +50,8 @@ impl Wire {
 pub(super) struct ClientChanges {
     client: Arc<Inner>,
     wire: Option<Wire>,
+    /// The only node that can go on.
+    home: Option<NodeId>,
     unpacked: Unpacked,
     ended: Option<SubscribeError>,
 }
@@ -61,13 +64,14 @@ impl std::fmt::Debug for Inner {
 
 impl ClientChanges {
     pub(super) async fn open(client: Arc<Inner>, from: Cursor) -> Result<Self, SubscribeError> {
-        let (wire, next) = client.follow(from).await?;
-        Ok(Self { client, wire: Some(wire), unpacked: Unpacked::new(next), ended: None })
+        let (wire, next, node) = client.follow(from, None).await?;
+        let home = (client.config.reads == ClientTarget::Home).then_some(node);
+        Ok(Self { client, wire: Some(wire), home, unpacked: Unpacked::new(next), ended: None })
     }
 
     async fn advance(&mut self) -> Result<(), SubscribeError> {
         let Some(wire) = &mut self.wire else {
-            self.wire = Some(self.client.follow(self.unpacked.cursor()).await?.0);
+            self.wire = Some(self.client.follow(self.unpacked.cursor(), self.home).await?.0);
             return Ok(());
         };
         match wire.next(&self.client).await {
@@ -99,18 +103,15 @@ impl Changes for ClientChanges {
 }
 
 impl Inner {
-    /// A subscription at a node that takes it up, and the index at which it begins.
-    async fn follow(&self, from: Cursor) -> Result<(Wire, LogIndex), SubscribeError> {
+    /// A subscription at a node that takes it up, or at this one; the index at which it begins, and the node.
+    async fn follow(&self, from: Cursor, at: Option<NodeId>) -> Result<(Wire, LogIndex, NodeId), SubscribeError> {
         let deadline = Instant::now() + self.config.request_time_max;
         let mut pause = Pause::new(self.config.retry_pause);
         loop {
-            let node = match self.config.reads {
-                ReadTarget::Leader => self.candidate(),
-                ReadTarget::Node(node) => node,
-            };
+            let node = at.unwrap_or_else(|| self.routes.aim(self.config.reads));
             let attempt = tokio::time::timeout(self.config.connect_time_max, self.follow_at(node, from));
             let last = match attempt.await.map_err(|_| GreetError::TimedOut) {
-                Ok(Ok((wire, FeedReply::Begun(next)))) => return Ok((wire, next)),
+                Ok(Ok((wire, FeedReply::Begun(next)))) => return Ok((wire, next, node)),
                 Ok(Ok((_, FeedReply::Ended(why)))) => match why {
                     SubscribeError::Rejected(Rejection::Busy { .. } | Rejection::ShuttingDown)
                     | SubscribeError::Closed => why,
@@ -119,7 +120,7 @@ impl Inner {
                 Ok(Ok((_, FeedReply::Batches(_)))) => SubscribeError::Closed,
                 Ok(Err(error)) | Err(error) => SubscribeError::Unreachable { last: format!("node {node}: {error}") },
             };
-            self.unset_leader(node);
+            self.lost(node);
             if !pause.wait(deadline).await {
                 return Err(last);
             }

@@ -4,6 +4,7 @@
 mod changes;
 mod client;
 mod disk;
+mod equal;
 mod hostile;
 mod local;
 mod node;
