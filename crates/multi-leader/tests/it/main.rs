@@ -1,1 +1,5 @@
+//! The strategy as its user sees it.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
+#[cfg(feature = "runtime")]
+mod node;
