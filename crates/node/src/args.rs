@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use replikit_core::{Cursor, LogIndex, NodeId, ReadLevel, WriteLevel};
+use replikit_core::{CausalContext, Cursor, LogIndex, NodeId, ReadLevel, WriteLevel};
+
+use crate::shape::{Shape, Strategy};
 
 /// Replicated data on several machines.
 #[derive(Debug, Parser)]
@@ -25,12 +27,23 @@ pub(crate) enum Command {
     Cluster(Cluster),
     /// Set a key.
     Put(Put),
-    /// Print the value of a key.
+    /// Print the value of a key; of concurrent values, or the elements of a set, each on a line.
     Get(Get),
     /// Remove a key.
     Delete(Delete),
     /// Add to a counter, and print its new value.
     Add(Add),
+    /// Add an element to a set.
+    Insert(Element),
+    /// Remove an element from a set.
+    Remove(Element),
+    /// Switch a flag on or off.
+    Flag(Flag),
+    /// Replace the values of a register.
+    Assign(Assign),
+    /// Look at the audit log of overwritten values of one node of a multi-leader cluster.
+    #[command(subcommand)]
+    Conflicts(Conflicts),
     /// Print keys and values in order, one pair a line, separated by a tab.
     Scan(Scan),
     /// Print committed changes as they come, one a line: index, operation, key and value, separated by tabs; until Ctrl-C.
@@ -40,6 +53,19 @@ pub(crate) enum Command {
     /// Look at the log in a data directory of a stopped node.
     #[command(subcommand)]
     Log(Log),
+}
+
+impl Command {
+    /// Checks what the parser cannot: a message for the user.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Node(node) if node.new && node.shape.strategy != Strategy::MultiLeader => {
+                Err("--new is for --strategy multi-leader")
+            }
+            Self::Node(Node { shape, .. }) | Self::Cluster(Cluster { shape, .. }) => shape.check(),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,9 +92,15 @@ pub(crate) struct Node {
     /// that it lags. At most 1 TiB.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
     pub(crate) log_retained_bytes: u64,
-    /// A follower that hears nothing for this long, up to twice as long by chance, asks for an election.
+    /// Single-leader: a follower that hears nothing for this long, up to twice as long by chance, asks for an election.
     #[arg(long, value_name = "MS", default_value_t = 150)]
     pub(crate) election_timeout_ms: u64,
+    /// Multi-leader: this node has never been a member of the cluster, so it takes writes before it has heard from all others.
+    /// Never say so of a node that has lost its data.
+    #[arg(long)]
+    pub(crate) new: bool,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +117,8 @@ pub(crate) struct Cluster {
     /// Port of node 1; the others follow.
     #[arg(long, default_value_t = 7101, value_parser = clap::value_parser!(u16).range(1..=65_000))]
     pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
 }
 
 /// How to reach a cluster.
@@ -105,18 +139,29 @@ pub(crate) struct Reach {
     /// How long to keep trying, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub(crate) timeout_ms: u64,
+    /// The cluster's strategy; without it, the cluster is asked where that matters.
+    #[arg(long, value_enum, env = "REPLIKIT_STRATEGY")]
+    pub(crate) strategy: Option<Strategy>,
+    /// Ask this node. Without it: whoever leads, and where nobody does, the first address that answers.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: Option<u32>,
 }
 
-const WRITE_LEVELS: &str =
-    "When it counts as done: memory, leader-disk, received:K, durable:K, quorum, applied:K (K replicas)";
-const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old)";
+const WRITE_LEVELS: &str = "When it counts as done: memory, leader-disk, received:K, durable:K, quorum, applied:K (K replicas); \
+     the default is quorum, and leader-disk, which is this node's own, in a multi-leader cluster";
+const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old); the default is \
+     linearizable, and local in a multi-leader cluster, which has no linearizable reads";
+const OVER: &str = "What its writer has seen, as `get --context` printed it: concurrent values that are in it are replaced, others \
+     stay beside this write";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Put {
     pub(crate) key: String,
     pub(crate) value: String,
-    #[arg(long, default_value = "quorum", value_parser = write_level, help = WRITE_LEVELS)]
-    pub(crate) level: WriteLevel,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "TOKEN", value_parser = context, help = OVER)]
+    pub(crate) over: Option<CausalContext>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -124,11 +169,11 @@ pub(crate) struct Put {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
     pub(crate) key: String,
-    #[arg(long, default_value = "linearizable", value_parser = read_level, help = READ_LEVELS)]
-    pub(crate) level: ReadLevel,
-    /// Read at this node instead of the leader.
-    #[arg(long, value_name = "ID")]
-    pub(crate) node: Option<u32>,
+    #[arg(long, value_parser = read_level, help = READ_LEVELS)]
+    pub(crate) level: Option<ReadLevel>,
+    /// Print behind the values what they have seen, for --over.
+    #[arg(long)]
+    pub(crate) context: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -136,8 +181,10 @@ pub(crate) struct Get {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Delete {
     pub(crate) key: String,
-    #[arg(long, default_value = "quorum", value_parser = write_level, help = WRITE_LEVELS)]
-    pub(crate) level: WriteLevel,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "TOKEN", value_parser = context, help = OVER)]
+    pub(crate) over: Option<CausalContext>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -147,8 +194,76 @@ pub(crate) struct Add {
     pub(crate) key: String,
     #[arg(allow_negative_numbers = true)]
     pub(crate) delta: i64,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Element {
+    pub(crate) key: String,
+    pub(crate) element: String,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Flag {
+    pub(crate) key: String,
+    pub(crate) state: FlagState,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum FlagState {
+    On,
+    Off,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Assign {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
+    pub(crate) level: Option<WriteLevel>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conflicts {
+    /// Print a page of overwritten values: number, key, when and by which write it was written, which write won, why, and the
+    /// value, separated by tabs.
+    List {
+        /// Only those with a larger number.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// Most values to print.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// As JSON lines.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Print all overwritten values as JSON lines.
+    Export {
+        /// Only those with a larger number.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// Most values to print.
+        #[arg(long, default_value_t = u32::MAX, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        #[command(flatten)]
+        reach: Reach,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -162,8 +277,8 @@ pub(crate) struct Scan {
     /// Most keys to print.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
-    #[arg(long, default_value = "linearizable", value_parser = read_level, help = READ_LEVELS)]
-    pub(crate) level: ReadLevel,
+    #[arg(long, value_parser = read_level, help = READ_LEVELS)]
+    pub(crate) level: Option<ReadLevel>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -178,9 +293,6 @@ pub(crate) struct Watch {
     /// End after so many changes.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Follow this node instead of the leader; the changes are the same, and may come a little later.
-    #[arg(long, value_name = "ID")]
-    pub(crate) node: Option<u32>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -220,6 +332,14 @@ fn cursor(text: &str) -> Result<Cursor, String> {
             Ok(Cursor::After(LogIndex(index)))
         }
     }
+}
+
+fn context(text: &str) -> Result<CausalContext, String> {
+    let digit = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(digit).collect();
+    let bytes = bytes.filter(|_| text.len().is_multiple_of(2) && !text.starts_with('+'));
+    let token = bytes.and_then(|bytes| CausalContext::from_token(&bytes).ok());
+    token.ok_or_else(|| "give what `get --context` printed".to_owned())
 }
 
 fn write_level(text: &str) -> Result<WriteLevel, String> {

@@ -4,88 +4,217 @@ use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replikit_core::keyspace::decode_write;
+use replikit_core::crdt::CrdtOp;
+use replikit_core::keyspace::{ConflictPage, decode_write};
 use replikit_core::{
-    NodeId, ReadRequest, Role, ScanRequest, Store, SubscribeError, WriteEffect, WriteOp, WriteRequest, Written,
+    CausalContext, NodeId, Origin, ReadError, ReadLevel, ReadRequest, Rejection, Role, ScanRequest, Store,
+    SubscribeError, WriteEffect, WriteError, WriteLevel, WriteOp, WriteRequest, Written,
 };
-use replikit_runtime::{Client, ClientConfig, KvClient, NodeStatus, ReadTarget};
+use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
 
-use crate::args::Reach;
+use crate::args::{FlagState, Reach};
+use crate::conflicts::hex;
+use crate::shape::Strategy;
 use crate::{CommandResult, args, say};
 
-fn with_client<T>(
-    reach: &Reach,
-    reads: ReadTarget,
-    run: impl AsyncFnOnce(KvClient) -> Result<T, Box<dyn std::error::Error>>,
-) -> Result<T, Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut config = ClientConfig::new(reach.cluster.clone(), reach.at.clone()).reads(reads);
-        config.request_time_max = Duration::from_millis(reach.timeout_ms);
-        let client = Client::connect(config).await?;
-        run(KvClient::new(client).promising(replikit_single_leader::guarantees)).await
-    })
+type Failure = Box<dyn std::error::Error>;
+
+/// How long a node may take to describe itself before another one is asked.
+const STATUS_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// A client, and the strategy of the cluster that it speaks to.
+pub(crate) struct Session {
+    store: KvClient,
+    strategy: Strategy,
 }
 
-fn write(reach: &Reach, write: WriteRequest) -> Result<Written, Box<dyn std::error::Error>> {
-    with_client(reach, ReadTarget::Leader, async |store| Ok(store.write(write).await?))
+impl Session {
+    async fn connect(reach: &Reach) -> Result<Self, Failure> {
+        let mut config = ClientConfig::new(reach.cluster.clone(), reach.at.clone());
+        config.request_time_max = Duration::from_millis(reach.timeout_ms);
+        let client = Client::connect(config.clone()).await?;
+        let strategy = match reach.strategy {
+            Some(strategy) => strategy,
+            None => strategy_of(&client).await,
+        };
+        let node = reach.node.map(|node| ClientTarget::Node(NodeId(node)));
+        let (config, promise): (_, replikit_runtime::Promise) = match strategy {
+            Strategy::SingleLeader => {
+                (config.reads(node.unwrap_or(ClientTarget::Leader)), replikit_single_leader::guarantees)
+            }
+            Strategy::MultiLeader => {
+                let target = node.unwrap_or(ClientTarget::Home);
+                (config.without_leader().reads(target).writes(target), replikit_multi_leader::guarantees)
+            }
+        };
+        let client = Client::connect(config).await?;
+        Ok(Self { store: KvClient::new(client).promising(promise), strategy })
+    }
+
+    fn write_level(&self, asked: Option<WriteLevel>) -> WriteLevel {
+        asked.unwrap_or(match self.strategy {
+            Strategy::SingleLeader => WriteLevel::Quorum,
+            Strategy::MultiLeader => WriteLevel::LeaderDisk,
+        })
+    }
+
+    fn read_level(&self, asked: Option<ReadLevel>) -> ReadLevel {
+        asked.unwrap_or(match self.strategy {
+            Strategy::SingleLeader => ReadLevel::Linearizable,
+            Strategy::MultiLeader => ReadLevel::Local,
+        })
+    }
+
+    async fn write(&self, write: WriteRequest, level: Option<WriteLevel>) -> Result<Written, Failure> {
+        let level = self.write_level(level);
+        self.store.write(write.at(level)).await.map_err(|error| match error {
+            WriteError::Rejected(Rejection::Unsupported) => self.unsupported(),
+            error => error.into(),
+        })
+    }
+
+    async fn read(&self, key: String, level: Option<ReadLevel>) -> Result<replikit_core::ReadResult, Failure> {
+        let level = self.read_level(level);
+        self.store.read(ReadRequest::new(key).at(level)).await.map_err(|error| match error {
+            ReadError::Rejected(Rejection::Unsupported) => self.unsupported(),
+            error => error.into(),
+        })
+    }
+
+    pub(crate) async fn conflicts(&self, after: u64, limit: u32) -> Result<ConflictPage, Failure> {
+        self.store.conflicts(after, limit).await.map_err(|error| match error {
+            ReadError::Rejected(Rejection::Unsupported | Rejection::Malformed) => self.unsupported(),
+            error => error.into(),
+        })
+    }
+
+    fn unsupported(&self) -> Failure {
+        let hint = match self.strategy {
+            Strategy::SingleLeader => "",
+            Strategy::MultiLeader => {
+                "; reads are local or stale:MS, and the key's keyspace must have the operation (--keyspace of the nodes)"
+            }
+        };
+        format!("a {} cluster does not support this{hint}", self.strategy).into()
+    }
+}
+
+/// What runs there, as the nodes say; the oldest strategy if none of them does.
+async fn strategy_of(client: &Client) -> Strategy {
+    let mut nodes = vec![client.home()];
+    nodes.extend(client.nodes().into_iter().map(|(node, _)| node).filter(|node| *node != client.home()));
+    for node in nodes {
+        if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await {
+            let equal = status.replica.role == Role::Equal;
+            return if equal { Strategy::MultiLeader } else { Strategy::SingleLeader };
+        }
+    }
+    Strategy::default()
+}
+
+/// Connects, and runs the requests of a command.
+pub(crate) fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(Session) -> Result<T, Failure>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { run(Session::connect(reach).await?).await })
 }
 
 fn acknowledged(written: &Written) {
     let Written { at, reached, .. } = written;
+    let position = match Origin::of(at.stream.origin) {
+        Some(Origin { node, incarnation }) => format!("write {} of node {node}.{}", at.id.index, incarnation.0),
+        None => format!("entry {} of term {}", at.id.index, at.id.term),
+    };
     say(format_args!(
-        "ok: entry {} of term {}, received by {}, on {} {}",
-        at.id.index,
-        at.id.term,
+        "ok: {position}, received by {}, on {} {}",
         reached.received,
         reached.durable,
         if reached.durable == 1 { "disk" } else { "disks" }
     ));
 }
 
+fn write(reach: &Reach, write: WriteRequest, level: Option<WriteLevel>) -> CommandResult {
+    let written = connected(reach, async |session| session.write(write, level).await)?;
+    acknowledged(&written);
+    Ok(())
+}
+
+fn over(request: WriteRequest, context: Option<CausalContext>) -> WriteRequest {
+    match context {
+        Some(context) => request.over(context),
+        None => request,
+    }
+}
+
 pub(crate) fn put(args: args::Put) -> CommandResult {
-    let request = WriteRequest::put(args.key, args.value).at(args.level);
-    write(&args.reach, request).map(|written| acknowledged(&written))
+    write(&args.reach, over(WriteRequest::put(args.key, args.value), args.over), args.level)
 }
 
 pub(crate) fn delete(args: args::Delete) -> CommandResult {
-    let request = WriteRequest::delete(args.key).at(args.level);
-    write(&args.reach, request).map(|written| acknowledged(&written))
+    write(&args.reach, over(WriteRequest::delete(args.key), args.over), args.level)
 }
 
 pub(crate) fn add(args: args::Add) -> CommandResult {
-    match write(&args.reach, WriteRequest::add(args.key, args.delta))?.effect {
+    let request = WriteRequest::add(args.key, args.delta);
+    let written = connected(&args.reach, async |session| session.write(request, args.level).await)?;
+    match written.effect {
         Some(WriteEffect::Counter { value }) => say(value),
         Some(WriteEffect::NotACounter) => {
             return Err("the key holds no counter, or the sum does not fit 64 bits".into());
         }
-        other => return Err(format!("an unexpected answer: {other:?}").into()),
+        // A level that is acknowledged before the sum is known.
+        None => acknowledged(&written),
+        Some(other) => return Err(format!("an unexpected answer: {other:?}").into()),
     }
     Ok(())
 }
 
-fn target(node: Option<u32>) -> ReadTarget {
-    node.map_or(ReadTarget::Leader, |node| ReadTarget::Node(NodeId(node)))
+pub(crate) fn insert(args: args::Element) -> CommandResult {
+    let op = CrdtOp::Insert { element: args.element.into() };
+    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+}
+
+pub(crate) fn remove(args: args::Element) -> CommandResult {
+    let op = CrdtOp::Remove { element: args.element.into() };
+    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+}
+
+pub(crate) fn flag(args: args::Flag) -> CommandResult {
+    let op = match args.state {
+        FlagState::On => CrdtOp::Enable,
+        FlagState::Off => CrdtOp::Disable,
+    };
+    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+}
+
+pub(crate) fn assign(args: args::Assign) -> CommandResult {
+    let op = CrdtOp::Set { value: args.value.into() };
+    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
 }
 
 pub(crate) fn get(args: args::Get) -> CommandResult {
-    let request = ReadRequest::new(args.key.clone()).at(args.level);
-    let found = with_client(&args.reach, target(args.node), async |store| Ok(store.read(request).await?))?;
-    match found.values.first() {
-        Some(value) => say(String::from_utf8_lossy(value)),
-        None => return Err(format!("no such key: {}", args.key).into()),
+    let (key, level) = (args.key.clone(), args.level);
+    let found = connected(&args.reach, async |session| session.read(key, level).await)?;
+    for value in &found.values {
+        say(String::from_utf8_lossy(value));
+    }
+    if args.context {
+        let context = found.context.ok_or("the cluster has no concurrent values, so there is no context")?;
+        say(format_args!("context {}", hex(&context.to_token())));
+    }
+    if found.values.is_empty() {
+        return Err(format!("no such key: {}", args.key).into());
     }
     Ok(())
 }
 
 pub(crate) fn scan(args: args::Scan) -> CommandResult {
-    with_client(&args.reach, ReadTarget::Leader, async |store| {
+    connected(&args.reach, async |session| {
+        let (store, level) = (&session.store, session.read_level(args.level));
         let (mut from, to) = (Bytes::from(args.from), args.to.map(Bytes::from));
         let mut left = args.limit;
         while left > 0 {
-            let page = store
-                .scan(ScanRequest { from, to: to.clone(), limit: left.min(1000), level: args.level.clone() })
-                .await?;
+            let page =
+                store.scan(ScanRequest { from, to: to.clone(), limit: left.min(1000), level: level.clone() }).await?;
             for (key, value) in &page.items {
                 say(format_args!("{}\t{}", String::from_utf8_lossy(key), String::from_utf8_lossy(value)));
             }
@@ -100,8 +229,8 @@ pub(crate) fn scan(args: args::Scan) -> CommandResult {
 }
 
 pub(crate) fn watch(args: args::Watch) -> CommandResult {
-    with_client(&args.reach, target(args.node), async |store| {
-        let mut changes = store.subscribe(args.from).await?;
+    connected(&args.reach, async |session| {
+        let mut changes = session.store.subscribe(args.from).await?;
         let mut left = args.count.unwrap_or(u64::MAX);
         while left > 0 {
             let change = changes.next().await.map_err(|error| match error {
@@ -136,42 +265,94 @@ fn described(command: &[u8]) -> String {
 }
 
 pub(crate) fn status(args: args::Status) -> CommandResult {
-    with_client(&args.reach, ReadTarget::Leader, async |store| {
-        let client = store.endpoint();
+    connected(&args.reach, async |session| {
+        let client = session.store.endpoint();
         let mut answers = Vec::new();
         for (node, address) in client.nodes() {
-            let answer = tokio::time::timeout(Duration::from_millis(500), client.status(node)).await;
+            if args.reach.node.is_some_and(|wanted| NodeId(wanted) != node) {
+                continue;
+            }
+            let answer = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await;
             answers.push((node, address, answer.ok().and_then(Result::ok)));
         }
-        say(format_args!(
-            "{:<5} {:<22} {:<14} {:>5} {:>7} {:>10} {:>10} {:>9} {:>10} {:>10}",
-            "node", "address", "role", "term", "leader", "last", "committed", "snapshot", "acked", "fsyncs"
-        ));
-        for (node, address, answer) in &answers {
-            match answer {
-                Some(status) => say(row(*node, address, status)),
-                None => say(format_args!("{node:<5} {address:<22} does not answer")),
-            }
-        }
-        let leader = answers.iter().filter_map(|(.., status)| status.as_ref()).find(|s| s.replica.role == Role::Leader);
-        for follower in leader.iter().flat_map(|leader| &leader.replica.followers) {
-            say(format_args!("node {} is {} entries behind the leader", follower.node, follower.lag_entries));
+        match session.strategy {
+            Strategy::SingleLeader => show_followers(&answers),
+            Strategy::MultiLeader => show_equals(&answers),
         }
         Ok(())
     })
 }
 
-fn row(node: NodeId, address: &str, status: &NodeStatus) -> String {
-    let replica = &status.replica;
-    format!(
-        "{node:<5} {address:<22} {:<14} {:>5} {:>7} {:>10} {:>10} {:>9} {:>10} {:>10}",
-        replica.role.to_string(),
-        replica.term,
-        replica.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
-        replica.last.id.index,
-        replica.commit_index,
-        replica.snapshot.map_or_else(|| "-".to_owned(), |at| at.id.index.to_string()),
-        status.counters.requests_acked,
-        status.counters.fsyncs,
-    )
+type Answers = [(NodeId, String, Option<NodeStatus>)];
+
+fn show(header: String, answers: &Answers, row: impl Fn(NodeId, &str, &NodeStatus) -> String) {
+    say(header);
+    for (node, address, answer) in answers {
+        match answer {
+            Some(status) => say(row(*node, address, status)),
+            None => say(format_args!("{node:<5} {address:<22} does not answer")),
+        }
+    }
+}
+
+fn snapshot(status: &NodeStatus) -> String {
+    status.replica.snapshot.map_or_else(|| "-".to_owned(), |at| at.id.index.to_string())
+}
+
+fn show_followers(answers: &Answers) {
+    let header = format!(
+        "{:<5} {:<22} {:<14} {:>5} {:>7} {:>10} {:>10} {:>9} {:>10} {:>10}",
+        "node", "address", "role", "term", "leader", "last", "committed", "snapshot", "acked", "fsyncs"
+    );
+    show(header, answers, |node, address, status| {
+        let replica = &status.replica;
+        format!(
+            "{node:<5} {address:<22} {:<14} {:>5} {:>7} {:>10} {:>10} {:>9} {:>10} {:>10}",
+            replica.role.to_string(),
+            replica.term,
+            replica.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string()),
+            replica.last.id.index,
+            replica.commit_index,
+            snapshot(status),
+            status.counters.requests_acked,
+            status.counters.fsyncs,
+        )
+    });
+    let leader = answers.iter().filter_map(|(.., status)| status.as_ref()).find(|s| s.replica.role == Role::Leader);
+    for follower in leader.iter().flat_map(|leader| &leader.replica.followers) {
+        say(format_args!("node {} is {} entries behind the leader", follower.node, follower.lag_entries));
+    }
+}
+
+/// Own writes of each node, and how far each of the others is behind it as it knows.
+fn show_equals(answers: &Answers) {
+    let header = format!(
+        "{:<5} {:<22} {:<14} {:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
+        "node", "address", "role", "origin", "written", "durable", "applied", "snapshot", "acked", "fsyncs"
+    );
+    show(header, answers, |node, address, status| {
+        let replica = &status.replica;
+        let origin = Origin::of(replica.last.stream.origin);
+        // Without an origin it has to hear from the others before it writes.
+        let origin = origin.map_or_else(|| "none yet".to_owned(), |own| format!("{}.{}", own.node, own.incarnation.0));
+        format!(
+            "{node:<5} {address:<22} {:<14} {origin:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
+            replica.role.to_string(),
+            replica.last.id.index,
+            replica.commit_index,
+            replica.applied_index,
+            snapshot(status),
+            status.counters.requests_acked,
+            status.counters.fsyncs,
+        )
+    });
+    for (node, _, status) in answers {
+        let Some(status) = status else { continue };
+        let behind = |member: &replikit_core::FollowerStatus| match member.lag_entries {
+            0 => format!("node {} has everything", member.node),
+            lag => format!("node {} is {lag} writes behind", member.node),
+        };
+        let members: Vec<String> = status.replica.followers.iter().map(behind).collect();
+        say(format_args!("as node {node} knows: {}", members.join(", ")));
+    }
 }

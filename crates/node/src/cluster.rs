@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::shape::Strategy;
 use crate::{CommandResult, args, say};
 
 /// How long nodes may take to stop cleanly before they are killed.
@@ -55,13 +56,25 @@ fn node_arguments(args: &args::Cluster, dir: &Path, id: u32) -> Vec<String> {
         list.extend(["--peer".into(), format!("{peer}={}", address(peer))]);
     }
     list.extend(["--data".into(), data.display().to_string()]);
+    list.extend(args.shape.arguments());
     list
 }
 
-async fn start(args: &args::Cluster, dir: &Path, id: u32) -> Result<Member, Box<dyn std::error::Error>> {
+/// What a node is told at its first start only.
+fn first_arguments(args: &args::Cluster, is_new: bool) -> &'static [&'static str] {
+    if is_new && args.shape.strategy == Strategy::MultiLeader { &["--new"] } else { &[] }
+}
+
+async fn start(
+    args: &args::Cluster,
+    dir: &Path,
+    id: u32,
+    first: &[&str],
+) -> Result<Member, Box<dyn std::error::Error>> {
     let arguments = node_arguments(args, dir, id);
     let mut child = Command::new(std::env::current_exe()?)
         .args(&arguments)
+        .args(first)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // Ctrl-C reaches the whole terminal: this process tells its nodes itself, and waits for them.
@@ -84,9 +97,11 @@ async fn start(args: &args::Cluster, dir: &Path, id: u32) -> Result<Member, Box<
 async fn supervise(args: &args::Cluster, dir: &Path) -> CommandResult {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     std::fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    // Only a cluster of which nothing is left is new: a single node without data may have lost it.
+    let is_new = (1..=args.nodes).all(|id| !dir.join(format!("node-{id}")).exists());
     let mut members = Vec::new();
     for id in 1..=args.nodes {
-        members.push(start(args, dir, id).await?);
+        members.push(start(args, dir, id, first_arguments(args, is_new)).await?);
     }
     let first = u32::from(args.port);
     let all: Vec<String> = (first..first + args.nodes).map(|port| format!("127.0.0.1:{port}")).collect();

@@ -4,8 +4,10 @@
 mod args;
 mod client;
 mod cluster;
+mod conflicts;
 mod log;
 mod node;
+mod shape;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
         }
         Err(error) => return usage(&error),
     };
+    if let Err(message) = args.command.check() {
+        eprintln!("replikit: {message}; see `replikit --help`");
+        return ExitCode::from(2);
+    }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(if args.verbose { tracing::Level::DEBUG } else { tracing::Level::INFO })
@@ -41,6 +47,11 @@ fn main() -> ExitCode {
         Command::Get(get) => client::get(get),
         Command::Delete(delete) => client::delete(delete),
         Command::Add(add) => client::add(add),
+        Command::Insert(element) => client::insert(element),
+        Command::Remove(element) => client::remove(element),
+        Command::Flag(flag) => client::flag(flag),
+        Command::Assign(assign) => client::assign(assign),
+        Command::Conflicts(command) => conflicts::run(command),
         Command::Scan(scan) => client::scan(scan),
         Command::Watch(watch) => client::watch(watch),
         Command::Status(status) => client::status(status),

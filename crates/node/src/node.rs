@@ -1,14 +1,17 @@
-//! `replikit node`: one node of a single-leader cluster over a key-value keyspace.
+//! `replikit node`: one node of a cluster that holds key-value data.
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use replikit_core::keyspace::Keyspace;
 use replikit_core::{Event, NodeId};
-use replikit_single_leader::{Node, NodeConfig, Settings};
+use replikit_multi_leader::Founding;
+use replikit_runtime::NodeConfig;
+use replikit_single_leader::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::shape::Strategy;
 use crate::{CommandResult, args, say};
 
 pub(crate) fn run(args: args::Node) -> CommandResult {
@@ -19,21 +22,35 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     if args.peers.iter().any(|(peer, address)| *peer == id && *address != args.listen) {
         return Err(format!("--peer {id}=.. names this node itself").into());
     }
+    let mut members: Vec<NodeId> = args.peers.iter().map(|(peer, _)| *peer).chain([id]).collect();
+    members.sort_unstable();
     let mut config = NodeConfig::new(id, args.cluster.clone(), args.listen).peers(args.peers).dir(&args.data);
     config.log_retained_bytes_max = args.log_retained_bytes;
     config.events = Some(Arc::new(|node, group, event| report(node, group.0, event)));
-    let mut settings = Settings::default();
-    settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);
-    settings.timeouts.heartbeat = settings.timeouts.election / 5;
-    settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the node takes part, so that no signal can come in between.
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let node = Node::open_with(config, settings, Keyspace::new())?;
+    let node = match args.shape.strategy {
+        Strategy::SingleLeader => {
+            let mut settings = Settings::default();
+            settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);
+            settings.timeouts.heartbeat = settings.timeouts.election / 5;
+            settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
+            Running::SingleLeader(replikit_single_leader::Node::open_with(config, settings, Keyspace::new())?)
+        }
+        Strategy::MultiLeader => {
+            let settings = args.shape.settings(if args.new { Founding::New } else { Founding::Ask });
+            Running::MultiLeader(replikit_multi_leader::Node::open(config, settings)?)
+        }
+    };
     say(format_args!("node {id} of {}: listening on {}", args.cluster, node.local_address()));
+    if args.shape.strategy == Strategy::MultiLeader {
+        let report = args.shape.settings(Founding::Ask).report(&members)?;
+        say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
+    }
     runtime.block_on(async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -44,6 +61,28 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     node.shutdown();
     say(format_args!("node {id} has stopped"));
     Ok(())
+}
+
+/// A node of either kind.
+enum Running {
+    SingleLeader(replikit_single_leader::Node<Keyspace>),
+    MultiLeader(replikit_multi_leader::Node),
+}
+
+impl Running {
+    const fn local_address(&self) -> SocketAddr {
+        match self {
+            Self::SingleLeader(node) => node.local_address(),
+            Self::MultiLeader(node) => node.local_address(),
+        }
+    }
+
+    fn shutdown(self) {
+        match self {
+            Self::SingleLeader(node) => node.shutdown(),
+            Self::MultiLeader(node) => node.shutdown(),
+        }
+    }
 }
 
 /// Without TLS, only this machine may connect unless the operator says otherwise.
@@ -74,13 +113,19 @@ fn report(node: NodeId, group: u32, event: &Event) {
         ),
         Event::TailCut { stream } => tracing::warn!(
             %node,
-            "the end of {stream} was torn by a crash and was cut; this node abstains from elections until it has caught up"
+            "the end of {stream} was torn by a crash and was cut; this node neither votes nor takes writes until it has caught up"
         ),
         Event::PeerMisbehaved { node: peer, what } => tracing::warn!(%node, "node {peer} {what}; dropped"),
+        Event::PeerSuspected { node: peer } => {
+            tracing::warn!(%node, "nothing comes from node {peer}; others are reached around it");
+        }
+        Event::ClockAhead { node: peer, ahead } => {
+            tracing::warn!(%node, "the clock of node {peer} is {ahead:?} ahead of this one");
+        }
         Event::StorageFailed => {
             tracing::error!(%node, "the storage failed: this node acknowledges nothing any more; restart it once the disk works");
         }
-        Event::StorageSlow => tracing::warn!(%node, "the disk stalls; leadership was given up"),
+        Event::StorageSlow => tracing::warn!(%node, "the disk stalls"),
         Event::StorageFaulty { stream, range } => tracing::error!(
             %node,
             "entries {} to {} of {stream} cannot be read any more",

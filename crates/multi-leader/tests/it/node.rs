@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp};
-use replikit_core::keyspace::{
-    ConflictPage, Versions, decode_conflict_page, decode_versions, encode_conflicts, encode_get,
-};
+use replikit_core::keyspace::ConflictPage;
 use replikit_core::policy::{Cause, ConflictPolicy};
-use replikit_core::{NodeId, ReadLevel, Rejection, Store, WriteEffect, WriteError, WriteLevel, WriteRequest, Written};
+use replikit_core::{
+    NodeId, ReadLevel, ReadRequest, ReadResult, Rejection, Store, WriteEffect, WriteError, WriteLevel, WriteRequest,
+    Written,
+};
 use replikit_multi_leader::{Cluster, Founding, Keyspace, Keyspaces, KvHandle, Node, NodeConfig, Settings, Topology};
-use replikit_runtime::ReadOptions;
 
 const ALL: WriteLevel = WriteLevel::Applied(3);
 
@@ -33,20 +33,16 @@ fn stores(cluster: &Cluster) -> [KvHandle; 3] {
     [1, 2, 3].map(|node| cluster.handle_at(NodeId(node)))
 }
 
-async fn get(store: &KvHandle, key: &str) -> Versions {
-    let question = encode_get(key.as_bytes()).unwrap();
-    let answer = store.endpoint().query_with(question, ReadOptions::at(ReadLevel::Local)).await.unwrap();
-    decode_versions(&answer.value).unwrap()
+async fn get(store: &KvHandle, key: &'static str) -> ReadResult {
+    store.read(ReadRequest::new(key).at(ReadLevel::Local)).await.unwrap()
 }
 
-async fn values(store: &KvHandle, key: &str) -> Vec<Bytes> {
+async fn values(store: &KvHandle, key: &'static str) -> Vec<Bytes> {
     get(store, key).await.values
 }
 
 async fn conflicts(store: &KvHandle) -> ConflictPage {
-    let answer =
-        store.endpoint().query_with(encode_conflicts(0, 100), ReadOptions::at(ReadLevel::Local)).await.unwrap();
-    decode_conflict_page(&answer.value).unwrap()
+    store.conflicts(0, 100).await.unwrap()
 }
 
 /// Writes as soon as the node takes writes.
@@ -171,7 +167,7 @@ fn what_does_not_exist_in_this_family_is_refused() {
         let cluster = Cluster::open(3, settings()).unwrap();
         let store = cluster.handle_at(NodeId(1));
         write(&store, WriteRequest::put("k", "v").at(WriteLevel::LeaderDisk)).await;
-        let linearizable = store.endpoint().query(encode_get(b"k").unwrap()).await;
+        let linearizable = store.read(ReadRequest::new("k")).await;
         assert_eq!(linearizable.unwrap_err(), Rejection::Unsupported.into());
         let swap = WriteRequest::compare_and_set("k", Some("v".into()), Some("w".into()));
         assert_eq!(store.write(swap).await.unwrap_err(), Rejection::Unsupported.into());

@@ -11,6 +11,12 @@ fn unknown_commands_and_flags_are_one_line() {
     refused(&["put", "key"], &["VALUE", "--help"]);
     refused(&["put", "k", "v", "--level", "perhaps"], &["perhaps", "quorum"]);
     refused(&["cluster", "--nodes", "0"], &["0", "1..=9"]);
+    refused(&["cluster", "--topology", "ring"], &["--topology", "multi-leader"]);
+    refused(&["cluster", "--strategy", "multi-leader", "--topology", "custom:1,2"], &["`1`", "1-2"]);
+    refused(&["cluster", "--strategy", "multi-leader", "--keyspace", "a/=best"], &["best", "siblings"]);
+    refused(&["put", "k", "v", "--over", "no context"], &["--over", "get --context"]);
+    let usage = run(&["cluster", "--conflicts", "lww"]);
+    assert_eq!(usage.status.code(), Some(2));
 }
 
 fn node<'a>(listen: &'a str, dir: &'a str) -> Vec<&'a str> {
@@ -33,6 +39,9 @@ fn bad_addresses_are_named() {
     let mut timeout = node("127.0.0.1:0", data);
     timeout.extend(["--election-timeout-ms", "1"]);
     refused(&timeout, &["election timeout"]);
+    let mut star = node("127.0.0.1:0", data);
+    star.extend(["--strategy", "multi-leader", "--topology", "star:9"]);
+    refused(&star, &["node 9", "not a member"]);
 }
 
 #[test]

@@ -4,4 +4,5 @@
 mod bad_input;
 mod changes;
 mod cluster;
+mod multi;
 mod program;

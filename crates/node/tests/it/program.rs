@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) fn replikit() -> Command {
@@ -32,11 +33,13 @@ pub(crate) fn refused(args: &[&str], words: &[&str]) {
     }
 }
 
-/// A port that was free a moment ago, below the range from which the system chooses.
+/// A port that was free a moment ago, below the range from which the system chooses; another one for each test of the process.
 pub(crate) fn free_ports(count: u16) -> u16 {
+    static CALLS: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 500).unwrap() * 20;
     (0..500)
-        .map(|step| 12_000 + (spread + step * 20) % 10_000)
+        .map(|_| CALLS.fetch_add(1, Ordering::Relaxed))
+        .map(|step| 12_000 + (spread + step % 500 * 20) % 10_000)
         .find(|&first| (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
         .expect("some ports are free")
 }
@@ -48,13 +51,18 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(id: u32, ports: u16, nodes: u32, dir: &Path) -> Self {
+        Self::start_with(id, ports, nodes, dir, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(id: u32, ports: u16, nodes: u32, dir: &Path, more: &[&str]) -> Self {
         let mut command = replikit();
         let address = |id: u32| format!("127.0.0.1:{}", u32::from(ports) + id - 1);
         command.args(["node", "--cluster", "test", "--id", &id.to_string(), "--listen", &address(id)]);
         for peer in (1..=nodes).filter(|&peer| peer != id) {
             command.args(["--peer", &format!("{peer}={}", address(peer))]);
         }
-        command.arg("--data").arg(dir.join(id.to_string()));
+        command.arg("--data").arg(dir.join(id.to_string())).args(more);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -69,10 +77,23 @@ impl Node {
         self.child.wait().unwrap();
     }
 
+    /// The process stands still; what others send it waits in its sockets.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// The process goes on.
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Asks the process to end, and returns whether it ended well.
     pub(crate) fn terminate(mut self) -> bool {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         let end = Instant::now() + Duration::from_secs(10);
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {

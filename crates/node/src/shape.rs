@@ -1,0 +1,187 @@
+//! Which strategy a cluster runs, and how its replicas are told to treat keys: the part of the command line that `node` and
+//! `cluster` share.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use replikit_core::NodeId;
+use replikit_core::crdt::CrdtKind;
+use replikit_core::policy::ConflictPolicy;
+use replikit_multi_leader::{Founding, Keyspace, Keyspaces, Settings, Topology};
+
+/// How data is replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Strategy {
+    /// One node orders all writes; the others follow, and one of them takes over when it fails.
+    #[default]
+    SingleLeader,
+    /// Every node takes writes; conflicts are found, resolved by policy, and kept in an audit log.
+    MultiLeader,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SingleLeader => "single-leader",
+            Self::MultiLeader => "multi-leader",
+        })
+    }
+}
+
+const TOPOLOGY: &str = "Multi-leader: who sends to whom: all-to-all (the default), star:HUB, ring, or custom:LINKS, where 1-2 \
+     is a link both ways and 1>2 one way, separated by commas";
+const CONFLICTS: &str = "Multi-leader: what becomes of concurrent writes of a key: lww (the newest wins, the others go to the \
+     audit log; the default), siblings, counter, set, flag, register, or map";
+const KEYSPACE: &str =
+    "Multi-leader: the same for the keys that begin with a prefix; once for each, the longest decides";
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Shape {
+    /// How data is replicated; the same at every node.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) strategy: Strategy,
+    #[arg(long, value_name = "SHAPE", value_parser = topology, help = TOPOLOGY)]
+    pub(crate) topology: Option<Text<Topology>>,
+    #[arg(long, value_name = "POLICY", value_parser = policy, help = CONFLICTS)]
+    pub(crate) conflicts: Option<Text<Policy>>,
+    #[arg(long = "keyspace", value_name = "PREFIX=POLICY", value_parser = keyspace, help = KEYSPACE)]
+    pub(crate) keyspaces: Vec<Text<(String, Policy)>>,
+}
+
+/// A value with the text that it was read from, which is handed on to other processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text<T> {
+    text: String,
+    value: T,
+}
+
+/// A conflict policy that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Lww,
+    Siblings,
+    Crdt(CrdtKind),
+}
+
+impl Policy {
+    fn keyspace(self) -> Keyspace {
+        Keyspace::new(match self {
+            Self::Lww => ConflictPolicy::Lww,
+            Self::Siblings => ConflictPolicy::Siblings,
+            Self::Crdt(kind) => ConflictPolicy::Crdt(kind),
+        })
+    }
+}
+
+impl Shape {
+    /// What makes no sense together: a message for the user.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let given = [
+            (self.topology.is_some(), "--topology is for --strategy multi-leader"),
+            (self.conflicts.is_some(), "--conflicts is for --strategy multi-leader"),
+            (!self.keyspaces.is_empty(), "--keyspace is for --strategy multi-leader"),
+        ];
+        match given.iter().find(|(given, _)| *given && self.strategy != Strategy::MultiLeader) {
+            Some((_, message)) => Err(message),
+            None => Ok(()),
+        }
+    }
+
+    /// The same as arguments of another process.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut list = vec!["--strategy".to_owned(), self.strategy.to_string()];
+        let mut add = |name: &str, text: &String| list.extend([name.to_owned(), text.clone()]);
+        self.topology.iter().for_each(|topology| add("--topology", &topology.text));
+        self.conflicts.iter().for_each(|policy| add("--conflicts", &policy.text));
+        self.keyspaces.iter().for_each(|keyspace| add("--keyspace", &keyspace.text));
+        list
+    }
+
+    /// What a multi-leader replica is told.
+    pub(crate) fn settings(&self, founding: Founding) -> Settings {
+        let default = self.conflicts.as_ref().map_or(Policy::Lww, |policy| policy.value);
+        let keyspaces = self.keyspaces.iter().fold(Keyspaces::all(default.keyspace()), |all, keyspace| {
+            let (prefix, policy) = &keyspace.value;
+            all.with(prefix.clone(), policy.keyspace())
+        });
+        let topology = self.topology.as_ref().map(|topology| topology.value.clone()).unwrap_or_default();
+        Settings { founding, ..Settings::new(keyspaces).topology(topology) }
+    }
+
+    /// The topology as its user named it.
+    pub(crate) fn topology_name(&self) -> &str {
+        self.topology.as_ref().map_or("all-to-all", |topology| &topology.text)
+    }
+}
+
+fn topology(text: &str) -> Result<Text<Topology>, String> {
+    let (name, rest) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    let node = |text: &str| text.trim().parse().map(NodeId).map_err(|_| format!("`{text}` is not a node number"));
+    let value = match (name, rest) {
+        ("all-to-all", None) => Topology::AllToAll,
+        ("ring", None) => Topology::Ring,
+        ("star", Some(hub)) => Topology::Star { hub: node(hub)? },
+        ("custom", Some(list)) => {
+            let mut links = Vec::new();
+            for link in list.split(',') {
+                if let Some((from, to)) = link.split_once('-') {
+                    let (from, to) = (node(from)?, node(to)?);
+                    links.extend([(from, to), (to, from)]);
+                } else if let Some((from, to)) = link.split_once('>') {
+                    links.push((node(from)?, node(to)?));
+                } else {
+                    return Err(format!("`{link}` is not a link: give 1-2 for both ways or 1>2 for one"));
+                }
+            }
+            Topology::Custom(links)
+        }
+        _ => return Err("topologies are all-to-all, star:HUB, ring, custom:1-2,2>3,..".into()),
+    };
+    Ok(Text { text: text.to_owned(), value })
+}
+
+fn policy(text: &str) -> Result<Text<Policy>, String> {
+    let value = match text {
+        "lww" => Policy::Lww,
+        "siblings" => Policy::Siblings,
+        "counter" => Policy::Crdt(CrdtKind::Counter),
+        "set" => Policy::Crdt(CrdtKind::Set),
+        "flag" => Policy::Crdt(CrdtKind::Flag),
+        "register" => Policy::Crdt(CrdtKind::MultiValue),
+        "map" => Policy::Crdt(CrdtKind::Map),
+        _ => return Err("policies are lww, siblings, counter, set, flag, register, map".into()),
+    };
+    Ok(Text { text: text.to_owned(), value })
+}
+
+fn keyspace(text: &str) -> Result<Text<(String, Policy)>, String> {
+    let (prefix, name) = text.rsplit_once('=').ok_or("give PREFIX=POLICY")?;
+    if prefix.is_empty() {
+        return Err("the keyspace of all other keys is set by --conflicts".into());
+    }
+    Ok(Text { text: text.to_owned(), value: (prefix.to_owned(), policy(name)?.value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topologies_are_read_as_they_are_written() {
+        let read = |text: &str| topology(text).map(|topology| topology.value);
+        let (one, two, three) = (NodeId(1), NodeId(2), NodeId(3));
+        assert_eq!(read("star:2"), Ok(Topology::Star { hub: two }));
+        assert_eq!(read("custom:1-2,2>3"), Ok(Topology::Custom(vec![(one, two), (two, one), (two, three)])));
+        assert!(read("custom:1,2").unwrap_err().contains("1-2"));
+        assert!(read("star").is_err() && read("ring:1").is_err() && read("custom:").is_err());
+    }
+
+    #[test]
+    fn keyspaces_are_a_prefix_and_a_policy() {
+        let read = |text: &str| keyspace(text).map(|keyspace| keyspace.value);
+        assert_eq!(read("a=b/=counter"), Ok(("a=b/".to_owned(), Policy::Crdt(CrdtKind::Counter))));
+        assert!(read("counter").is_err());
+        assert!(read("x/=best").unwrap_err().contains("siblings"));
+        assert!(read("=lww").unwrap_err().contains("--conflicts"));
+    }
+}
