@@ -117,10 +117,14 @@ impl SegmentHeader {
         if le_u16(header, 4) != SEGMENT_MAGIC {
             return Err(HeaderFault::Damaged);
         }
+        // Every version has its checksum here, over these bytes: a rotted version is damage, not a version.
+        if crc(copy, &header[4..]) != le_u32(header, 0) {
+            return Err(HeaderFault::Damaged);
+        }
         if header[6] > LOG_VERSION {
             return Err(HeaderFault::Newer(header[6]));
         }
-        if crc(copy, &header[4..]) != le_u32(header, 0) || header[6] != LOG_VERSION || header[7] & !FLAG_RECYCLED != 0 {
+        if header[6] != LOG_VERSION || header[7] & !FLAG_RECYCLED != 0 {
             return Err(HeaderFault::Damaged);
         }
         Ok(Self {
@@ -490,6 +494,9 @@ mod tests {
         assert_eq!(SegmentHeader::read(&block, 0), Err(HeaderFault::Damaged));
         let mut newer = block.to_vec();
         newer[6] = 2;
+        assert_eq!(SegmentHeader::read(&newer, 1), Err(HeaderFault::Damaged), "the checksum tells a rotted version");
+        let sum = crc(1, &newer[4..64]);
+        newer[..4].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(SegmentHeader::read(&newer, 1), Err(HeaderFault::Newer(2)));
     }
 

@@ -59,10 +59,14 @@ impl SnapshotHeader {
         if le_u16(header, 4) != MAGIC {
             return Err(HeaderFault::Damaged);
         }
+        // Every version has its checksum here, over these bytes: a rotted version is damage, not a version.
+        if crc(0, &header[4..]) != le_u32(header, 0) {
+            return Err(HeaderFault::Damaged);
+        }
         if header[6] > LOG_VERSION {
             return Err(HeaderFault::Newer(header[6]));
         }
-        if crc(0, &header[4..]) != le_u32(header, 0) || le_u32(header, 20) != PAYLOAD_BYTES as u32 {
+        if le_u32(header, 20) != PAYLOAD_BYTES as u32 {
             return Err(HeaderFault::Damaged);
         }
         let id = LogId { term: Term(le_u64(header, 32)), index: LogIndex(le_u64(header, 40)) };
