@@ -31,12 +31,16 @@ faults! {
     Loss = "N1 message lost",
     /// A message arrived twice.
     Duplication = "N2 message duplicated",
+    /// A message came in once more when its receiver had a new life or a new part.
+    Echo = "N2 message of a former term or life again",
     /// A message took more than ten times the mean delay.
     LongDelay = "N3 message delayed for long",
     /// A message overtook an earlier one.
     Reorder = "N3 message overtook another",
     /// Two sides that did not see each other.
     TwoSides = "N4 netsplit in two",
+    /// Another majority took its turn.
+    Shift = "N4 majority shifted",
     /// Three or more sides that did not see each other.
     ManySides = "N5 netsplit in three or more",
     /// A link was cut in one direction.

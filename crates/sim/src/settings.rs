@@ -54,6 +54,9 @@ pub struct NetworkSettings {
     pub flap: Option<Every>,
     /// Messages of one kind, by the first byte of their head, that are dropped on all links (N18).
     pub mute: Option<Every>,
+    /// Messages that are remembered, per mille: some of what was ever sent to a node comes in once more when it is started
+    /// anew, stands for election or has won one (N2, N3).
+    pub echo_per_mille: u16,
 }
 
 /// What happens to processes.
@@ -90,6 +93,9 @@ pub struct LeaderSettings {
     pub churn_lasts: Duration,
     /// Leaders that are cut off, crashed, paused or given a slow disk from time to time.
     pub strike: Option<Every>,
+    /// Majorities that take turns: as soon as one has a leader, the next one has to do without most of its members, and those
+    /// that stay are often started anew. How long a leader is left alone with its majority is what `lasts` says (N4).
+    pub shift: Option<Every>,
 }
 
 /// What the clocks do.
@@ -191,7 +197,7 @@ impl DiskSettings {
                 kinds.push(SILENT[rng.usize(0..SILENT.len())]);
             }
         }
-        Self { victims: ids, kinds, at_rest_per_mille: rng.u16(20..500), under_way_per_10k: rng.u16(1..200) }
+        Self { victims: ids, kinds, at_rest_per_mille: rng.u16(20..800), under_way_per_10k: rng.u16(1..200) }
     }
 }
 
@@ -268,6 +274,7 @@ impl Settings {
                 clog: None,
                 flap: None,
                 mute: None,
+                echo_per_mille: 0,
             },
             process: ProcessSettings {
                 round: Duration::from_micros(5),
@@ -285,6 +292,7 @@ impl Settings {
                 churn_within: Duration::ZERO,
                 churn_lasts: Duration::ZERO,
                 strike: None,
+                shift: None,
             },
             clock: ClockSettings {
                 offset_max: Duration::ZERO,
@@ -337,6 +345,8 @@ impl Settings {
                 clog: seldom(rng, (200, 2000), (20, 600)),
                 flap: seldom(rng, (300, 2000), (2, 60)),
                 mute: seldom(rng, (300, 2000), (20, 600)),
+                // See `Settings::draw_late`.
+                echo_per_mille: 0,
             },
             process: ProcessSettings {
                 round: Duration::from_micros(if rng.bool() { rng.u64(0..400) } else { 2 }),
@@ -354,6 +364,7 @@ impl Settings {
                 churn_within: Duration::from_micros(1 << rng.u32(6..15)),
                 churn_lasts: Duration::from_millis(1 << rng.u32(5..10)),
                 strike: seldom(rng, (100, 1500), (10, 800)),
+                shift: None,
             },
             clock: ClockSettings {
                 offset_max: Duration::from_millis(if rng.bool() { rng.u64(0..10_000) } else { 0 }),
@@ -375,6 +386,25 @@ impl Settings {
                 // By whoever knows what its runs may expect of nodes that stay down: see `DiskSettings::draw`.
                 disk: DiskSettings::default(),
             },
+        }
+    }
+
+    /// Draws what was thought of later, from a generator of its own: all other draws of a seed stay what they were.
+    pub fn draw_late(&mut self, rng: &mut Rng) {
+        let lasts = Duration::from_millis(1 << rng.u32(0..7));
+        let shift = Every { mean: Duration::from_millis(rng.u64(50..600)), lasts };
+        if rng.u8(0..5) < 2 {
+            self.leader.shift = Some(shift);
+            // What is said to one majority hurts most when the next one hears it.
+            self.network.outlives_crash |= rng.bool();
+        }
+        let echo_per_mille = 1 << rng.u32(5..10);
+        if self.network.outlives_crash && rng.u8(0..4) != 0 {
+            self.network.echo_per_mille = echo_per_mille;
+        }
+        let duplicate_per_mille = rng.u16(100..600);
+        if self.network.duplicate_per_mille > 0 && rng.u8(0..4) == 0 {
+            self.network.duplicate_per_mille = duplicate_per_mille;
         }
     }
 }

@@ -3,10 +3,12 @@
 //! Invariant: the order of events is decided by time and, for equal times, by the order in which they were planned; every
 //! draw comes from one seed. So the same seed, settings and code give the same run, in any build.
 
+mod echo;
 mod message;
 mod plan;
 mod process;
 mod round;
+mod shift;
 mod strike;
 
 use core::time::Duration;
@@ -16,8 +18,10 @@ use bytes::BytesMut;
 use fastrand::Rng;
 use replikit_core::{ClusterId, Input, Link, NodeId, Replica, Time, Token, WriteId};
 
+use self::echo::Echoes;
 use self::message::Arrival;
 use self::plan::{Entry, Planned, Recurring};
+use self::shift::Shift;
 use crate::chronicle::{Chronicle, Happening};
 use crate::clock::NodeClock;
 use crate::fault::{Fault, FaultCounts};
@@ -106,6 +110,11 @@ pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     kinds: [bool; 256],
     // The node that last became a leader.
     leader: Option<usize>,
+    // The majority whose turn it is.
+    shift: Option<Shift>,
+    // Counts those turns.
+    turns: u64,
+    echoes: Echoes,
     narrator: Option<Narrator>,
     chronicle: Option<Chronicle>,
 }
@@ -134,6 +143,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         factory: impl FnMut(NodeId, &Boots, u64) -> R + 'static,
     ) -> Self {
         let mut rng = Rng::with_seed(seed);
+        let nodes_count = settings.nodes as usize;
         let clients = Clients::new(Rng::with_seed(rng.u64(..)));
         let mut counts = FaultCounts::default();
         let mut storage = |id, rng: &mut Rng| {
@@ -186,6 +196,9 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             messages: 0,
             kinds: [false; 256],
             leader: None,
+            shift: None,
+            turns: 0,
+            echoes: Echoes::new(nodes_count),
             narrator: None,
             chronicle: None,
         };
@@ -313,6 +326,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         self.settings.storage = calm.storage;
         self.settings.leader = calm.leader;
         self.network.mend_all(self.now);
+        self.shift = None;
         for at in 0..self.nodes.len() {
             if dead.contains(&self.nodes[at].id) {
                 self.crash_node(at, Duration::ZERO, subject);
@@ -383,7 +397,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         self.events += 1;
         let node = match &planned {
             Planned::Arrive { to, .. } => usize::from(*to),
-            Planned::Request { to, .. } | Planned::Peer { to, .. } => *to,
+            Planned::Request { to, .. } | Planned::Peer { to, .. } | Planned::Echo { to, .. } => *to,
             Planned::Wake { node, .. }
             | Planned::Timer { node, .. }
             | Planned::Storage { node, .. }
@@ -439,8 +453,10 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         match planned {
             Planned::Arrive { from, to, connection, sender_life, hash, message, frame } => {
                 let (from, to) = (usize::from(from), usize::from(to));
-                self.arrive(Arrival { from, to, connection, sender_life, hash, message, frame }, subject)
+                self.arrive(Arrival { from, to, sender_life, hash, message, frame }, connection, subject)
             }
+            Planned::Echo { to, echo } if self.faults => self.echoes(to, *echo, subject),
+            Planned::Echo { .. } => Ok(()),
             Planned::Request { to, input } => {
                 self.trace.note(Step::Request, self.now, to, 0);
                 if let Some(chronicle) = &mut self.chronicle {
@@ -527,6 +543,12 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             Planned::Churn { node, life } => {
                 if self.faults && self.nodes[node].life == life && self.nodes[node].replica.is_some() {
                     self.churn(node, subject);
+                }
+                Ok(())
+            }
+            Planned::Shift { turn } => {
+                if self.faults {
+                    self.next_shift(turn, subject);
                 }
                 Ok(())
             }

@@ -39,6 +39,7 @@ pub const SWITCHES: &[Switch] = &[
     ("hostile", |plan| plan.settings.network.hostile_per_mille = 0),
     ("bandwidth", |plan| plan.settings.network.bytes_per_ms = 0),
     ("former-lives", |plan| plan.settings.network.outlives_crash = false),
+    ("echo", |plan| plan.settings.network.echo_per_mille = 0),
     ("netsplit", |plan| plan.settings.network.netsplit = None),
     ("one-way", |plan| plan.settings.network.one_way = None),
     ("reset", |plan| plan.settings.network.reset = None),
@@ -55,6 +56,7 @@ pub const SWITCHES: &[Switch] = &[
     ("inbox", |plan| plan.settings.process.inbox_max = usize::MAX),
     ("churn", |plan| plan.settings.leader.churn_per_mille = 0),
     ("leader", |plan| plan.settings.leader.strike = None),
+    ("shift", |plan| plan.settings.leader.shift = None),
     ("offset", |plan| plan.settings.clock.offset_max = Duration::ZERO),
     ("drift", |plan| plan.settings.clock.drift_ppm_max = 0),
     ("jump", |plan| plan.settings.clock.jump = None),
@@ -101,6 +103,7 @@ impl Plan {
         let mut settings = Settings::draw(rng, nodes);
         // Of a generator of its own: what disks do decides nothing else. The storage model takes no note of it.
         settings.storage.disk = DiskSettings::draw(&mut Rng::with_seed(seed ^ 0xd6e8_feb8_6659_fd93), nodes);
+        settings.draw_late(&mut Rng::with_seed(seed ^ 0x4cf5_ad43_2745_937f));
         let clients = rng.u32(1..=10);
         let mut levels = vec![WriteLevel::Quorum, WriteLevel::Applied(1 + rng.u8(0..nodes as u8))];
         if rng.bool() {
@@ -126,12 +129,14 @@ impl Plan {
             reads,
             other_ops_per_mille: if rng.bool() { rng.u16(0..600) } else { 0 },
             odd_per_mille: if rng.bool() { rng.u16(0..40) } else { 0 },
-            think_max: Duration::from_micros(u64::from(clients) * rng.u64(500..=5000)),
+            think_max: Duration::from_micros(u64::from(clients) * rng.u64(300..=3600)),
             timeout: Duration::from_millis(1 << rng.u32(6..10)),
         };
         let minority = nodes.div_ceil(2) - 1;
         let dead = if rng.u8(0..4) == 0 && minority > 0 { rng.u32(1..=minority) } else { 0 };
-        let lasts = Duration::from_millis(rng.u64(600..=1200));
+        // Majorities that take turns serve less.
+        let longer = if settings.leader.shift.is_some() { 500 } else { 0 };
+        let lasts = Duration::from_millis(rng.u64(600..=1200) + longer);
         Self { seed, settings, workload, lasts, dead, without: Vec::new() }
     }
 

@@ -47,6 +47,8 @@ probes! {
     LeaderSteppedDown,
     /// A leader was deposed by a later term.
     LeaderDeposed,
+    /// A node led again that had lost entries meanwhile which had been acknowledged to it when it led before.
+    LedAgainAfterLoss,
     /// A leader handed leadership over.
     LeadershipHandedOver,
     /// A pre-vote was refused.

@@ -43,6 +43,11 @@ const fn is_at_rest(kind: Fault) -> bool {
     )
 }
 
+/// Whether a node that meets it starts all the same.
+const fn goes_on(kind: Fault) -> bool {
+    kind.is_silent() || matches!(kind, Fault::TailRot | Fault::RegisterRot)
+}
+
 /// What a start after a crash may lack of what was confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Doubt {
@@ -196,8 +201,13 @@ impl FaultyDisk {
         self.disk.limit_bytes(None);
         let at_rest: Vec<Fault> = self.settings.kinds.iter().copied().filter(|kind| is_at_rest(*kind)).collect();
         if !at_rest.is_empty() && self.rng.u16(0..1000) < self.settings.at_rest_per_mille {
-            let kind = self.rng.usize(0..at_rest.len());
-            self.damage(at_rest[kind]);
+            let mut kind = at_rest[self.rng.usize(0..at_rest.len())];
+            // Rather one that the node goes on with: what stays down meets nothing any more.
+            let goes_on: Vec<Fault> = at_rest.iter().copied().filter(|kind| goes_on(*kind)).collect();
+            if !goes_on.is_empty() && self.rng.u8(0..4) != 0 {
+                kind = goes_on[self.rng.usize(0..goes_on.len())];
+            }
+            self.damage(kind);
         }
     }
 

@@ -10,6 +10,7 @@ use replikit_core::{ClusterId, Input, Link, Message, NodeId, Replica};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::World;
+use super::echo::Echo;
 use super::plan::Planned;
 use crate::chronicle::Happening;
 use crate::fault::{Fault, FaultCounts};
@@ -23,7 +24,6 @@ use crate::trace::Step;
 pub(super) struct Arrival {
     pub(super) from: usize,
     pub(super) to: usize,
-    pub(super) connection: u32,
     pub(super) sender_life: u32,
     pub(super) hash: u64,
     pub(super) message: u64,
@@ -34,11 +34,23 @@ pub(super) struct Arrival {
 const LINGERS_MICROS_MAX: u64 = 1_500_000;
 
 impl<R: Replica, S: SimStorage> World<R, S> {
-    pub(super) fn arrive(&mut self, arrival: Arrival, subject: &mut impl Subject<R>) -> Result<(), String> {
-        let Arrival { from, to, connection, sender_life, hash, message, frame } = arrival;
+    /// A message has come over a connection, if that is still there.
+    pub(super) fn arrive(
+        &mut self,
+        arrival: Arrival,
+        connection: u32,
+        subject: &mut impl Subject<R>,
+    ) -> Result<(), String> {
+        let (from, to) = (arrival.from, arrival.to);
         if self.nodes[to].replica.is_none() || !self.network.arrives(from, to, connection, &self.settings.network) {
             return Ok(());
         }
+        self.come_in(arrival, subject)
+    }
+
+    /// A live node receives a message.
+    pub(super) fn come_in(&mut self, arrival: Arrival, subject: &mut impl Subject<R>) -> Result<(), String> {
+        let Arrival { from, to, sender_life, hash, message, frame } = arrival;
         if self.nodes[from].life != sender_life {
             self.counts[Fault::FormerIncarnation] += 1;
         }
@@ -99,6 +111,10 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         let sender_life = self.nodes[from].life;
         let bytes = frame.len();
         let ends = (from as u16, to as u16);
+        if network.echo_per_mille > 0 && rng.u16(0..1000) < network.echo_per_mille {
+            let echo = Echo { from: ends.0, sender_life, hash, message: number, frame: frame.clone() };
+            self.echoes.remember(to, echo, rng);
+        }
         for copy in 0..copies {
             let (network, counts) = (&self.settings.network, &mut self.counts);
             let mut sent = self.network.send((from, to), (bytes, kind), self.now, &mut self.rng, network, counts);

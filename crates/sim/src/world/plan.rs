@@ -8,11 +8,13 @@ use core::time::Duration;
 use bytes::Bytes;
 use replikit_core::{Input, Link, Time};
 
+use super::echo::Echo;
 use crate::settings::{Every, Settings};
 
 #[derive(Debug)]
 pub(super) enum Planned<H> {
     Arrive { from: u16, to: u16, connection: u32, sender_life: u32, hash: u64, message: u64, frame: Bytes },
+    Echo { to: usize, echo: Box<Echo> },
     Request { to: usize, input: Box<Input<H>> },
     Peer { to: usize, of: usize, link: Link },
     Wake { node: usize, life: u32 },
@@ -26,6 +28,7 @@ pub(super) enum Planned<H> {
     Clog { node: usize, until: Time },
     Relief(Relief),
     Churn { node: usize, life: u32 },
+    Shift { turn: u64 },
     Alarm { client: u32 },
 }
 
@@ -68,10 +71,11 @@ pub(super) enum Recurring {
     Leader,
     Freeze,
     Suspend,
+    Shift,
 }
 
 impl Recurring {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Netsplit,
         Self::OneWay,
         Self::Reset,
@@ -89,6 +93,7 @@ impl Recurring {
         Self::Leader,
         Self::Freeze,
         Self::Suspend,
+        Self::Shift,
     ];
 
     pub(super) const fn every(self, settings: &Settings) -> Option<Every> {
@@ -110,6 +115,7 @@ impl Recurring {
             Self::Leader => settings.leader.strike,
             Self::Freeze => settings.clock.freeze,
             Self::Suspend => settings.clock.suspend,
+            Self::Shift => settings.leader.shift,
         }
     }
 }

@@ -58,6 +58,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 self.link_hints(&[(at, other), (other, at)], Link::Up);
             }
         }
+        self.echo(at);
         self.round(at, subject)
     }
 

@@ -164,7 +164,11 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                     ));
                 }
                 match &event {
-                    Event::RoleChanged { role: Role::Leader, .. } => self.elected(at),
+                    Event::RoleChanged { role: Role::Leader, .. } => {
+                        self.elected(at);
+                        self.echo(at);
+                    }
+                    Event::RoleChanged { role: Role::Candidate, .. } => self.echo(at),
                     Event::SnapshotInstalled { .. } if core::mem::take(&mut self.nodes[at].long_outage) => {
                         self.counts[Fault::LongOutage] += 1;
                     }

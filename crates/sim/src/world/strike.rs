@@ -109,6 +109,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 self.nodes[victim].clock.freeze(self.now);
                 self.plan(lasts, Planned::Relief(Relief::Thaw { node: victim }));
             }
+            Recurring::Shift => self.begin_shifts(lasts),
             Recurring::Leader => {
                 if let Some(leader) = self.leader.filter(|&leader| self.nodes[leader].replica.is_some()) {
                     self.strike_leader(leader, lasts, subject);
@@ -236,6 +237,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
     /// A leader was elected: some are struck before they get far.
     pub(super) fn elected(&mut self, at: usize) {
         self.leader = Some(at);
+        self.shift_soon(at);
         let settings = &self.settings.leader;
         if self.faults && settings.churn_per_mille > 0 && self.rng.u16(0..1000) < settings.churn_per_mille {
             let after = around(&mut self.rng, settings.churn_within / 2, false);

@@ -117,6 +117,20 @@ impl Disk {
         };
     }
 
+    /// From where on a storage action of this group voids what stands in the log.
+    pub(crate) fn drops_from(group: GroupId, op: &Persist) -> Option<LogIndex> {
+        match op {
+            Persist::Append { batch, .. } if batch.stream() == StreamId::consensus(group) => Some(batch.base()),
+            Persist::Reset { stream, next } if *stream == StreamId::consensus(group) => Some(*next),
+            _ => None,
+        }
+    }
+
+    /// Whether the process has the entry of this term at this index in its log.
+    pub(crate) fn sees(&self, index: LogIndex, term: Term) -> bool {
+        self.seen.holding(index).is_some_and(|run| run.term == term)
+    }
+
     /// A storage action of this group is wanted. Returns the appended batch's last index, term and digest.
     pub(crate) fn persist(&mut self, group: GroupId, id: WriteId, op: &Persist) -> Option<(LogIndex, Term, u64)> {
         let op = match op {

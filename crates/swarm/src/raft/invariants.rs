@@ -23,6 +23,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("leader_counts_own_term", "A leader commits by counting only entries of its own term (Raft 5.4.2)."),
     ("fenced_leader_commits_nothing", "Once a leader has committed, no leader of an earlier term does."),
     ("committed_is_immutable", "What was applied at an index stays there, at every node."),
+    ("committed_is_never_dropped", "No node drops a committed entry that it holds, unless a snapshot covers it."),
     ("committed_on_a_durable_quorum", "What is committed is on the disks of a majority."),
     ("state_machine_safety", "Two nodes apply the same command at the same index (Raft figure 3)."),
     ("same_state_at_same_index", "Equal applied index, equal state."),
@@ -158,6 +159,7 @@ impl Invariants {
 
     /// A storage action is wanted.
     pub(crate) fn persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
+        self.committed_is_never_dropped(node, op)?;
         let Some(disk) = self.disks.get_mut(&node) else { return Ok(()) };
         match disk.persist(self.group, id, op) {
             Some((last, term, digest)) => self.log_matching(node, last, term, digest),
@@ -277,6 +279,16 @@ impl Invariants {
             return Ok(());
         }
         Err(format!("committed_on_a_durable_quorum: node {node} says {commit} is committed, {held} disks hold it"))
+    }
+
+    fn committed_is_never_dropped(&self, node: NodeId, op: &Persist) -> Result<(), String> {
+        let Some(from) = Disk::drops_from(self.group, op) else { return Ok(()) };
+        // A log that agrees with the committed one further up agrees with it here, too.
+        let Some((&index, (position, by))) = self.committed.range(from..).next() else { return Ok(()) };
+        if !self.disks.get(&node).is_some_and(|disk| disk.sees(index, position.id.term)) {
+            return Ok(());
+        }
+        Err(format!("committed_is_never_dropped: node {node} drops {position:?}, which node {by} has applied"))
     }
 
     fn indices_in_order(&self, node: NodeId, raft: &Raft<Recorder>) -> Result<(), String> {

@@ -117,8 +117,8 @@ fn play<S: SimStorage>(
         let (now_writes, now_reads) = subject.answered();
         now_writes >= writes + 10 && now_reads >= reads + 10
     };
-    // What a client may wait for a lost answer, some times over.
-    let patience = Duration::from_secs(8) + plan.workload.timeout * 4 + timeouts.read * 2;
+    // What a client may wait for lost answers: one may be all there is, and some of its requests go to nodes that stay dead.
+    let patience = Duration::from_secs(8) + plan.workload.timeout * 32 + timeouts.read * 2;
     if !world.run_while(patience, subject, served).map_err(text)? {
         if !world.must_serve() {
             return safe(world, subject);

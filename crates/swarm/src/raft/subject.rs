@@ -59,6 +59,8 @@ pub(crate) struct RaftSubject {
     parts: BTreeMap<NodeId, Part>,
     pub(crate) tail_was_cut: bool,
     leaders: u64,
+    // How far the log of each leader has been acknowledged, in the term in which it led last.
+    acknowledged: BTreeMap<NodeId, (Term, LogIndex)>,
     answered_at: Time,
     // Local reads are promised nothing; how stale others may be shown is measured with clocks that drift.
     clocks_are_suspended: bool,
@@ -86,6 +88,7 @@ impl RaftSubject {
             parts: BTreeMap::new(),
             tail_was_cut: false,
             leaders: 0,
+            acknowledged: BTreeMap::new(),
             answered_at: Time::ZERO,
             clocks_are_suspended,
             bounded: true,
@@ -288,7 +291,13 @@ impl Subject<Raft<Recorder>> for RaftSubject {
 
     fn on_action(&mut self, node: NodeId, action: &Action<Head>) -> Result<(), String> {
         match action {
-            Action::Send { message, .. } => self.probe_head(&message.head),
+            Action::Send { to, message } => {
+                if let Head::AppendAck(ack) = &message.head {
+                    let known = self.acknowledged.entry(*to).or_default();
+                    *known = (*known).max((ack.term, ack.received));
+                }
+                self.probe_head(&message.head);
+            }
             Action::Event { event, .. } => self.probe_event(node, event),
             Action::ReadLog { .. } => self.probes.hit(Probe::LogReadFromDisk),
             Action::Persist { op: Persist::Append { replace: true, .. }, .. } => {
@@ -350,6 +359,16 @@ impl Subject<Raft<Recorder>> for RaftSubject {
         let before = self.invariants.commit();
         self.invariants.check(node, raft)?;
         let after = self.invariants.commit();
+        // A leader's own first entry stands at the end of its log when it is seen first.
+        if raft.role() == Role::Leader
+            && let Some((term, index)) = self.acknowledged.get_mut(&node)
+            && *term < raft.term()
+        {
+            if *index >= raft.last().id.index {
+                self.probes.hit(Probe::LedAgainAfterLoss);
+            }
+            (*term, *index) = (raft.term(), LogIndex::ZERO);
+        }
         if after > before && raft.role() == Role::Leader && raft.term_at(before.next()) != Some(raft.term()) {
             self.probes.hit(Probe::EarlierTermCommitted);
         }
