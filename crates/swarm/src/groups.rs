@@ -10,13 +10,14 @@ use replikit_core::{
 use replikit_partitioning::{Groups, GroupsHead};
 use replikit_sim::register::{Register, RegisterConfig, RegisterDialect, RegisterMessage};
 use replikit_sim::{
-    AckedWrite, Clients, Dialect, Recovery, Replicas, SimStorage, Subject, Violation, WantedRead, WantedWrite,
-    Workload, WorkloadSettings, World, is_lasting,
+    AckedWrite, Asked, Clients, Dialect, Recovery, Replicas, Request, SimStorage, Subject, Violation, WantedRead,
+    WantedWrite, Workload, WorkloadSettings, World, is_lasting,
 };
 use replikit_single_leader::{Config, Head, Raft};
 
 use crate::plan::Plan;
 use crate::probe::Probes;
+use crate::raft::answers::Answers;
 use crate::raft::clients::KeyValue;
 use crate::raft::invariants::Invariants;
 use crate::raft::knobs;
@@ -78,6 +79,12 @@ trait Watch<R: Replica> {
     fn persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String>;
     /// Storage actions are durable.
     fn durable(&mut self, node: NodeId, up_to: WriteId);
+    /// A container says something to another.
+    fn sent(&mut self, node: NodeId, to: NodeId, head: &GroupsHead<R::Head>) -> Result<(), String>;
+    /// A request ends.
+    fn done(&mut self, request: &Request, outcome: &Outcome, now: Time) -> Result<(), String>;
+    /// A write was acknowledged.
+    fn acked(&self, ack: &AckedWrite) -> Result<(), String>;
     /// A group reports something.
     fn event(&mut self, group: GroupId, event: &Event);
     /// A container has run.
@@ -102,6 +109,18 @@ impl Watch<Register> for NoWatch {
 
     fn durable(&mut self, _: NodeId, _: WriteId) {}
 
+    fn sent(&mut self, _: NodeId, _: NodeId, _: &GroupsHead<RegisterMessage>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn done(&mut self, _: &Request, _: &Outcome, _: Time) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn acked(&self, _: &AckedWrite) -> Result<(), String> {
+        Ok(())
+    }
+
     fn event(&mut self, _: GroupId, _: &Event) {}
 
     fn check(&mut self, _: NodeId, _: &Groups<Register>) -> Result<(), String> {
@@ -115,46 +134,86 @@ impl Watch<Register> for NoWatch {
     }
 }
 
-impl Watch<Raft<Recorder>> for BTreeMap<GroupId, Invariants> {
+/// One Raft group: what its replicas and its clients saw.
+struct Group {
+    invariants: Invariants,
+    answers: Answers,
+}
+
+/// The Raft groups of the containers.
+struct Rafts(BTreeMap<GroupId, Group>);
+
+impl Rafts {
+    fn of(&self, key: &Bytes) -> GroupId {
+        group_of(key, self.0.len() as u32)
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = &mut Invariants> {
+        self.0.values_mut().map(|group| &mut group.invariants)
+    }
+}
+
+impl Watch<Raft<Recorder>> for Rafts {
     fn wanted(&mut self, write: &WantedWrite) {
-        let group = group_of(&write.key, self.len() as u32);
-        self[&group].ledger.lines().want(write);
+        self.0[&self.of(&write.key)].invariants.ledger.lines().want(write);
     }
 
     fn started(&mut self, node: NodeId, recovery: &Recovery) {
-        self.values_mut().for_each(|invariants| invariants.started(node, recovery));
+        self.each().for_each(|invariants| invariants.started(node, recovery));
     }
 
     fn persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
-        self.values_mut().try_for_each(|invariants| invariants.persist(node, id, op))
+        self.each().try_for_each(|invariants| invariants.persist(node, id, op))
     }
 
     fn durable(&mut self, node: NodeId, up_to: WriteId) {
-        self.values_mut().for_each(|invariants| invariants.durable(node, up_to));
+        self.each().for_each(|invariants| invariants.durable(node, up_to));
+    }
+
+    fn sent(&mut self, node: NodeId, to: NodeId, head: &GroupsHead<Head>) -> Result<(), String> {
+        head.parts.iter().try_for_each(|part| match self.0.get_mut(&part.group) {
+            Some(group) => group.invariants.sent(node, to, &part.head),
+            None => Err(format!("messages_have_receivers: node {node} speaks of group {:?}", part.group)),
+        })
+    }
+
+    fn done(&mut self, request: &Request, outcome: &Outcome, now: Time) -> Result<(), String> {
+        let key = match &request.asked {
+            Asked::Write { write, .. } => &write.key,
+            Asked::Read { read, .. } => &read.key,
+            _ => return Ok(()),
+        };
+        let group = group_of(key, self.0.len() as u32);
+        let Group { invariants, answers } = self.0.get_mut(&group).expect("keys have groups");
+        answers.check(&invariants.ledger, request, outcome, now)?;
+        answers.learn(request, outcome, now);
+        Ok(())
+    }
+
+    fn acked(&self, ack: &AckedWrite) -> Result<(), String> {
+        self.0[&self.of(&ack.write.key)].invariants.acked_is_applied(ack)
     }
 
     fn event(&mut self, group: GroupId, event: &Event) {
-        if let Some(invariants) = self.get_mut(&group) {
-            invariants.event(event);
+        if let Some(group) = self.0.get_mut(&group) {
+            group.invariants.event(event);
         }
     }
 
     fn check(&mut self, node: NodeId, container: &Groups<Raft<Recorder>>) -> Result<(), String> {
-        container
-            .groups()
-            .try_for_each(|(group, raft)| self.get_mut(&group).expect("every group is watched").check(node, raft))
+        container.groups().try_for_each(|(group, raft)| {
+            self.0.get_mut(&group).expect("every group is watched").invariants.check(node, raft)
+        })
     }
 
     fn crashed(&mut self, node: NodeId) {
-        self.values_mut().for_each(|invariants| invariants.crashed(node));
+        self.each().for_each(|invariants| invariants.crashed(node));
     }
 
     fn end(&self, acked: &[AckedWrite]) -> Result<(), String> {
-        let groups = self.len() as u32;
-        self.iter().try_for_each(|(&group, invariants)| {
-            let own =
-                acked.iter().filter(|ack| group_of(&ack.write.key, groups) == group && is_lasting(ack.write.level));
-            invariants.end(&own.cloned().collect::<Vec<_>>())
+        self.0.iter().try_for_each(|(&id, group)| {
+            let own = acked.iter().filter(|ack| self.of(&ack.write.key) == id && is_lasting(ack.write.level));
+            group.invariants.end(&own.cloned().collect::<Vec<_>>())
         })
     }
 }
@@ -163,6 +222,7 @@ struct Watched<W> {
     workload: Workload<Routed>,
     watch: W,
     checked_wanted: usize,
+    checked_acks: usize,
     /// Whether the promises must hold.
     bounded: bool,
 }
@@ -189,6 +249,10 @@ where
                 let kept = self.watch.persist(node, *id, op);
                 if self.bounded { kept } else { Ok(()) }
             }
+            Action::Send { to, message } => {
+                let kept = self.watch.sent(node, *to, &message.head);
+                if self.bounded { kept } else { Ok(()) }
+            }
             Action::Event { group, event } => {
                 self.watch.event(*group, event);
                 Ok(())
@@ -208,7 +272,17 @@ where
         outcome: Outcome,
         clients: &mut Clients<GroupsHead<R::Head>>,
     ) -> Result<(), String> {
-        self.workload.on_done::<Groups<R>>(node, token, outcome, clients)
+        if let Some(request) = self.workload.request(token).filter(|_| self.bounded) {
+            self.watch.done(request, &outcome, clients.now)?;
+        }
+        self.workload.on_done::<Groups<R>>(node, token, outcome, clients)?;
+        for ack in &self.workload.acked()[self.checked_acks..] {
+            if self.bounded {
+                self.watch.acked(ack)?;
+            }
+        }
+        self.checked_acks = self.workload.acked().len();
+        Ok(())
     }
 
     fn on_crash(&mut self, node: NodeId, clients: &mut Clients<GroupsHead<R::Head>>) {
@@ -280,7 +354,8 @@ pub fn registers<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Resu
         });
     telling.to(&mut world);
     let workload = Workload::new(workload, nodes, Routed { groups });
-    let mut subject = Watched { workload, watch: NoWatch, checked_wanted: 0, bounded: world.is_bounded() };
+    let mut subject =
+        Watched { workload, watch: NoWatch, checked_wanted: 0, checked_acks: 0, bounded: world.is_bounded() };
     play(plan, &mut world, &mut subject, Duration::from_secs(10)).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.workload.answered(), Probes::default()))
 }
@@ -294,8 +369,12 @@ pub fn rafts<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<R
     let (timeouts, limits) = knobs(&mut plan.rng(1));
     let cluster = ClusterId::from_name("sim");
     let ledgers: BTreeMap<GroupId, Ledger> = (1..=groups).map(|group| (GroupId(group), Ledger::default())).collect();
-    let watch: BTreeMap<GroupId, Invariants> =
-        ledgers.iter().map(|(&group, ledger)| (group, Invariants::new(ledger.clone(), group, nodes))).collect();
+    let suspended = plan.settings.clock.suspend.is_some();
+    let group = |(&group, ledger): (&GroupId, &Ledger)| {
+        let invariants = Invariants::new(ledger.clone(), group, nodes);
+        (group, Group { invariants, answers: Answers::new(suspended) })
+    };
+    let watch = Rafts(ledgers.iter().map(group).collect());
     let settings = plan.settings.clone();
     let mut world: World<Groups<Raft<Recorder>>, S> =
         World::new(plan.seed, settings, cluster, move |node, boots, seed| {
@@ -310,7 +389,7 @@ pub fn rafts<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<R
         });
     telling.to(&mut world);
     let workload = Workload::new(workload, nodes, Routed { groups });
-    let mut subject = Watched { workload, watch, checked_wanted: 0, bounded: world.is_bounded() };
+    let mut subject = Watched { workload, watch, checked_wanted: 0, checked_acks: 0, bounded: world.is_bounded() };
     let bound = timeouts.election * 40 + Duration::from_secs(8);
     play(plan, &mut world, &mut subject, bound).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.workload.answered(), Probes::default()))

@@ -15,6 +15,11 @@ use super::ledger::Ledger;
 use super::recorder::Recorder;
 
 /// Every invariant by the name with which a violation begins, and its sentence.
+///
+/// `check_sessions`, `check_staleness` and `check_durability` are not called here: what a reply claims to stand at or to have seen
+/// is held against a second model of the keys, and that position against all that any client had learned before, of which what
+/// the own session had learned is a part; all that was applied, acknowledged and refused is counted as it happens. This judges
+/// deletions, counters and compare-and-set too, which the checkers must leave undecided, and at the very event.
 pub const INVARIANTS: &[(&str, &str)] = &[
     ("one_leader_per_term", "At most one leader per term (Raft figure 3)."),
     ("one_vote_per_term", "A node gives its vote to one candidate per term, whatever it forgets (Raft 5.2)."),
@@ -34,6 +39,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("never_goes_back", "Term, commit index and applied index of a living process only grow."),
     ("promised_after_durable", "A vote, a term or an entry is claimed only once the disk has it."),
     ("exactly_once", "A command is applied as often as it was asked for, retries under a session not counted."),
+    ("refused_is_not_applied", "A write that was refused has no effect, now or later."),
     ("no_phantom", "What is applied was asked for by a client."),
     ("replies_tell_the_effect", "The reply to a write tells what a plain map would have done."),
     ("acked_is_applied", "A write acknowledged at Quorum stands where its answer says, with that reply."),
@@ -41,6 +47,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("weak_loss_is_reported", "A write acknowledged on disk is lost only if LostWrites names it."),
     ("reads_show_their_position", "A read shows the value that its key had at the position that it names."),
     ("linearizable_read_is_current", "A linearizable read has seen all that ended before it began."),
+    ("writes_stand_in_order", "A write stands behind all that any client knew when it began."),
     ("session_reads_do_not_go_back", "A read with a token has seen what the token has seen."),
     ("staleness_is_bounded", "A read is no staler than it was asked to be, nor than it says."),
     ("linearizable", "Each key is a linearizable register."),
@@ -174,14 +181,17 @@ impl Invariants {
         }
     }
 
+    /// A replica says something to another.
+    pub(crate) fn sent(&mut self, node: NodeId, to: NodeId, head: &Head) -> Result<(), String> {
+        self.one_vote_per_term(node, to, head)?;
+        self.promised_after_durable(node, to, head)
+    }
+
     /// Something is wanted of a driver of this group alone.
     pub(crate) fn action(&mut self, node: NodeId, action: &Action<Head>) -> Result<(), String> {
         match action {
             Action::Persist { id, op } => self.persist(node, *id, op),
-            Action::Send { to, message } => {
-                self.one_vote_per_term(node, *to, &message.head)?;
-                self.promised_after_durable(node, *to, &message.head)
-            }
+            Action::Send { to, message } => self.sent(node, *to, &message.head),
             Action::Event { event, .. } => {
                 self.event(event);
                 Ok(())

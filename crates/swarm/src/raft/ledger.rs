@@ -23,6 +23,7 @@ struct Line {
 struct Wanted {
     write: WantedWrite,
     asked: u32,
+    refused: u32,
     applied: u32,
     at: Option<LogIndex>,
 }
@@ -52,8 +53,18 @@ impl Ledger {
 impl Lines {
     /// A client asks for this.
     pub(crate) fn want(&mut self, write: &WantedWrite) {
-        let new = || Wanted { write: write.clone(), asked: 0, applied: 0, at: None };
+        let new = || Wanted { write: write.clone(), asked: 0, refused: 0, applied: 0, at: None };
         self.wanted.entry(command(write)).or_insert_with(new).asked += 1;
+    }
+
+    /// A client was told that what it asked for had no effect, and never will have one.
+    pub(crate) fn refuse(&mut self, write: &WantedWrite) {
+        let Some(wanted) = self.wanted.get_mut(&command(write)) else { return };
+        wanted.refused += 1;
+        if wanted.applied > wanted.asked - wanted.refused && self.broken.is_none() {
+            let at = wanted.at.unwrap_or_default();
+            self.broken = Some(format!("refused_is_not_applied: {write:?} was refused and stands at {at}"));
+        }
     }
 
     /// A client sends bytes that mean nothing.
@@ -98,6 +109,9 @@ impl Lines {
         if wanted.applied > wanted.asked {
             let first = wanted.at.unwrap_or_default();
             return Err(format!("exactly_once: a command was applied at {first} and again at {at}"));
+        }
+        if wanted.applied > wanted.asked - wanted.refused {
+            return Err(format!("refused_is_not_applied: {:?} was refused and stands at {at}", wanted.write));
         }
         wanted.at = Some(at);
         let versions = self.versions.entry(wanted.write.key.clone()).or_default();

@@ -1,5 +1,6 @@
 //! The standard run of Raft: a key-value group under every fault, all invariants after every round.
 
+pub(crate) mod answers;
 pub(crate) mod clients;
 pub(crate) mod disk;
 pub(crate) mod invariants;

@@ -12,32 +12,12 @@ use replikit_sim::{
 };
 use replikit_single_leader::{Head, Raft};
 
+use super::answers::Answers;
 use super::clients::KeyValue;
 use super::invariants::Invariants;
 use super::ledger::Ledger;
 use super::recorder::Recorder;
 use crate::probe::{Probe, Probes};
-
-/// What clients have learned, by time: the highest index that a strict answer had shown by then.
-#[derive(Debug, Default)]
-struct Witness {
-    // Ascending in both.
-    known: Vec<(Time, LogIndex)>,
-}
-
-impl Witness {
-    fn learn(&mut self, at: Time, index: LogIndex) {
-        if self.known.last().is_none_or(|(_, known)| *known < index) {
-            self.known.push((at, index));
-        }
-    }
-
-    /// What was known before this moment.
-    fn before(&self, at: Time) -> LogIndex {
-        let after = self.known.partition_point(|&(when, _)| when < at);
-        after.checked_sub(1).map_or(LogIndex::ZERO, |last| self.known[last].1)
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -52,7 +32,7 @@ pub(crate) struct RaftSubject {
     pub(crate) invariants: Invariants,
     pub(crate) probes: Probes,
     group: GroupId,
-    witness: Witness,
+    answers: Answers,
     checked_wanted: usize,
     checked_garbage: usize,
     checked_acks: usize,
@@ -62,8 +42,6 @@ pub(crate) struct RaftSubject {
     // How far the log of each leader has been acknowledged, in the term in which it led last.
     acknowledged: BTreeMap<NodeId, (Term, LogIndex)>,
     answered_at: Time,
-    // Local reads are promised nothing; how stale others may be shown is measured with clocks that drift.
-    clocks_are_suspended: bool,
     /// Whether the promises must hold: no disk silently loses what it confirmed.
     pub(crate) bounded: bool,
 }
@@ -81,7 +59,7 @@ impl RaftSubject {
             invariants: Invariants::new(ledger, group, nodes),
             probes: Probes::default(),
             group,
-            witness: Witness::default(),
+            answers: Answers::new(clocks_are_suspended),
             checked_wanted: 0,
             checked_garbage: 0,
             checked_acks: 0,
@@ -90,7 +68,6 @@ impl RaftSubject {
             leaders: 0,
             acknowledged: BTreeMap::new(),
             answered_at: Time::ZERO,
-            clocks_are_suspended,
             bounded: true,
         }
     }
@@ -126,51 +103,6 @@ impl RaftSubject {
         let lasting: Vec<_> =
             self.workload.acked().iter().filter(|ack| whole || is_lasting(ack.write.level)).cloned().collect();
         self.invariants.end(&lasting)
-    }
-
-    fn check_read(&self, request: &Request, outcome: &Outcome, now: Time) -> Result<(), String> {
-        let (Asked::Read { read, .. }, Outcome::Value { values, seen, staleness, .. }) = (&request.asked, outcome)
-        else {
-            return Ok(());
-        };
-        let Some(seen) = seen else { return Err(format!("reads_show_their_position: {outcome:?} names none")) };
-        let found = KeyValue::value(values)?;
-        let lines = self.invariants.ledger.lines();
-        let expected = lines.value(&read.key, seen.id.index);
-        if found.as_ref() != expected {
-            return Err(format!(
-                "reads_show_their_position: {:?} at {} is {expected:?}, {found:?} was read",
-                read.key, seen.id.index
-            ));
-        }
-        match &read.level {
-            ReadLevel::Linearizable => {
-                let known = self.witness.before(request.began);
-                if seen.id.index < known {
-                    return Err(format!(
-                        "linearizable_read_is_current: begun at {:?}, when {known} was known, it saw {}",
-                        request.began, seen.id.index
-                    ));
-                }
-            }
-            ReadLevel::Session(token) => {
-                if let Some(position) = token.position(seen.stream)
-                    && seen.id.index < position.id.index
-                {
-                    return Err(format!("session_reads_do_not_go_back: {seen:?} after {position:?}"));
-                }
-            }
-            _ => {}
-        }
-        let asked = if let ReadLevel::BoundedStale(bound) = read.level { Some((request.began, bound)) } else { None };
-        for (from, bound) in staleness.map(|said| (now, said)).into_iter().chain(asked) {
-            // Clocks drift by a tenth at most.
-            let since = Time(from.0.saturating_sub((bound.as_nanos() as u64).saturating_mul(6) / 5));
-            if !self.clocks_are_suspended && seen.id.index < self.witness.before(since) {
-                return Err(format!("staleness_is_bounded: at {now:?} a read within {bound:?} saw {}", seen.id.index));
-            }
-        }
-        Ok(())
     }
 
     fn probe_done(&mut self, node: NodeId, request: &Request, outcome: &Outcome, now: Time) {
@@ -323,22 +255,14 @@ impl Subject<Raft<Recorder>> for RaftSubject {
         clients: &mut Clients<Head>,
     ) -> Result<(), String> {
         let now = clients.now;
-        let mut known = None;
         if let Some(request) = self.workload.request(token).cloned() {
             if self.bounded {
-                self.check_read(&request, &outcome, now)?;
+                self.answers.check(&self.invariants.ledger, &request, &outcome, now)?;
             }
             self.probe_done(node, &request, &outcome, now);
-            known = match (&outcome, &request.asked) {
-                (Outcome::Acked { at, .. }, Asked::Write { write, .. }) if is_lasting(write.level) => Some(*at),
-                (Outcome::Value { seen, .. }, Asked::Read { .. }) => *seen,
-                _ => None,
-            };
+            self.answers.learn(&request, &outcome, now);
         }
         self.workload.on_done::<Raft<Recorder>>(node, token, outcome, clients)?;
-        if let Some(position) = known {
-            self.witness.learn(now, position.id.index);
-        }
         for ack in &self.workload.acked()[self.checked_acks..] {
             if self.bounded {
                 self.invariants.acked_is_applied(ack)?;
