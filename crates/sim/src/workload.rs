@@ -5,181 +5,25 @@
 //! history it stays unknown. A client with a session asks again under the same number, at any node, until it learns the
 //! end: in the history that is one operation.
 
+mod dialect;
+mod request;
+mod settings;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use replikit_core::{
-    Input, NodeId, Outcome, Position, ReadLevel, Rejection, Replica, SessionId, SessionSeq, SessionToken, Time, Token,
-    WriteLevel, WriteOp,
+    NodeId, Outcome, ReadLevel, Rejection, Replica, SessionId, SessionSeq, SessionToken, Time, Token, WriteLevel,
+    WriteOp,
 };
 
-use crate::check::{Ended, History, OperationId, What};
+pub use self::dialect::{Dialect, WantedRead, WantedWrite};
+pub use self::request::{AckedWrite, Asked, Request, is_lasting};
+pub use self::settings::{ReadKind, WorkloadSettings};
+use crate::check::{Ended, History, What};
 use crate::fault::Fault;
 use crate::subject::Clients;
-
-/// One write, as a client wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedWrite {
-    /// Which key.
-    pub key: Bytes,
-    /// What to do to it. Values that are put and amounts that are added are unique in the run.
-    pub op: WriteOp,
-    /// When it counts as done.
-    pub level: WriteLevel,
-    /// For clients that ask again.
-    pub session: Option<SessionSeq>,
-}
-
-/// One read, as a client wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedRead {
-    /// Which key.
-    pub key: Bytes,
-    /// How fresh.
-    pub level: ReadLevel,
-}
-
-/// How a strategy family is asked to write and read a key.
-pub trait Dialect<R: Replica> {
-    /// A write of a key.
-    fn write(&mut self, token: Token, write: &WantedWrite) -> Input<R::Head>;
-
-    /// A read of a key.
-    fn read(&mut self, token: Token, read: &WantedRead) -> Input<R::Head>;
-
-    /// What a read found, from the values of its outcome.
-    ///
-    /// # Errors
-    /// A sentence, when the answer is none.
-    fn found(&self, values: &[Bytes]) -> Result<Option<Bytes>, String>;
-
-    /// Opens a session; `None` in families without sessions.
-    fn open_session(&mut self, token: Token) -> Option<Input<R::Head>> {
-        let _ = token;
-        None
-    }
-
-    /// The same write sent where nobody serves its key; `None` in families without routes.
-    fn misroute(&mut self, token: Token, write: &WantedWrite) -> Option<Input<R::Head>> {
-        let _ = (token, write);
-        None
-    }
-
-    /// A request of these bytes, which mean nothing; `None` in families whose requests are typed.
-    fn garbage(&mut self, token: Token, bytes: Bytes) -> Option<Input<R::Head>> {
-        let _ = (token, bytes);
-        None
-    }
-
-    /// Has a node take a snapshot now; `None` in families without it.
-    fn snapshot(&mut self, token: Token) -> Option<Input<R::Head>> {
-        let _ = token;
-        None
-    }
-}
-
-/// A kind of read level; what it needs beside is the client's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadKind {
-    /// Sees all that was acknowledged before.
-    Linearizable,
-    /// Sees what the client has seen.
-    Session,
-    /// Sees all up to so long ago.
-    BoundedStale(Duration),
-    /// Sees something.
-    Local,
-}
-
-/// What the clients do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkloadSettings {
-    /// Clients, each with one operation at a time.
-    pub clients: u32,
-    /// Keys of each kind; few keys mean much contention.
-    pub keys: u32,
-    /// Share of writes, per mille. Of three clients one writes a fifth of that.
-    pub writes_per_mille: u16,
-    /// The first so many clients open a session and ask again under it.
-    pub with_session: u32,
-    /// Levels of writes, drawn for each. Acknowledgements below `Quorum` promise nothing to the history.
-    pub levels: Vec<WriteLevel>,
-    /// Levels of reads, drawn for each.
-    pub reads: Vec<ReadKind>,
-    /// Share of writes that are no put but a deletion, a compare-and-set or an addition, per mille; on keys of their own.
-    pub other_ops_per_mille: u16,
-    /// Share of requests that are sent twice, misrouted, garbage or for a snapshot, per mille.
-    pub odd_per_mille: u16,
-    /// Largest pause between two operations of a client.
-    pub think_max: Duration,
-    /// A client gives up on an operation after this, or asks again.
-    pub timeout: Duration,
-}
-
-impl Default for WorkloadSettings {
-    fn default() -> Self {
-        Self {
-            clients: 4,
-            keys: 3,
-            writes_per_mille: 500,
-            with_session: 0,
-            levels: vec![WriteLevel::Quorum],
-            reads: vec![ReadKind::Linearizable],
-            other_ops_per_mille: 0,
-            odd_per_mille: 0,
-            think_max: Duration::from_millis(10),
-            timeout: Duration::from_millis(400),
-        }
-    }
-}
-
-/// What a client waits for.
-#[derive(Clone, Debug)]
-pub enum Asked {
-    /// A new session.
-    Session,
-    /// A read.
-    Read {
-        /// Which.
-        read: WantedRead,
-        /// Its place in the history, if it has one.
-        operation: Option<OperationId>,
-    },
-    /// A write.
-    Write {
-        /// Which.
-        write: WantedWrite,
-        /// Its place in the history, if it has one.
-        operation: Option<OperationId>,
-        /// How often it was asked for.
-        attempts: u32,
-    },
-    /// Something whose end is of no interest.
-    Odd,
-}
-
-/// A request under way.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// When the client first asked.
-    pub began: Time,
-    /// The node asked last.
-    pub node: NodeId,
-    /// What for.
-    pub asked: Asked,
-    token: Token,
-    // A second copy under way.
-    twin: Option<Token>,
-}
-
-impl Request {
-    /// Whether a second copy is under way.
-    #[must_use]
-    pub const fn has_twin(&self) -> bool {
-        self.twin.is_some()
-    }
-}
 
 #[derive(Debug)]
 struct Client {
@@ -192,21 +36,6 @@ struct Client {
     pending: Option<Request>,
     // Alarms that ring before are left-overs.
     wake_at: Time,
-}
-
-/// An acknowledged write and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AckedWrite {
-    /// What was written.
-    pub write: WantedWrite,
-    /// Where it stands.
-    pub at: Position,
-    /// Who acknowledged it.
-    pub by: NodeId,
-    /// When.
-    pub when: Time,
-    /// The answer.
-    pub reply: Bytes,
 }
 
 /// The clients of a run.
@@ -225,12 +54,6 @@ pub struct Workload<D> {
     // Writes that were ever asked for, oldest first, for whoever knows what may be applied.
     wanted: Vec<WantedWrite>,
     garbage: Vec<Bytes>,
-}
-
-/// Whether an acknowledgement at this level means that the write is never lost.
-#[must_use]
-pub const fn is_lasting(level: WriteLevel) -> bool {
-    matches!(level, WriteLevel::Quorum | WriteLevel::Applied(_))
 }
 
 impl<D> Workload<D> {

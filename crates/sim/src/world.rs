@@ -4,7 +4,9 @@
 //! draw comes from one seed. So the same seed, settings and code give the same run, in any build.
 
 mod echo;
+mod happen;
 mod message;
+mod node;
 mod plan;
 mod process;
 mod round;
@@ -12,24 +14,24 @@ mod shift;
 mod strike;
 
 use core::time::Duration;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 
 use bytes::BytesMut;
 use fastrand::Rng;
-use replikit_core::{ClusterId, Input, Link, NodeId, Replica, Time, Token, WriteId};
+use replikit_core::{ClusterId, NodeId, Replica, Time};
 
 use self::echo::Echoes;
-use self::message::Arrival;
+use self::node::{AllNodes, Node};
 use self::plan::{Entry, Planned, Recurring};
 use self::shift::Shift;
-use crate::chronicle::{Chronicle, Happening};
+use crate::chronicle::Chronicle;
 use crate::clock::NodeClock;
 use crate::fault::{Fault, FaultCounts};
 use crate::network::Network;
 use crate::settings::{Settings, StorageSettings, around};
 use crate::storage::{Boots, SimStorage, StorageContext};
 use crate::subject::{Clients, Replicas, Subject};
-use crate::trace::{Step, Trace};
+use crate::trace::Trace;
 
 /// Most actions that one round of a replica may want: more means that it never ends.
 const ACTIONS_PER_ROUND_MAX: u32 = 1_000_000;
@@ -55,32 +57,6 @@ type Narrator = Box<dyn FnMut(Time, NodeId, &dyn core::fmt::Debug)>;
 
 /// Makes a node's replica at each start.
 pub type Factory<R> = Box<dyn FnMut(NodeId, &Boots, u64) -> R>;
-
-struct Node<R: Replica, S> {
-    id: NodeId,
-    replica: Option<R>,
-    // Grows with each crash: what was planned for a former life is void.
-    life: u32,
-    storage: S,
-    clock: NodeClock,
-    inbox: VecDeque<Input<R::Head>>,
-    busy_until: Time,
-    wake_at: Time,
-    timer_at: Time,
-    storage_at: Time,
-    last_write: WriteId,
-    late_timers: u32,
-    // The process crashes before its n-th action from now.
-    crash_after: Option<u32>,
-    // How many times as slow its processor and its disk are.
-    slowness: u32,
-    slow_disk: u32,
-    starved_until: Time,
-    // It was down for long and has not caught up yet.
-    long_outage: bool,
-    // It never comes back.
-    dead: bool,
-}
 
 /// A cluster of replicas in virtual time. See the [crate's documentation](crate) for an example.
 pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
@@ -119,18 +95,6 @@ pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     chronicle: Option<Chronicle>,
 }
 
-struct AllNodes<'a, R: Replica, S>(&'a [Node<R, S>]);
-
-impl<R: Replica, S: SimStorage> Replicas<R> for AllNodes<'_, R, S> {
-    fn replica(&self, node: NodeId) -> Option<&R> {
-        self.0.get((node.0 as usize).checked_sub(1)?)?.replica.as_ref()
-    }
-
-    fn nodes(&self) -> Vec<NodeId> {
-        self.0.iter().map(|node| node.id).collect()
-    }
-}
-
 impl<R: Replica, S: SimStorage> World<R, S> {
     /// A cluster with nodes 1 to `settings.nodes`, which start within the first milliseconds.
     ///
@@ -151,25 +115,10 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             S::new(cluster, id, &mut StorageContext { now: Time::ZERO, rng, settings, counts: &mut counts })
         };
         let nodes = (0..settings.nodes)
-            .map(|at| Node {
-                id: NodeId(at + 1),
-                replica: None,
-                life: 0,
-                storage: storage(NodeId(at + 1), &mut rng),
-                clock: NodeClock::draw(&mut rng, &settings.clock),
-                inbox: VecDeque::new(),
-                busy_until: Time::ZERO,
-                wake_at: Time::NEVER,
-                timer_at: Time::NEVER,
-                storage_at: Time::NEVER,
-                last_write: WriteId(0),
-                late_timers: 0,
-                crash_after: None,
-                slowness: 1,
-                slow_disk: 1,
-                starved_until: Time::ZERO,
-                long_outage: false,
-                dead: false,
+            .map(|at| {
+                let id = NodeId(at + 1);
+                let storage = storage(id, &mut rng);
+                Node::new(id, storage, NodeClock::draw(&mut rng, &settings.clock))
             })
             .collect();
         let mut world = Self {
@@ -385,34 +334,6 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         Ok(true)
     }
 
-    /// The next event. Does nothing when there is none.
-    ///
-    /// # Errors
-    /// The [`Violation`] that was noticed after it.
-    pub fn step(&mut self, subject: &mut impl Subject<R>) -> Result<(), Violation> {
-        self.carry_out_clients();
-        let Some(Entry { at, planned, .. }) = self.queue.pop() else { return Ok(()) };
-        self.now = at;
-        self.clients.now = at;
-        self.events += 1;
-        let node = match &planned {
-            Planned::Arrive { to, .. } => usize::from(*to),
-            Planned::Request { to, .. } | Planned::Peer { to, .. } | Planned::Echo { to, .. } => *to,
-            Planned::Wake { node, .. }
-            | Planned::Timer { node, .. }
-            | Planned::Storage { node, .. }
-            | Planned::Crash { node, .. }
-            | Planned::Restart { node, .. } => *node,
-            _ => 0,
-        };
-        if let Some(narrator) = &mut self.narrator {
-            narrator(at, self.nodes[node].id, &planned);
-        }
-        let result = self.happen(planned, subject);
-        self.carry_out_clients();
-        result.map_err(|what| Violation { seed: self.seed, at, node: self.nodes[node].id, what })
-    }
-
     fn plan(&mut self, after: Duration, planned: Planned<R::Head>) {
         self.plan_at(self.now + after, planned);
     }
@@ -427,149 +348,5 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             let after = around(&mut self.rng, every.mean, false);
             self.plan(after.max(Duration::from_micros(1)), Planned::Recur(kind));
         }
-    }
-
-    fn carry_out_clients(&mut self) {
-        if self.clients.alarms.is_empty() && self.clients.requests.is_empty() {
-            return;
-        }
-        let mut alarms = core::mem::take(&mut self.clients.alarms);
-        for (client, after) in alarms.drain(..) {
-            self.plan(after, Planned::Alarm { client });
-        }
-        let mut requests = core::mem::take(&mut self.clients.requests);
-        for (node, input) in requests.drain(..) {
-            let after = Network::hint_delay(&mut self.rng, &self.settings.network);
-            if let Some(to) = (node.0 as usize).checked_sub(1).filter(|&at| at < self.nodes.len()) {
-                let input = Box::new(input);
-                self.plan(after, Planned::Request { to, input });
-            }
-        }
-        // The buffers are kept: this runs at every event.
-        (self.clients.alarms, self.clients.requests) = (alarms, requests);
-    }
-
-    fn happen(&mut self, planned: Planned<R::Head>, subject: &mut impl Subject<R>) -> Result<(), String> {
-        match planned {
-            Planned::Arrive { from, to, connection, sender_life, hash, message, frame } => {
-                let (from, to) = (usize::from(from), usize::from(to));
-                self.arrive(Arrival { from, to, sender_life, hash, message, frame }, connection, subject)
-            }
-            Planned::Echo { to, echo } if self.faults => self.echoes(to, *echo, subject),
-            Planned::Echo { .. } => Ok(()),
-            Planned::Request { to, input } => {
-                self.trace.note(Step::Request, self.now, to, 0);
-                if let Some(chronicle) = &mut self.chronicle {
-                    let happening = Happening::Requested { token: token_of(&input), text: format!("{input:?}") };
-                    chronicle.note(self.now, self.nodes[to].id, happening);
-                }
-                self.deliver(to, *input, subject)
-            }
-            Planned::Peer { to, of, link } => {
-                self.trace.note(Step::Peer, self.now, to, (of as u64) << 2 | link as u64);
-                let node = self.nodes[of].id;
-                self.deliver(to, Input::Peer { node, link }, subject)
-            }
-            Planned::Wake { node, life } => {
-                if self.nodes[node].life != life || self.nodes[node].wake_at != self.now {
-                    return Ok(());
-                }
-                self.nodes[node].wake_at = Time::NEVER;
-                self.trace.note(Step::Wake, self.now, node, 0);
-                self.attempt(node, subject)
-            }
-            Planned::Timer { node, life } => {
-                if self.nodes[node].life != life || self.nodes[node].timer_at != self.now {
-                    return Ok(());
-                }
-                self.nodes[node].timer_at = Time::NEVER;
-                self.trace.note(Step::Timer, self.now, node, 0);
-                self.attempt(node, subject)
-            }
-            Planned::Storage { node, life } => {
-                if self.nodes[node].life != life || self.nodes[node].storage_at != self.now {
-                    return Ok(());
-                }
-                self.nodes[node].storage_at = Time::NEVER;
-                self.drain_storage(node, subject)
-            }
-            Planned::Crash { node, life } => {
-                if self.nodes[node].life == life && self.nodes[node].replica.is_some() {
-                    self.crash_node(node, Duration::from_millis(20), subject);
-                }
-                Ok(())
-            }
-            Planned::Restart { node, life } => {
-                let state = &self.nodes[node];
-                if state.life == life && state.replica.is_none() && !state.dead {
-                    return self.start_node(node, subject);
-                }
-                Ok(())
-            }
-            Planned::Recur(kind) => {
-                if self.faults {
-                    self.strike(kind, subject);
-                    self.recur(kind);
-                }
-                Ok(())
-            }
-            Planned::Mend(links) => {
-                if self.faults {
-                    self.trace.note(Step::Mend, self.now, 0, links.len() as u64);
-                    self.network.mend(&links);
-                    self.link_hints(&links, Link::Up);
-                }
-                Ok(())
-            }
-            Planned::Flap(flap) => {
-                if self.faults {
-                    self.flap(*flap);
-                }
-                Ok(())
-            }
-            Planned::Clog { node, until } => {
-                if self.faults {
-                    self.network.clog(node, until);
-                }
-                Ok(())
-            }
-            Planned::Relief(relief) => {
-                if self.faults {
-                    self.relieve(relief, subject)
-                } else {
-                    Ok(())
-                }
-            }
-            Planned::Churn { node, life } => {
-                if self.faults && self.nodes[node].life == life && self.nodes[node].replica.is_some() {
-                    self.churn(node, subject);
-                }
-                Ok(())
-            }
-            Planned::Shift { turn } => {
-                if self.faults {
-                    self.next_shift(turn, subject);
-                }
-                Ok(())
-            }
-            Planned::Alarm { client } => {
-                self.trace.note(Step::Alarm, self.now, 0, u64::from(client));
-                subject.on_alarm(client, &mut self.clients);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// The token of a client's request.
-fn token_of<H>(input: &Input<H>) -> Token {
-    match input {
-        Input::Command { token, .. }
-        | Input::Query { token, .. }
-        | Input::OpenSession { token, .. }
-        | Input::Write { token, .. }
-        | Input::Read { token, .. }
-        | Input::Admin { token, .. } => *token,
-        _ => Token(0),
     }
 }
