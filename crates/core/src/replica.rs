@@ -389,7 +389,8 @@ pub struct Boot {
     /// How many unclean starts this data directory has seen: an origin is a node incarnation.
     pub incarnation: u32,
     /// Streams whose tail was cut because its last group was torn: it cannot be told from an acknowledged one, so such a
-    /// replica must not vote as if it remembered everything.
+    /// replica must not vote as if it remembered everything. When it is not empty, streams of which nothing is left may have
+    /// begun in the torn group as well.
     pub tail_cut: Vec<StreamId>,
 }
 
