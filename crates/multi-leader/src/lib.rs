@@ -31,6 +31,6 @@ pub use message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 pub use node::{Cluster, Node, Settings};
 pub use record::LoggedWrite;
 pub use replica::{Figures, MultiLeader};
-pub use topology::{Graph, Topology, TopologyError, TopologyReport};
 #[cfg(feature = "runtime")]
 pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};
+pub use topology::{Graph, Topology, TopologyError, TopologyReport};

@@ -35,6 +35,25 @@ pub(crate) struct Slot {
     pub(crate) pending: WriteId,
 }
 
+/// Whether a key's place is still needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Taken,
+    /// Nothing is there, but a reader has to wait until that is on disk.
+    Awaited,
+    Free,
+}
+
+impl Slot {
+    fn place(&self) -> Place {
+        match (self.content.is_empty(), self.pending) {
+            (false, _) => Place::Taken,
+            (true, WriteId(0)) => Place::Free,
+            (true, _) => Place::Awaited,
+        }
+    }
+}
+
 impl Default for Content {
     fn default() -> Self {
         Self::Versions(Versions::None)
@@ -159,7 +178,7 @@ impl State {
         let keyspace = self.keyspaces.of(record.key);
         let mut decide = false;
         let (mut overwritten, mut conflict) = (Vec::new(), false);
-        let (before, after, empty) = self.map.update(record.key, |slot| {
+        let (before, after, place) = self.map.update(record.key, |slot| {
             slot.pending = slot.pending.max(pending);
             match (record.change, &keyspace.conflicts) {
                 (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => {
@@ -170,11 +189,11 @@ impl State {
                     // Checked where it entered; another replica's cannot be of another type, for keyspaces are the same.
                     let joined = state.join_delta(applied, delta);
                     debug_assert!(joined.is_ok(), "a delta is checked before it is applied");
-                    (0, delta.len(), slot.content.is_empty())
+                    (0, delta.len(), slot.place())
                 }
                 (Change::Put(_) | Change::Delete, policy) if !matches!(policy, ConflictPolicy::Crdt(_)) => {
                     let Content::Versions(versions) = &mut slot.content else {
-                        return (0, 0, false);
+                        return (0, 0, Place::Taken);
                     };
                     let before = versions.bytes();
                     let value = match record.change {
@@ -189,10 +208,10 @@ impl State {
                             .any(|other| !past.contains(other.dot()) && other.dot() != stamp.dot);
                         overwritten = versions.audit(keyspace);
                     }
-                    (before, versions.bytes(), slot.content.is_empty())
+                    (before, versions.bytes(), slot.place())
                 }
                 // A write that its keyspace does not have: replicas with other keyspaces are not listened to.
-                _ => (0, 0, slot.content.is_empty()),
+                _ => (0, 0, slot.place()),
             }
         });
         self.bytes = (self.bytes + after).saturating_sub(before);
@@ -200,9 +219,9 @@ impl State {
         for lost in overwritten {
             self.audit.add(record.key, lost);
         }
-        if decide || empty && pending > WriteId(0) {
+        if decide || place == Place::Awaited {
             self.unsettled.insert(Bytes::copy_from_slice(record.key));
-        } else if empty {
+        } else if place == Place::Free {
             self.map.remove(record.key);
         }
     }

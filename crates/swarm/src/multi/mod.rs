@@ -44,6 +44,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("audit_answers", "The audit can be read."),
     ("converges", "Healed replicas apply the same writes, whoever of them is dead and whatever the topology."),
     ("replicas_agree", "Replicas that have applied the same writes show the same, and what the model says."),
+    ("no_loops", "When everybody has a write, nobody sends it any more."),
     ("collected", "When all is quiet and everybody is there, no delete and no loser is kept any more."),
 ];
 
@@ -228,6 +229,12 @@ fn play<S: SimStorage>(
             return Err(format!("collected: what everybody has is not known to be stable: {}", describe(world)));
         }
         check_views(world, subject, &alive)?;
+        let sent = subject.sent;
+        let pause = timing.exchange * 20;
+        let quiet = !world.run_while(pause, subject, |_, subject| subject.sent > sent).map_err(text)?;
+        if !quiet && up(world) == alive {
+            return Err(format!("no_loops: writes still go round although everybody has them: {}", describe(world)));
+        }
     }
     let alive = up(world);
     for &node in &alive {

@@ -55,6 +55,8 @@ pub(crate) struct MultiSubject {
     /// Nodes asked for their audit at the end, and how far.
     audits: BTreeMap<Token, NodeId>,
     crashed: bool,
+    /// Batches that nodes sent to each other.
+    pub(crate) sent: u64,
     /// Whether times may be compared: no clock is suspended.
     clocks_run: bool,
     /// How much a clock may be off, in parts per million.
@@ -80,6 +82,7 @@ impl MultiSubject {
             acked: Vec::new(),
             audits: BTreeMap::new(),
             crashed: false,
+            sent: 0,
             clocks_run: drift_ppm.is_some(),
             drift_ppm: drift_ppm.unwrap_or(0).into(),
             bounded: true,
@@ -320,6 +323,7 @@ impl Subject<MultiLeader> for MultiSubject {
                     Head::Gossip(_) => self.probes.hit(Probe::ReportPassedOn),
                     _ => {}
                 }
+                self.sent += message.batches.as_slice().len() as u64;
                 self.on_send(node, message.batches.as_slice())
             }
             Action::ReadLog { .. } => {
