@@ -255,7 +255,8 @@ impl MultiLeader {
             WriteOp::Delete => Ok((Owned::Delete, provenance, Some(WriteEffect::Done))),
             WriteOp::CompareAndSet { expected, new } => {
                 // Only at a home that others do not write at does comparing mean anything.
-                if !matches!(keyspace.home, Home::Require(_)) {
+                let here = Some(self.config.node);
+                if !matches!(&keyspace.home, Home::Require(home) if home(key, self.config.epochs.current()) == here) {
                     return Err(unsupported());
                 }
                 let found = found.values.into_iter().next();

@@ -401,7 +401,7 @@ impl MultiLeader {
         let held = self.held();
         for (node, peer) in &mut self.peers {
             let Some(report) = self.members.get(node).and_then(|member| member.report.as_ref()) else { continue };
-            peer.exchange(&report.held, report.held.lags(&held) > 0);
+            peer.exchange(report.number, &report.held, report.held.lags(&held) > 0);
             if let Some(outgoing) = &mut peer.outgoing {
                 outgoing.fresh = false;
             }

@@ -31,11 +31,18 @@ pub fn guarantees_with_reads(write: WriteLevel, read: &ReadLevel) -> Guarantees 
             "this node and the replicas counted",
         ),
     };
-    let (reads, name) = match read {
-        ReadLevel::Session(_) => (ReadGuarantee::Session, ", session reads"),
-        ReadLevel::BoundedStale(_) => (ReadGuarantee::BoundedStale, ", bounded-stale reads"),
-        _ => (ReadGuarantee::Stale, ""),
+    let (reads, name, check) = match read {
+        ReadLevel::Session(_) => (ReadGuarantee::Session, ", session reads", "sessions_do_not_go_back"),
+        ReadLevel::BoundedStale(_) => (ReadGuarantee::BoundedStale, ", bounded-stale reads", "staleness_is_bounded"),
+        _ => (ReadGuarantee::Stale, "", "reads_show_the_past"),
     };
+    let mut checked_by = vec!["acked_is_there", "conserved"];
+    if survives == Survival::Nothing {
+        // What a crash takes from memory no disk remembers: a client learns of it by its token.
+        checked_by = vec!["sessions_do_not_go_back"];
+    }
+    checked_by.extend(["applied_in_causal_order", check]);
+    checked_by.dedup();
     Guarantees {
         strategy: "multi-leader".to_owned(),
         mode: format!("{write:?}{name}"),
@@ -44,6 +51,6 @@ pub fn guarantees_with_reads(write: WriteLevel, read: &ReadLevel) -> Guarantees 
         reads,
         ordering: "causal; concurrent writes of a key by its policy, losers audited".to_owned(),
         needs: needs.to_owned(),
-        checked_by: Vec::new(),
+        checked_by: checked_by.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -17,8 +17,8 @@ pub(crate) struct Peer {
     /// What has gone out and is not confirmed: origin, last sequence, bytes.
     inflight: VecDeque<(OriginId, u64, usize)>,
     inflight_bytes: usize,
-    /// What it held at the last exchange.
-    held_before: VersionVector,
+    /// What it held at the last exchange, and the number of the report that said so.
+    held_before: (u64, VersionVector),
     /// It did not come forward since the last exchange: send whatever it lacks, whoever else should.
     pub(crate) repair: bool,
     /// A read of the log that is under way for it.
@@ -68,12 +68,19 @@ impl Peer {
         self.inflight_bytes = 0;
     }
 
-    /// An exchange later: if the peer stands where it stood although it lacks something, it is sent again.
-    pub(crate) fn exchange(&mut self, held: &VersionVector, lacks: bool) {
-        self.repair = lacks && *held == self.held_before;
+    /// An exchange later: if it says once more that it stands where it stood, although it lacks something, that is sent again.
+    /// One that says nothing is sent nothing.
+    pub(crate) fn exchange(&mut self, report: u64, held: &VersionVector, lacks: bool) {
+        let (before, held_before) = &mut self.held_before;
+        if *before == report {
+            self.repair = false;
+            return;
+        }
+        self.repair = lacks && *held == *held_before;
+        *before = report;
+        held_before.clone_from(held);
         if self.repair {
             self.go_back();
         }
-        self.held_before.clone_from(held);
     }
 }

@@ -52,7 +52,11 @@ impl MultiLeader {
         if self.failed {
             return self.reject(token, Rejection::StorageFailed);
         }
-        let Ok(query) = decode_query(&body) else { return self.reject(token, Rejection::Malformed) };
+        let query = match decode_query(&body) {
+            Ok(KeyspaceQuery::Get { key }) if key.is_empty() => return self.reject(token, Rejection::Malformed),
+            Ok(query) => query,
+            Err(_) => return self.reject(token, Rejection::Malformed),
+        };
         match level {
             ReadLevel::Local => {
                 let staleness = self.staleness(now.mono);

@@ -1,0 +1,246 @@
+//! Replicas with logs in memory, driven step by step: messages arrive when a test lets them, disks are done at once unless
+//! a test stops them, and every node has a wall clock of its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use replikit_core::keyspace::{
+    Versions, decode_conflict_page, decode_versions, encode_conflicts, encode_get, encode_write,
+};
+use replikit_core::*;
+use replikit_log::{MemoryLog, Storage};
+use replikit_multi_leader::{Config, Founding, Head, MultiLeader};
+
+pub(crate) const GROUP: GroupId = GroupId(0);
+
+pub(crate) struct Place {
+    pub(crate) replica: MultiLeader,
+    log: MemoryLog,
+    pub(crate) events: Vec<Event>,
+    pub(crate) disk_stopped: bool,
+    /// Storage actions that wait for a disk, a snapshot or a release not counted.
+    pub(crate) appends: u64,
+}
+
+pub(crate) struct Group {
+    pub(crate) places: BTreeMap<NodeId, Place>,
+    logs: BTreeMap<NodeId, MemoryLog>,
+    pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
+    /// Pairs that cannot reach each other, one direction each.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) outcomes: BTreeMap<u64, Outcome>,
+    /// Batches that were handed to the network.
+    pub(crate) pushed: u64,
+    pub(crate) skew: BTreeMap<NodeId, i64>,
+    now: Time,
+    tokens: u64,
+    members: Vec<NodeId>,
+    configure: Box<dyn Fn(&mut Config)>,
+}
+
+impl Group {
+    pub(crate) fn new(nodes: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
+        let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let mut group = Self {
+            places: BTreeMap::new(),
+            logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
+            wire: VecDeque::new(),
+            cut: BTreeSet::new(),
+            outcomes: BTreeMap::new(),
+            pushed: 0,
+            skew: BTreeMap::new(),
+            now: Time(1_000_000_000),
+            tokens: 0,
+            members: members.clone(),
+            configure: Box::new(configure),
+        };
+        for node in members {
+            group.start(node);
+        }
+        group.run(Duration::from_secs(1));
+        group
+    }
+
+    fn clock(&self, node: NodeId) -> Now {
+        let skew = self.skew.get(&node).copied().unwrap_or(0);
+        Now { mono: self.now, wall: WallTime(1_750_000_000_000_000_000_u64.saturating_add_signed(skew) + self.now.0) }
+    }
+
+    /// Starts a node on what its log holds.
+    pub(crate) fn start(&mut self, node: NodeId) {
+        let mut log = self.logs.remove(&node).expect("the node is stopped");
+        log.restart();
+        let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, self.members.clone());
+        config.founding = Founding::New;
+        (self.configure)(&mut config);
+        let mut replica = MultiLeader::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
+        let now = self.clock(node);
+        for item in log.recovery() {
+            replica.handle(now, item.into_input());
+        }
+        replica.handle(now, Input::Recovered);
+        let place = Place { replica, log, events: Vec::new(), disk_stopped: false, appends: 0 };
+        self.places.insert(node, place);
+        self.drain(node);
+    }
+
+    /// Ends a node's process; its log stays, but for what its disk had not confirmed.
+    pub(crate) fn kill(&mut self, node: NodeId) {
+        let place = self.places.remove(&node).expect("the node runs");
+        self.logs.insert(node, place.log);
+        self.wire.retain(|(from, to, _)| *from != node && *to != node);
+    }
+
+    /// Nodes that start from now on are told this as well.
+    pub(crate) fn reconfigure(&mut self, more: impl Fn(&mut Config) + 'static) {
+        let before = std::mem::replace(&mut self.configure, Box::new(|_| {}));
+        self.configure = Box::new(move |config| {
+            before(config);
+            more(config);
+        });
+    }
+
+    /// Replaces the disk of a stopped node by an empty one.
+    pub(crate) fn lose_disk(&mut self, node: NodeId) {
+        self.logs.insert(node, MemoryLog::new());
+    }
+
+    pub(crate) fn input(&mut self, node: NodeId, input: Input<Head>) {
+        let now = self.clock(node);
+        self.places.get_mut(&node).expect("the node runs").replica.handle(now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let place = self.places.get_mut(&node).expect("the node runs");
+        loop {
+            while let Some(action) = place.replica.poll() {
+                match action {
+                    Action::Persist { id, op } => {
+                        place.appends += u64::from(matches!(op, Persist::Append { .. }));
+                        place.log.persist(id, op);
+                    }
+                    Action::Send { to, message } => {
+                        self.pushed += message.batches.as_slice().len() as u64;
+                        self.wire.push_back((node, to, message));
+                    }
+                    Action::ReadLog { ticket, stream, from, bytes_max } => {
+                        place.log.read_log(ticket, stream, from, bytes_max)
+                    }
+                    Action::ReadSnapshot { ticket, group, at, offset, bytes_max } => {
+                        place.log.read_snapshot(ticket, group, at, offset, bytes_max);
+                    }
+                    Action::Done { token, outcome } => {
+                        self.outcomes.insert(token.0, outcome);
+                    }
+                    Action::Event { event, .. } => place.events.push(event),
+                }
+            }
+            let Some(output) = (!place.disk_stopped).then(|| place.log.poll()).flatten() else { return };
+            if let Some(input) = output.into_input() {
+                place.replica.handle(now, input);
+            }
+        }
+    }
+
+    /// The disk of a node goes on.
+    pub(crate) fn resume_disk(&mut self, node: NodeId) {
+        self.places.get_mut(&node).expect("the node runs").disk_stopped = false;
+        self.drain(node);
+    }
+
+    /// Lets all messages arrive that are under way.
+    pub(crate) fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            if !self.cut.contains(&(from, to)) && self.places.contains_key(&to) {
+                self.input(to, Input::Message { from, message });
+            }
+        }
+    }
+
+    /// Time goes by, in steps of ten milliseconds.
+    pub(crate) fn run(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() / 10 {
+            self.now = self.now + Duration::from_millis(10);
+            let nodes: Vec<NodeId> = self.places.keys().copied().collect();
+            for node in nodes {
+                if self.places[&node].replica.deadline().is_some_and(|due| due <= self.now) {
+                    self.input(node, Input::Timer);
+                }
+            }
+            self.deliver();
+        }
+    }
+
+    /// Cuts every link of a node, or mends them.
+    pub(crate) fn isolate(&mut self, node: NodeId, cut: bool) {
+        for &other in &self.members.clone() {
+            for pair in [(node, other), (other, node)] {
+                if cut {
+                    self.cut.insert(pair);
+                } else {
+                    self.cut.remove(&pair);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, node: u32, write: &WriteRequest) -> u64 {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));
+        self.input(NodeId(node), Input::Command { token, group: GROUP, level: write.level, session: None, body });
+        token.0
+    }
+
+    pub(crate) fn write(&mut self, node: u32, write: WriteRequest) -> Dot {
+        let token = self.ask(node, &write.at(WriteLevel::LeaderDisk));
+        match &self.outcomes[&token] {
+            Outcome::Acked { at, .. } => Dot { origin: at.stream.origin, sequence: at.id.index.0 },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn read_at(&mut self, node: u32, key: &str, level: ReadLevel) -> Option<Outcome> {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_get(key.as_bytes()).expect("in range"));
+        self.input(NodeId(node), Input::Query { token, group: GROUP, level, body, bytes_max: 1 << 20 });
+        self.outcomes.get(&token.0).cloned()
+    }
+
+    pub(crate) fn read(&mut self, node: u32, key: &str) -> Versions {
+        match self.read_at(node, key, ReadLevel::Local) {
+            Some(Outcome::Value { values, .. }) => decode_versions(&values[0]).expect("an answer"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn values(&mut self, node: u32, key: &str) -> Vec<String> {
+        self.read(node, key).values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect()
+    }
+
+    /// The values that the audit of a node has, oldest first.
+    pub(crate) fn audit(&mut self, node: u32) -> Vec<Option<Bytes>> {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_conflicts(0, 1000));
+        self.input(
+            NodeId(node),
+            Input::Query { token, group: GROUP, level: ReadLevel::Local, body, bytes_max: 1 << 20 },
+        );
+        let Outcome::Value { values, .. } = &self.outcomes[&token.0] else { panic!("an audit") };
+        let page = decode_conflict_page(&values[0]).expect("a page");
+        page.conflicts.into_iter().map(|conflict| conflict.overwritten.version.value).collect()
+    }
+
+    pub(crate) fn replica(&self, node: u32) -> &MultiLeader {
+        &self.places[&NodeId(node)].replica
+    }
+
+    /// All replicas have applied the same writes and show the same.
+    pub(crate) fn assert_agreed(&self) {
+        let mut replicas = self.places.values().map(|place| (place.replica.applied(), place.replica.state_hash()));
+        let first = replicas.next().expect("a replica");
+        assert!(replicas.all(|other| other == first), "the replicas differ");
+    }
+}

@@ -1,0 +1,400 @@
+//! What the crate promises, claim by claim, and the bugs of other systems that must not be here.
+
+use std::time::Duration;
+
+use replikit_core::crdt::{CrdtKind, CrdtOp};
+use replikit_core::policy::{ConflictPolicy, DeletePolicy};
+use replikit_core::*;
+use replikit_multi_leader::{Config, Founding, Home, Keyspace, Keyspaces, LoggedWrite, Topology, home};
+
+use crate::group::Group;
+
+fn put(key: &str, value: &str) -> WriteRequest {
+    WriteRequest::put(key.to_owned(), value.to_owned())
+}
+
+fn siblings(config: &mut Config) {
+    config.keyspaces = Keyspaces::all(Keyspace::new(ConflictPolicy::Siblings));
+}
+
+#[test]
+fn a_local_write_costs_one_append_and_no_message_before_it_is_acknowledged() {
+    let mut group = Group::new(3, |_| {});
+    let before = group.places[&NodeId(1)].appends;
+    group.places.get_mut(&NodeId(1)).unwrap().disk_stopped = true;
+    let token = group.ask(1, &put("k", "v").at(WriteLevel::LeaderDisk));
+    assert!(!group.outcomes.contains_key(&token) && group.pushed == 0, "nothing before the disk");
+    group.wire.clear();
+    group.resume_disk(NodeId(1));
+    assert!(matches!(group.outcomes[&token], Outcome::Acked { reached: Reached { durable: 1, .. }, .. }));
+    assert_eq!(group.places[&NodeId(1)].appends, before + 1);
+}
+
+#[test]
+fn nobody_reads_a_write_that_a_crash_could_take_back() {
+    let mut group = Group::new(2, |_| {});
+    group.write(1, put("k", "old"));
+    group.places.get_mut(&NodeId(1)).unwrap().disk_stopped = true;
+    group.ask(1, &put("k", "new").at(WriteLevel::Memory));
+    assert_eq!(group.read_at(1, "k", ReadLevel::Local), None, "the answer waits for the disk");
+    group.deliver();
+    assert_eq!(group.values(2, "k"), ["old"]);
+    group.resume_disk(NodeId(1));
+    group.deliver();
+    assert_eq!(group.values(1, "k"), ["new"]);
+    assert_eq!(group.values(2, "k"), ["new"]);
+}
+
+#[test]
+fn a_quorum_write_waits_for_the_disks_of_a_majority() {
+    let mut group = Group::new(3, |_| {});
+    group.places.get_mut(&NodeId(2)).unwrap().disk_stopped = true;
+    group.isolate(NodeId(3), true);
+    let token = group.ask(1, &put("k", "v").at(WriteLevel::Quorum));
+    group.run(Duration::from_millis(300));
+    assert!(!group.outcomes.contains_key(&token), "two have it, one on disk");
+    group.resume_disk(NodeId(2));
+    group.run(Duration::from_millis(300));
+    assert!(matches!(group.outcomes[&token], Outcome::Acked { strict: true, reached: Reached { durable: 2, .. }, .. }));
+}
+
+#[test]
+fn a_write_that_waits_too_long_is_indeterminate_and_still_there() {
+    let mut group = Group::new(3, |_| {});
+    group.isolate(NodeId(1), true);
+    let token = group.ask(1, &put("k", "v").at(WriteLevel::Quorum));
+    group.run(Duration::from_secs(6));
+    assert!(matches!(group.outcomes[&token], Outcome::Indeterminate { reached: Reached { durable: 1, .. } }));
+    group.isolate(NodeId(1), false);
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(3, "k"), ["v"]);
+}
+
+/// Also CouchDB issue 1507: trees of revisions that nobody can collapse.
+#[test]
+fn a_write_with_the_context_of_all_siblings_collapses_them_and_a_blind_one_does_not() {
+    let mut group = Group::new(2, siblings);
+    group.isolate(NodeId(1), true);
+    group.write(1, put("k", "a"));
+    group.write(2, put("k", "b"));
+    group.isolate(NodeId(1), false);
+    group.run(Duration::from_secs(1));
+    let seen = group.read(2, "k");
+    assert_eq!((group.values(1, "k"), seen.values.len()), (vec!["a".to_owned(), "b".to_owned()], 2));
+    group.write(1, put("k", "blind"));
+    group.deliver();
+    assert_eq!(group.values(2, "k"), ["a", "blind", "b"], "ascending by origin, then sequence");
+    group.write(2, put("k", "both").over(seen.context.unwrap()));
+    group.deliver();
+    assert_eq!(group.values(1, "k"), ["blind", "both"], "what its writer had not read stays");
+    let seen = group.read(1, "k");
+    group.write(1, put("k", "all").over(seen.context.unwrap()));
+    group.deliver();
+    assert_eq!((group.values(1, "k"), group.values(2, "k")), (vec!["all".to_owned()], vec!["all".to_owned()]));
+}
+
+/// pgactive issue 18: the time of applying was compared instead of that of writing, and replicas differed.
+#[test]
+fn the_newest_write_wins_everywhere_whenever_it_arrives() {
+    for first in [1, 2] {
+        let mut group = Group::new(3, |_| {});
+        group.skew.insert(NodeId(1), 40_000_000);
+        for node in [1, 2] {
+            group.isolate(NodeId(node), true);
+        }
+        group.write(2, put("k", "older"));
+        group.write(1, put("k", "newer"));
+        group.isolate(NodeId(first), false);
+        group.run(Duration::from_millis(500));
+        group.isolate(NodeId(1), false);
+        group.isolate(NodeId(2), false);
+        group.run(Duration::from_secs(1));
+        for node in 1..=3 {
+            assert_eq!(group.values(node, "k"), ["newer"]);
+            assert_eq!(group.audit(node), [Some("older".into())], "the loser is on record at every replica");
+        }
+        group.assert_agreed();
+    }
+}
+
+/// pgactive issue 327: changes were skipped for ever, with a channel that looked healthy.
+#[test]
+fn a_push_that_was_lost_is_found_by_the_next_exchange() {
+    let mut group = Group::new(3, |_| {});
+    group.write(1, put("a", "1"));
+    group.wire.clear();
+    group.write(1, put("b", "2"));
+    group.deliver();
+    assert!(group.values(2, "b").is_empty(), "not before what came first");
+    group.run(Duration::from_secs(1));
+    for node in [2, 3] {
+        assert_eq!((group.values(node, "a"), group.values(node, "b")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    }
+}
+
+/// riak_kv issue 1813, key amnesia: a key that was deleted and collected began its clock anew, and new writes looked old.
+#[test]
+fn a_key_that_was_collected_and_a_node_that_lost_its_disk_never_use_a_dot_again() {
+    let mut group = Group::new(3, |_| {});
+    let first = group.write(1, put("k", "v"));
+    group.run(Duration::from_millis(300));
+    group.write(1, WriteRequest::delete("k"));
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.replica(1).figures().keys, 0, "nothing is left of the key, the delete included");
+    let again = group.write(1, put("k", "w"));
+    assert!(again.origin == first.origin && again.sequence > first.sequence);
+    group.deliver();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    // An operator who does not know says nothing: the node asks.
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(1));
+    assert_eq!(group.replica(1).origin(), None, "it asks before it writes");
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(1, "k"), ["w"]);
+    let anew = group.write(1, put("k", "x"));
+    assert!(anew.origin > first.origin, "a new incarnation");
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(3, "k"), ["x"]);
+}
+
+/// MySQL bug 27808: writes circled for ever after their origin had left the ring.
+#[test]
+fn nothing_goes_round_a_ring_for_ever_and_a_write_crosses_each_link_at_most_once() {
+    let mut group = Group::new(5, |config| config.topology = Topology::Ring);
+    let before = group.pushed;
+    group.write(2, put("k", "v"));
+    group.deliver();
+    group.kill(NodeId(2));
+    group.run(Duration::from_secs(3));
+    let pushed = group.pushed - before;
+    assert!((3..=5).contains(&pushed), "{pushed} pushes for one write");
+    group.run(Duration::from_secs(3));
+    assert_eq!(group.pushed - before, pushed, "and then it is quiet");
+    for node in [1, 3, 4, 5] {
+        assert_eq!(group.values(node, "k"), ["v"]);
+    }
+}
+
+#[test]
+fn a_ring_goes_on_around_any_member_that_is_silent() {
+    let mut group = Group::new(4, |config| config.topology = Topology::Ring);
+    group.isolate(NodeId(3), true);
+    group.run(Duration::from_secs(2));
+    group.write(2, put("k", "v"));
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(1, "k"), ["v"], "two sends round three");
+    group.isolate(NodeId(3), false);
+    group.run(Duration::from_secs(2));
+    assert_eq!(group.values(3, "k"), ["v"]);
+    group.assert_agreed();
+}
+
+#[test]
+fn a_delete_that_has_been_collected_brings_nothing_back_from_a_member_that_was_away() {
+    for deletes in [DeletePolicy::AddWins, DeletePolicy::DeleteWins, DeletePolicy::NewerWins] {
+        let mut group = Group::new(3, move |config| {
+            config.keyspaces = Keyspaces::all(Keyspace { deletes, ..Keyspace::default() });
+        });
+        group.write(1, put("k", "v"));
+        group.run(Duration::from_millis(300));
+        group.isolate(NodeId(3), true);
+        group.write(1, WriteRequest::delete("k"));
+        group.run(Duration::from_secs(3));
+        assert!(group.replica(1).figures().unsettled == 1, "as long as one does not know of it, it stays");
+        group.isolate(NodeId(3), false);
+        group.run(Duration::from_secs(2));
+        for node in 1..=3 {
+            assert!(group.values(node, "k").is_empty());
+            assert_eq!(group.replica(node).figures().keys, 0, "then nothing is kept of it");
+        }
+    }
+}
+
+#[test]
+fn a_session_reads_its_own_writes_at_any_replica() {
+    let mut group = Group::new(3, |_| {});
+    group.isolate(NodeId(2), true);
+    let dot = group.write(1, put("k", "v"));
+    let mut token = SessionToken::new();
+    let stream = StreamId { group: crate::group::GROUP, origin: dot.origin };
+    let id = LogId { term: Term(0), index: LogIndex(dot.sequence) };
+    token.observe(Position { stream, id, digest: 0 });
+    assert_eq!(group.read_at(2, "k", ReadLevel::Session(token.clone())), None, "it waits");
+    group.run(Duration::from_secs(6));
+    let late = group.read_at(2, "k", ReadLevel::BoundedStale(Duration::from_secs(1)));
+    assert!(matches!(late, Some(Outcome::Rejected(Rejection::TooStale { .. }))));
+    group.isolate(NodeId(2), false);
+    group.run(Duration::from_secs(1));
+    assert!(matches!(group.read_at(2, "k", ReadLevel::Session(token)), Some(Outcome::Value { .. })));
+    let fresh = group.read_at(2, "k", ReadLevel::BoundedStale(Duration::from_secs(1)));
+    assert!(matches!(fresh, Some(Outcome::Value { staleness: Some(bound), .. }) if bound <= Duration::from_secs(1)));
+    assert_eq!(
+        group.read_at(2, "k", ReadLevel::Linearizable),
+        Some(Outcome::Rejected(Rejection::Unsupported)),
+        "nobody orders these writes"
+    );
+}
+
+#[test]
+fn a_key_with_a_required_home_is_written_there_only_and_can_be_compared_there() {
+    let mut group = Group::new(3, |config| {
+        let homes = home::by_prefix(vec![("eu/".into(), NodeId(2))]);
+        config.keyspaces = Keyspaces::all(Keyspace { home: Home::Require(homes), ..Keyspace::default() });
+    });
+    let token = group.ask(1, &put("eu/k", "v"));
+    let elsewhere = Rejection::NotLeader { leader: Some(NodeId(2)) };
+    assert_eq!(group.outcomes[&token], Outcome::Rejected(elsewhere));
+    let swap = |from: Option<&'static str>, to: &'static str| {
+        WriteRequest::compare_and_set("eu/k", from.map(Into::into), Some(to.into())).at(WriteLevel::LeaderDisk)
+    };
+    for (write, effect) in [
+        (swap(None, "one"), WriteEffect::Done),
+        (swap(None, "two"), WriteEffect::Mismatch { found: Some("one".into()) }),
+        (swap(Some("one"), "two"), WriteEffect::Done),
+    ] {
+        let token = group.ask(2, &write);
+        let Outcome::Acked { reply, .. } = &group.outcomes[&token] else { panic!("{:?}", group.outcomes[&token]) };
+        assert_eq!(replikit_core::keyspace::decode_effect(reply), Ok(effect));
+    }
+    let token = group.ask(1, &WriteRequest::compare_and_set("us/k", None, None));
+    let nowhere = Outcome::Rejected(Rejection::Unsupported);
+    assert_eq!(group.outcomes[&token], nowhere, "a key without a home is written anywhere: comparing would mean nothing");
+}
+
+#[test]
+fn counters_and_sets_lose_nothing() {
+    let mut group = Group::new(3, |config| {
+        let crdt = |kind| Keyspace::new(ConflictPolicy::Crdt(kind));
+        config.keyspaces = Keyspaces::default().with("c/", crdt(CrdtKind::Counter)).with("s/", crdt(CrdtKind::Set));
+    });
+    for node in 1..=3 {
+        group.isolate(NodeId(node), true);
+    }
+    for node in 1..=3 {
+        for n in 0..10 {
+            group.write(node, WriteRequest::add("c/x", i64::from(node)));
+            let element = format!("{node}-{n}").into();
+            group.write(node, WriteRequest::crdt("s/x", CrdtOp::Insert { element }));
+        }
+    }
+    for node in 1..=3 {
+        group.isolate(NodeId(node), false);
+    }
+    group.run(Duration::from_secs(2));
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "c/x"), ["60"]);
+        assert_eq!(group.values(node, "s/x").len(), 30);
+    }
+    group.assert_agreed();
+}
+
+#[test]
+fn a_member_that_comes_back_after_the_log_was_given_up_gets_a_snapshot_and_keeps_its_own_writes() {
+    let mut group = Group::new(3, |config| {
+        config.limits.snapshot_log_bytes = 4 << 10;
+        config.limits.retained_bytes_max = 4 << 10;
+        config.limits.snapshot_piece_bytes = 512;
+        config.limits.cache_bytes_max = 512;
+    });
+    group.isolate(NodeId(3), true);
+    group.write(3, put("mine", "kept"));
+    for n in 0..400 {
+        group.write(1 + n % 2, put(&format!("k{}", n % 50), &format!("v{n}")));
+        group.run(Duration::from_millis(10));
+    }
+    group.isolate(NodeId(3), false);
+    group.run(Duration::from_secs(10));
+    let installed = |event: &Event| matches!(event, Event::SnapshotInstalled { .. });
+    assert!(group.places[&NodeId(3)].events.iter().any(installed));
+    group.assert_agreed();
+    assert_eq!(group.values(1, "mine"), ["kept"]);
+    group.kill(NodeId(3));
+    group.start(NodeId(3));
+    group.run(Duration::from_secs(1));
+    group.assert_agreed();
+}
+
+#[test]
+fn causality_takes_at_most_24_bytes_a_write_with_three_origins() {
+    let mut group = Group::new(3, |_| {});
+    for node in 1..=3 {
+        for n in 0..20 {
+            group.write(node, put(&format!("key-{n}"), "value"));
+        }
+        group.run(Duration::from_millis(200));
+    }
+    group.write(1, put("key-x", "value"));
+    let mut largest = 0;
+    for (_, _, message) in &group.wire {
+        for batch in message.batches.as_slice() {
+            let payload: usize = batch.entries().map(|entry| entry.payload.len()).sum();
+            let writes = LoggedWrite::read(batch).unwrap();
+            let content: usize =
+                writes.iter().map(|write| write.key.len() + write.value.as_ref().unwrap().len() + 3).sum();
+            largest = largest.max(payload - content);
+        }
+    }
+    assert!((1..=24).contains(&largest), "{largest} bytes of causality");
+}
+
+#[test]
+fn an_in_sync_digest_takes_at_most_16_bytes_an_origin() {
+    let mut group = Group::new(3, |_| {});
+    for node in 1..=3 {
+        for _ in 0..200 {
+            group.write(node, put("k", "v"));
+        }
+    }
+    group.run(Duration::from_secs(1));
+    let vector = group.replica(1).applied();
+    let bytes = postcard::to_stdvec(vector).unwrap().len();
+    assert!(bytes <= 16 * 3, "{bytes} bytes for three origins");
+}
+
+#[test]
+fn peers_and_clients_cannot_cause_a_panic() {
+    let mut group = Group::new(2, |_| {});
+    group.write(2, put("k", "v"));
+    let (_, _, message) = group.wire.pop_back().unwrap();
+    let good = message.batches.as_slice()[0].clone();
+    let meta = |stream, base, prev_digest| BatchMeta {
+        cluster: ClusterId::from_name("test"),
+        stream,
+        base: LogIndex(base),
+        term: Term(0),
+        prev_digest,
+        time: HybridTimestamp(1),
+        kind: BatchKind::Commands,
+    };
+    let own = StreamId { group: crate::group::GROUP, origin: group.replica(1).origin().unwrap() };
+    let bad = [
+        Batch::build(&meta(good.stream(), 1, 0), core::iter::once((&b""[..], None))),
+        Batch::build(&meta(good.stream(), 1, 0), core::iter::once((&b"\x00garbage that is no write"[..], None))),
+        Batch::build(&meta(own, 1, 0), core::iter::once((&b"x"[..], None))),
+        Batch::build(&meta(StreamId::consensus(crate::group::GROUP), 1, 0), core::iter::once((&b"x"[..], None))),
+        Batch::build(&meta(good.stream(), u64::MAX - 7, 0), core::iter::once((&b"x"[..], None))),
+    ];
+    let before = group.places[&NodeId(1)].events.len();
+    for batch in bad {
+        let message = Message { head: message.head.clone(), batches: Batches::One(batch) };
+        group.input(NodeId(1), Input::Message { from: NodeId(2), message });
+    }
+    let accused = |event: &&Event| matches!(event, Event::PeerMisbehaved { node: NodeId(2), .. });
+    assert!(group.places[&NodeId(1)].events[before..].iter().filter(accused).count() >= 4);
+    group.input(NodeId(1), Input::Message { from: NodeId(9), message });
+    for body in [&b""[..], b"\xff\xff", b"\x00\x00"] {
+        let (token, body) = (Token(999), bytes::Bytes::copy_from_slice(body));
+        let level = WriteLevel::LeaderDisk;
+        group.input(
+            NodeId(1),
+            Input::Command { token, group: crate::group::GROUP, level, session: None, body: body.clone() },
+        );
+        assert!(matches!(group.outcomes[&999], Outcome::Rejected(_)));
+        let level = ReadLevel::Local;
+        group.input(NodeId(1), Input::Query { token, group: crate::group::GROUP, level, body, bytes_max: 100 });
+        assert!(matches!(group.outcomes[&999], Outcome::Rejected(_)));
+    }
+    group.run(Duration::from_secs(1));
+    group.assert_agreed();
+}
