@@ -19,7 +19,7 @@ use replikit_core::{
 use crate::home::Home;
 use crate::record::{Change, Provenance, Record};
 use crate::replica::{MultiLeader, Standing, position};
-use crate::state::seen_of;
+use crate::state::Found;
 use crate::stream::Stream;
 
 /// How far ahead of the wall clock the durable ceiling of timestamps is set, each time.
@@ -240,14 +240,8 @@ impl MultiLeader {
             let effect = if kind == CrdtKind::Counter { None } else { Some(WriteEffect::Done) };
             return Ok((Owned::Merge(delta), Provenance::All, effect));
         }
-        let found = self.state.find(key);
-        let provenance = match (&keyspace.conflicts, context) {
-            // What its client has read of the versions that it shows; a client that did not say may replace one, not several.
-            (ConflictPolicy::Siblings, Some(context)) => {
-                let seen = seen_of(&found, context);
-                if seen.len() == found.stamps.len() { Provenance::All } else { Provenance::These(seen) }
-            }
-            (ConflictPolicy::Siblings, None) if found.values.len() > 1 => Provenance::These(Vec::new()),
+        let provenance = match keyspace.conflicts {
+            ConflictPolicy::Siblings => replaced(&self.state.find(key), context),
             _ => Provenance::All,
         };
         match op {
@@ -259,7 +253,7 @@ impl MultiLeader {
                 if !matches!(&keyspace.home, Home::Require(home) if home(key, self.config.epochs.current()) == here) {
                     return Err(unsupported());
                 }
-                let found = found.values.into_iter().next();
+                let found = self.state.find(key).values.into_iter().next();
                 if found != expected {
                     return Err(Refusal::Answered(WriteEffect::Mismatch { found }));
                 }
@@ -448,6 +442,17 @@ impl MultiLeader {
         self.persist(Persist::Register { group, bytes });
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
     }
+}
+
+/// Which of the siblings of a key a write replaces: those that its client has read. A client that did not say may replace one,
+/// not several.
+fn replaced(found: &Found, context: Option<&CausalContext>) -> Provenance {
+    let Some(context) = context else {
+        return if found.values.len() > 1 { Provenance::These(Vec::new()) } else { Provenance::All };
+    };
+    let dots = found.stamps.iter().map(|stamp| stamp.dot);
+    let seen: Vec<Dot> = dots.filter(|dot| context.contains(*dot)).collect();
+    if seen.len() == found.stamps.len() { Provenance::All } else { Provenance::These(seen) }
 }
 
 /// What a write leaves in the log, owned.

@@ -169,7 +169,7 @@ pub struct Config {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// Who belongs to the group.
+    /// Who belongs to the group: asked once, when the replica is made.
     pub epochs: Box<dyn EpochSource>,
     /// Who sends to whom.
     pub topology: Topology,

@@ -255,7 +255,7 @@ impl MultiLeader {
         if node == self.config.node {
             return true;
         }
-        node != to && !(self.bypassed.has(node, to) && !self.suspected.contains(&node))
+        node != to && (!self.bypassed.has(node, to) || self.suspected.contains(&node))
     }
 
     /// Sends every peer what it lacks, as far as it goes.
@@ -396,7 +396,6 @@ impl MultiLeader {
 
     /// The regular exchange: tells everybody around what is held, and finds out who has not come forward.
     pub(crate) fn exchange(&mut self, now: Now) {
-        self.follow_epoch();
         self.suspect(now);
         let held = self.held();
         for (node, peer) in &mut self.peers {
@@ -487,26 +486,6 @@ impl MultiLeader {
         for node in wanted {
             self.peers.entry(node).or_default();
         }
-    }
-
-    /// The membership may have changed.
-    fn follow_epoch(&mut self) {
-        let membership = self.config.epochs.current();
-        if membership.epoch <= self.epoch {
-            return;
-        }
-        self.epoch = membership.epoch;
-        let all: Vec<NodeId> = membership.nodes.iter().map(|node| node.id).collect();
-        let others: BTreeSet<NodeId> = all.iter().copied().filter(|node| *node != self.config.node).collect();
-        self.members.retain(|node, _| others.contains(node));
-        for node in others {
-            self.members.entry(node).or_default();
-        }
-        self.graph = self.config.topology.graph_of_rest(&all);
-        self.suspected.retain(|node| self.members.contains_key(node));
-        self.bypassed = self.graph.with(&self.graph.bypass(&self.suspected));
-        self.lay_peers();
-        self.stability.begin_anew();
     }
 
     fn begin_transfer(&mut self, peer: &mut Peer) {

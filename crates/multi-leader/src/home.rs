@@ -1,7 +1,7 @@
 //! Homes: where a key is to be written, so that conflicts do not arise.
 //!
 //! Invariant of `Require`: within one epoch a key is written at one replica only, so its writes never conflict. A home moves by
-//! epoch alone: what an evicted home took after it had been evicted comes back as a later write, never as a concurrent one.
+//! epoch alone, never because a replica seems to be gone.
 //! Source: DDIA chapter 5, "Conflict avoidance".
 
 use core::fmt;

@@ -147,9 +147,4 @@ impl Stability {
         }
         grown
     }
-
-    /// What was stable among other members says nothing among these.
-    pub(crate) fn begin_anew(&mut self) {
-        self.next = None;
-    }
 }

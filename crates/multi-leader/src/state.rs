@@ -12,7 +12,7 @@ use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::keyspace::{Conflict, Map};
 use replikit_core::policy::{ConflictPolicy, Live, Version};
-use replikit_core::{Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
+use replikit_core::{OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::audit::Audit;
@@ -438,9 +438,4 @@ fn shown(content: &Content, keyspace: &crate::Keyspace) -> Found {
         Live::Merged { value, from } => (vec![value], from),
     };
     Found { values, stamps, pending: WriteId(0) }
-}
-
-/// The dots of what a reader found, as far as a context has them.
-pub(crate) fn seen_of(found: &Found, context: &replikit_core::CausalContext) -> Vec<Dot> {
-    found.stamps.iter().map(|stamp| stamp.dot).filter(|dot| context.contains(*dot)).collect()
 }

@@ -144,7 +144,7 @@ impl Stream {
     /// What the writes behind a sequence take, in bytes, about.
     pub(crate) fn bytes_behind(&self, sequence: u64) -> u64 {
         let (bytes, writes) = self.passed;
-        let each = if writes == 0 { 128 } else { bytes / writes };
+        let each = bytes.checked_div(writes).unwrap_or(128);
         each * self.held.saturating_sub(sequence)
     }
 }

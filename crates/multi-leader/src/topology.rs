@@ -89,21 +89,6 @@ impl Topology {
         }
     }
 
-    /// Lays it over the members that are left of it: nodes that have left the group are passed over, so a ring closes around
-    /// them. Members that would not be reached are linked as if all sent to all.
-    #[must_use]
-    pub fn graph_of_rest(&self, members: &[NodeId]) -> Graph {
-        let rest = match self {
-            Self::Star { hub } if !members.contains(hub) => Self::AllToAll,
-            Self::Custom(links) => {
-                let member = |node: &NodeId| members.contains(node);
-                Self::Custom(links.iter().filter(|(from, to)| member(from) && member(to)).copied().collect())
-            }
-            whole => whole.clone(),
-        };
-        rest.graph(members).unwrap_or_else(|_| Self::AllToAll.lay(members).expect("all to all names members only"))
-    }
-
     fn lay(&self, members: &[NodeId]) -> Result<Graph, TopologyError> {
         let members: BTreeSet<NodeId> = members.iter().copied().collect();
         let mut links: BTreeMap<NodeId, BTreeSet<NodeId>> =
@@ -296,13 +281,5 @@ mod tests {
                 assert_eq!(whole.unreached(&suspected, None), None, "{topology:?} without {suspected:?}");
             }
         }
-    }
-
-    #[test]
-    fn a_ring_closes_around_a_member_that_has_left() {
-        let graph = Topology::Ring.graph_of_rest(&[NodeId(1), NodeId(3), NodeId(4)]);
-        assert!(graph.has(NodeId(1), NodeId(3)) && graph.has(NodeId(4), NodeId(1)));
-        let star = Topology::Star { hub: NodeId(2) }.graph_of_rest(&[NodeId(1), NodeId(3)]);
-        assert!(star.has(NodeId(1), NodeId(3)) && star.has(NodeId(3), NodeId(1)));
     }
 }

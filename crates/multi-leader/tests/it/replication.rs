@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use replikit_core::crdt::{CrdtKind, CrdtOp};
+use replikit_core::keyspace::decode_effect;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::*;
 use replikit_multi_leader::{Config, Founding, Home, Keyspace, Keyspaces, LoggedWrite, Topology, home};
@@ -255,11 +256,14 @@ fn a_key_with_a_required_home_is_written_there_only_and_can_be_compared_there() 
     ] {
         let token = group.ask(2, &write);
         let Outcome::Acked { reply, .. } = &group.outcomes[&token] else { panic!("{:?}", group.outcomes[&token]) };
-        assert_eq!(replikit_core::keyspace::decode_effect(reply), Ok(effect));
+        assert_eq!(decode_effect(reply), Ok(effect));
     }
     let token = group.ask(1, &WriteRequest::compare_and_set("us/k", None, None));
     let nowhere = Outcome::Rejected(Rejection::Unsupported);
-    assert_eq!(group.outcomes[&token], nowhere, "a key without a home is written anywhere: comparing would mean nothing");
+    assert_eq!(
+        group.outcomes[&token], nowhere,
+        "a key without a home is written anywhere: comparing would mean nothing"
+    );
 }
 
 #[test]
