@@ -76,10 +76,12 @@ async fn main() -> Outcome<()> {
         println!("  {name}: {:?}", plan.values);
     }
 
-    // The default for other keys: the newest value wins, and the one that lost is kept in the audit log.
-    println!("title is {:?}", shown(&nodes[LAPTOP].handle(), "title", 1, "Draft of Virginia").await?.values);
-    for lost in nodes[LAPTOP].handle().conflicts(0, 10).await?.conflicts {
-        println!("  it replaced {:?}, which nobody had seen: kept in the audit log", lost.overwritten.version.value);
+    // The default for other keys: one of the two wins, at all nodes the same, and the other one is kept in the audit log.
+    let tokyo = nodes[2].handle();
+    let title = tokyo.read(ReadRequest::new("title").at(ReadLevel::Local)).await?;
+    println!("title is {:?}; the audit log of Tokyo keeps:", title.values);
+    for lost in tokyo.conflicts(0, 10).await?.conflicts {
+        println!("  {:?}, which lost to a write that had not seen it", lost.overwritten.version.value);
     }
     drop(nodes);
     Ok(std::fs::remove_dir_all(&dir)?)
