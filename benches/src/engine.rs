@@ -1,6 +1,8 @@
 //! Engines: what is measured, as running processes behind one trait. To add one: implement [`Engine`], add a variant to
 //! [`EngineKind`] and cases to [`suite`](crate::suite).
 
+pub mod multi_leader;
+pub mod nodes;
 pub mod single_leader;
 pub mod single_thread;
 
@@ -8,7 +10,8 @@ use std::fmt;
 use std::path::Path;
 
 use async_trait::async_trait;
-use replikit_core::{Guarantees, WriteLevel};
+use replikit_core::keyspace::Conflict;
+use replikit_core::{Guarantees, ReadLevel, WriteLevel};
 
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
@@ -19,8 +22,29 @@ pub trait Engine {
     /// Where to send requests of these levels.
     fn target(&self, write_level: WriteLevel, reads: Reads) -> Target;
 
-    /// What the engine promises for writes at this level and linearizable reads.
+    /// What the engine promises for writes at this level.
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees;
+
+    /// How everything is read back.
+    fn scan_level(&self) -> ReadLevel {
+        ReadLevel::Linearizable
+    }
+
+    /// Waits until any replica shows all that was acknowledged.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    async fn settle(&mut self) -> Result<(), BenchError> {
+        Ok(())
+    }
+
+    /// What was overwritten by writes that had not seen it since this was asked last; `None` where that does not happen.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
+        Ok(None)
+    }
 
     /// Calls of `fsync` and `fdatasync` since its start, on each node.
     ///
@@ -41,11 +65,22 @@ pub trait Engine {
     async fn stop(self: Box<Self>) -> Result<(), BenchError>;
 }
 
+/// A part of an audit log.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    /// What is kept.
+    pub conflicts: Vec<Conflict>,
+    /// How many more there were.
+    pub dropped: u64,
+}
+
 /// The engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
     /// Three processes of the node program, each with its log on disk.
     SingleLeader,
+    /// The same, with every node taking writes.
+    MultiLeader,
     /// The one-process baseline.
     SingleThread(Sync),
 }
@@ -65,6 +100,7 @@ impl EngineKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SingleLeader => "single-leader",
+            Self::MultiLeader => "multi-leader",
             Self::SingleThread(_) => "single-thread",
         }
     }
@@ -73,7 +109,7 @@ impl EngineKind {
     #[must_use]
     pub const fn setup(self) -> &'static str {
         match self {
-            Self::SingleLeader => "3 nodes",
+            Self::SingleLeader | Self::MultiLeader => "3 nodes",
             Self::SingleThread(_) => "1 process",
         }
     }
@@ -85,6 +121,7 @@ impl EngineKind {
     pub async fn start(self, folder: &Path) -> Result<Box<dyn Engine>, BenchError> {
         Ok(match self {
             Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder).await?),
+            Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder).await?),
             Self::SingleThread(sync) => Box::new(single_thread::SingleThread::start(folder, sync).await?),
         })
     }

@@ -215,17 +215,17 @@ async fn strike(fault: Fault, cluster: &mut SingleLeader, shared: &Shared) -> Re
     match fault {
         Fault::Kill => {
             mark(format!("node {leader}, the leader, killed"));
-            cluster.kill(leader)?;
+            cluster.nodes().kill(leader)?;
             tokio::time::sleep(DURING).await;
             mark(format!("node {leader} restarted"));
-            cluster.restart(leader)?;
+            cluster.nodes().restart(leader)?;
         }
         Fault::Freeze => {
             mark(format!("node {leader}, the leader, frozen"));
-            cluster.freeze(leader)?;
+            cluster.nodes().freeze(leader)?;
             tokio::time::sleep(DURING).await;
             mark(format!("node {leader} thawed"));
-            cluster.thaw(leader)?;
+            cluster.nodes().thaw(leader)?;
         }
     }
     let undone = start.elapsed();

@@ -27,6 +27,7 @@ pub mod probe;
 pub mod progress;
 pub mod protocol;
 pub mod recorder;
+pub mod replication;
 pub mod report;
 pub mod run;
 pub mod schedule;

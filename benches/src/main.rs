@@ -93,8 +93,8 @@ struct RunArguments {
     /// Only cases whose line in `bench list` contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Only this engine: single-leader or single-thread.
-    #[arg(long, value_parser = ["single-leader", "single-thread"])]
+    /// Only this engine: single-leader, multi-leader or single-thread.
+    #[arg(long, value_parser = ["single-leader", "multi-leader", "single-thread"])]
     engine: Option<String>,
     /// What all randomness of the run comes from.
     #[arg(long, default_value_t = 1)]
@@ -140,6 +140,7 @@ fn main() -> ExitCode {
         Task::Fault { kind, out } => {
             let mut suite = Suite::new(SuiteName::Default, None);
             suite.cases.clear();
+            suite.replications.clear();
             suite.faults.retain(|fault| kind.is_none_or(|kind| *fault == kind));
             measure(&suite, 0, out)
         }
@@ -167,7 +168,7 @@ fn run_suite(arguments: RunArguments) -> Result<ExitCode, BenchError> {
     let measured = arguments.seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
     let mut suite = Suite::new(arguments.suite, measured);
     suite.keep(arguments.engine.as_deref(), arguments.only.as_deref());
-    if suite.cases.is_empty() && suite.faults.is_empty() {
+    if suite.cases.is_empty() && suite.replications.is_empty() && suite.faults.is_empty() {
         return Err(BenchError::Usage("no case fits; `cargo xtask bench list` shows them".to_owned()));
     }
     measure(&suite, arguments.seed, arguments.out)
@@ -228,14 +229,25 @@ fn machine_line(header: &Header) -> String {
 
 fn list(name: SuiteName) {
     let suite = Suite::new(name, None);
-    println!("single-leader needs the node program, which `cargo xtask bench` builds; single-thread needs nothing");
+    println!(
+        "single-leader and multi-leader need the node program, which `cargo xtask bench` builds; single-thread needs nothing"
+    );
     for case in &suite.cases {
         println!("{case}");
+    }
+    for run in &suite.replications {
+        println!("{run}");
     }
     for fault in &suite.faults {
         println!("single-leader, 3 nodes: {fault}");
     }
-    println!("{} cases, {} fault runs, about {} s", suite.cases.len(), suite.faults.len(), suite.estimate().as_secs());
+    println!(
+        "{} cases, {} runs of contending writers, {} fault runs, about {} s",
+        suite.cases.len(),
+        suite.replications.len(),
+        suite.faults.len(),
+        suite.estimate().as_secs()
+    );
 }
 
 fn run_protocol(repetitions: u32, out: Option<PathBuf>) -> Result<ExitCode, BenchError> {

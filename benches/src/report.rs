@@ -23,13 +23,26 @@ pub struct CaseReport {
     pub fsyncs: Vec<u64>,
     /// What was read back afterwards.
     pub verified: Verified,
+    /// What writers that had not seen each other did; `None` where that does not happen.
+    pub conflicts: Option<Conflicts>,
+}
+
+/// What writers that had not seen each other did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflicts {
+    /// Values that were overwritten by a write that had not seen them.
+    pub overwritten: u64,
+    /// Keys whose newest acknowledged value was among them, and is in the audit log.
+    pub lost_audited: u64,
 }
 
 impl CaseReport {
     /// Whether acknowledged writes must be there as long as a majority of disks is.
     fn must_keep(&self) -> bool {
-        self.guarantees.survives != replikit_core::Survival::Nothing
-            && matches!(self.case.write_level, WriteLevel::Quorum | WriteLevel::Applied(_))
+        // What another write won over is in the audit log, and was not counted as lost.
+        self.conflicts.is_some()
+            || self.guarantees.survives != replikit_core::Survival::Nothing
+                && matches!(self.case.write_level, WriteLevel::Quorum | WriteLevel::Applied(_))
     }
 
     /// Wrong results, in words.
@@ -82,6 +95,19 @@ impl CaseReport {
     fn fsyncs_per_write(&self) -> Vec<f64> {
         let writes = self.measured.writes_ever.max(1) as f64;
         self.fsyncs.iter().map(|fsyncs| *fsyncs as f64 / writes).collect()
+    }
+
+    fn conflicts_per_million(&self) -> Option<f64> {
+        let conflicts = self.conflicts?;
+        Some(conflicts.overwritten as f64 * 1e6 / self.measured.writes_ever.max(1) as f64)
+    }
+
+    fn conflicts_shown(&self) -> String {
+        self.conflicts_per_million().map_or_else(|| "-".to_owned(), count)
+    }
+
+    fn lost_shown(&self) -> String {
+        format!("{}/{}", self.conflicts.map_or(0, |conflicts| conflicts.lost_audited), self.verified.lost)
     }
 
     fn reads_guarantee(&self) -> ReadGuarantee {
@@ -142,6 +168,11 @@ impl CaseReport {
             let share = measured.stale_ages.count() as f64 / measured.reads_ever.max(1) as f64;
             figures.push(subject.figure("share of stale reads", share, "1", Better::Lower));
         }
+        if let (Some(conflicts), Some(per_million)) = (self.conflicts, self.conflicts_per_million()) {
+            figures.push(subject.figure("conflicts per 10^6 writes", per_million, "1", Better::Lower));
+            let audited = conflicts.lost_audited as f64;
+            figures.push(subject.figure("acked writes lost, audited", audited, "1", Better::Lower));
+        }
         for (node, per_write) in self.fsyncs_per_write().into_iter().enumerate() {
             let metric = format!("fsyncs per write, node {}", node + 1);
             figures.push(subject.figure(&metric, per_write, "1", Better::Lower));
@@ -194,6 +225,8 @@ impl CaseReport {
                     latency(latencies.quantile(0.999)),
                     latency(latencies.max()),
                     if kind == "writes" { format!("{mean:.3}") } else { "-".to_owned() },
+                    if kind == "writes" { self.conflicts_shown() } else { "-".to_owned() },
+                    if kind == "writes" { self.lost_shown() } else { "-".to_owned() },
                 ],
             );
         }
@@ -212,6 +245,8 @@ pub fn table(reports: &[CaseReport]) -> String {
         ("p99.9", Side::Right),
         ("max", Side::Right),
         ("fsyncs/write/node", Side::Right),
+        ("conflicts/10^6", Side::Right),
+        ("lost: audited/silent", Side::Right),
     ]);
     for report in reports {
         report.add_to(&mut table);

@@ -16,9 +16,10 @@ use crate::load::{self, Pace};
 use crate::machine::{self, Machine, Versions};
 use crate::probe::{Effort, Probes};
 use crate::progress::Progress;
-use crate::report::{self, CaseReport};
+use crate::replication::ReplicationReport;
+use crate::report::{self, CaseReport, Conflicts};
 use crate::suite::{Case, Suite};
-use crate::verify::{Verified, verify};
+use crate::verify::{Verified, verify_at};
 
 /// What was found so far; shown also when the run is cut short.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Found {
     pub cases: Vec<CaseReport>,
     /// Fault runs that have ended.
     pub faults: Vec<FaultReport>,
+    /// Runs of writers that get in each other's way that have ended.
+    pub replications: Vec<ReplicationReport>,
     /// Probes of the machine: before, after.
     pub probes: Vec<Probes>,
     /// What could not be measured, and why.
@@ -109,12 +112,29 @@ pub async fn run(
     found: &RefCell<Found>,
 ) -> Result<(), BenchError> {
     probe(suite, place, results, found, "before")?;
-    let mut progress = Progress::new(suite.cases.len() + suite.faults.len(), suite.estimate());
+    let mut progress =
+        Progress::new(suite.cases.len() + suite.replications.len() + suite.faults.len(), suite.estimate());
     for (at, cases) in suite.cases.chunk_by(|one, next| one.engine == next.engine).enumerate() {
         let folder = place.data.path().join(format!("engine-{at}"));
         if let Err(error) = deployment(cases, seed, &folder, results, &mut progress, found).await {
             progress.end(&format!("failed: {error}"));
             found.borrow_mut().failures.push(format!("{}: {error}", cases[0].engine));
+        }
+        remove(&folder)?;
+    }
+    for replication in &suite.replications {
+        let folder = place.data.path().join("replication");
+        progress.begin(&replication.to_string(), replication.estimate());
+        match crate::replication::run(*replication, seed, &folder).await {
+            Ok(report) => {
+                progress.end(&report.line());
+                write(results, &report.figures())?;
+                found.borrow_mut().replications.push(report);
+            }
+            Err(error) => {
+                progress.end(&format!("failed: {error}"));
+                found.borrow_mut().failures.push(format!("{replication}: {error}"));
+            }
         }
         remove(&folder)?;
     }
@@ -226,13 +246,26 @@ async fn measure(
     let measured = load::run(ledger.clone(), target.clone(), case.workload, case.pace, case.window, seed).await;
     let after = engine.fsyncs().await?;
     engine.check()?;
-    let verified = verify(ledger, &*target.leader[0]).await?;
-    for key in &verified.lost_keys {
-        ledger.forgive(*key);
+    engine.settle().await?;
+    let mut verified = verify_at(ledger, &*target.leader[0], engine.scan_level()).await?;
+    let lost_keys = verified.lost_keys.clone();
+    let conflicts = engine.audited().await?.map(|audited| Conflicts {
+        overwritten: audited.conflicts.len() as u64 + audited.dropped,
+        lost_audited: verified.excuse(ledger, &audited.conflicts),
+    });
+    for key in lost_keys {
+        ledger.forgive(key);
     }
     // A node that was restarted meanwhile counts from 0; there is none in a case without faults.
     let fsyncs = after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before)).collect();
-    Ok(CaseReport { case: *case, guarantees: engine.guarantees(case.write_level), measured, fsyncs, verified })
+    Ok(CaseReport {
+        case: *case,
+        guarantees: engine.guarantees(case.write_level),
+        measured,
+        fsyncs,
+        verified,
+        conflicts,
+    })
 }
 
 /// The latency of one client's quorum write over what the machine's disk and network take for it at least.
@@ -260,6 +293,21 @@ fn latency_ratio(found: &Found) -> Option<(Case, f64)> {
     Some((one.case, one.measured.writes.quantile(0.5).as_secs_f64() / floor.as_secs_f64()))
 }
 
+/// The latency of one client's write to the local disk of a multi-leader node over that of the one-process baseline.
+fn local_ratio(found: &Found) -> Option<(String, f64)> {
+    use crate::engine::Sync;
+    let one = |engine, level| {
+        let fits = |report: &&CaseReport| {
+            let Case { engine: of, write_level, pace, workload, .. } = report.case;
+            (of, write_level, pace) == (engine, level, Pace::Closed { clients: 1 }) && workload.reads_percent == 0
+        };
+        found.cases.iter().find(fits).map(|report| report.measured.writes.quantile(0.5).as_secs_f64())
+    };
+    let level = replikit_core::WriteLevel::LeaderDisk;
+    let ratio = one(EngineKind::MultiLeader, level)? / one(EngineKind::SingleThread(Sync::Group), level)?;
+    Some((format!("{level:?}"), ratio))
+}
+
 impl Found {
     /// Everything that was found, for people.
     #[must_use]
@@ -271,9 +319,18 @@ impl Found {
         for note in self.cases.iter().flat_map(CaseReport::notes) {
             text.push_str(&format!("note: {note}\n"));
         }
+        if !self.replications.is_empty() {
+            text.push('\n');
+            text.push_str(&crate::replication::table(&self.replications));
+        }
         for fault in &self.faults {
             text.push('\n');
             text.push_str(&fault.render());
+        }
+        if let Some((level, ratio)) = local_ratio(self) {
+            text.push_str(&format!(
+                "\none client, multi-leader, {level}: p50 is {ratio:.2} x that of single-thread with fdatasync\n"
+            ));
         }
         if let Some((_, ratio)) = latency_ratio(self) {
             text.push_str(&format!(
@@ -295,7 +352,8 @@ impl Found {
             let Verified { lost, foreign, .. } = &report.verified;
             format!("{}: {lost} acked writes lost, {foreign} foreign values", report.fault)
         });
-        let wrong = cases.chain(faults).map(|what| format!("WRONG RESULT: {what}"));
+        let replications = self.replications.iter().flat_map(ReplicationReport::wrong);
+        let wrong = cases.chain(replications).chain(faults).map(|what| format!("WRONG RESULT: {what}"));
         wrong.chain(self.failures.iter().map(|what| format!("NOT MEASURED: {what}"))).collect()
     }
 }

@@ -8,6 +8,7 @@ use replikit_core::WriteLevel;
 use crate::engine::{EngineKind, Sync};
 use crate::fault::Fault;
 use crate::load::{Pace, Reads, Window};
+use crate::replication::{Disturbance, Replication};
 use crate::workload::{Spread, Workload};
 
 /// Size of a value unless a case says otherwise.
@@ -46,6 +47,8 @@ pub struct Case {
 pub struct Suite {
     /// Measurements, those of one engine side by side.
     pub cases: Vec<Case>,
+    /// Writers that get in each other's way.
+    pub replications: Vec<Replication>,
     /// Fault runs.
     pub faults: Vec<Fault>,
     /// Measured by each probe of the machine.
@@ -57,7 +60,7 @@ impl Case {
     #[must_use]
     pub fn mode(&self) -> String {
         match self.engine {
-            EngineKind::SingleLeader => format!("{:?}", self.write_level),
+            EngineKind::SingleLeader | EngineKind::MultiLeader => format!("{:?}", self.write_level),
             EngineKind::SingleThread(Sync::Group) => "fdatasync".to_owned(),
             EngineKind::SingleThread(Sync::Never) => "no sync".to_owned(),
         }
@@ -114,7 +117,20 @@ impl Suite {
             SuiteName::Default => (default(keys), vec![Fault::Kill, Fault::Freeze]),
         };
         let cases = cases.into_iter().map(|case| Case { window, ..case }).collect();
-        Self { cases, faults, probe: Duration::from_millis(probe) }
+        let replication = |level, disturbance, seconds| Replication {
+            level,
+            disturbance,
+            measured: measured.unwrap_or(Duration::from_millis(seconds)),
+        };
+        let replications = match name {
+            SuiteName::Smoke => vec![replication(WriteLevel::LeaderDisk, Disturbance::Kill, 1_000)],
+            SuiteName::Default => vec![
+                replication(WriteLevel::LeaderDisk, Disturbance::None, 2_000),
+                replication(WriteLevel::Quorum, Disturbance::None, 2_000),
+                replication(WriteLevel::LeaderDisk, Disturbance::Kill, 3_000),
+            ],
+        };
+        Self { cases, replications, faults, probe: Duration::from_millis(probe) }
     }
 
     /// Keeps the cases of this engine whose description contains `only`, and likewise the fault runs.
@@ -122,6 +138,7 @@ impl Suite {
         let engine_fits = |name: &str| engine.is_none_or(|engine| engine == name);
         let text_fits = |text: &str| only.is_none_or(|only| text.contains(only));
         self.cases.retain(|case| engine_fits(case.engine.name()) && text_fits(&case.to_string()));
+        self.replications.retain(|run| engine_fits(EngineKind::MultiLeader.name()) && text_fits(&run.to_string()));
         self.faults.retain(|fault| engine_fits(EngineKind::SingleLeader.name()) && text_fits(&fault.to_string()));
     }
 
@@ -130,7 +147,8 @@ impl Suite {
     pub fn estimate(&self) -> Duration {
         let cases = self.cases.iter().map(Case::estimate).sum::<Duration>();
         let faults = self.faults.iter().map(|fault| fault.estimate()).sum::<Duration>();
-        cases + faults + 8 * self.probe
+        let replications = self.replications.iter().map(|run| run.estimate()).sum::<Duration>();
+        cases + replications + faults + 8 * self.probe
     }
 }
 
@@ -159,7 +177,7 @@ const fn case(
 }
 
 fn smoke(keys: u32) -> Vec<Case> {
-    use EngineKind::{SingleLeader, SingleThread};
+    use EngineKind::{MultiLeader, SingleLeader, SingleThread};
     use Spread::{Uniform, Zipf};
     use WriteLevel::{LeaderDisk, Memory, Quorum};
     let replicated = |level, reads, spread, clients| case(SingleLeader, level, reads, spread, keys, clients);
@@ -172,6 +190,8 @@ fn smoke(keys: u32) -> Vec<Case> {
         Case { pace: Pace::Open { rate: 5_000 }, ..replicated(Quorum, 0, Uniform, 0) },
         replicated(LeaderDisk, 0, Uniform, 64),
         replicated(Memory, 0, Uniform, 64),
+        case(MultiLeader, LeaderDisk, 0, Uniform, keys, 1),
+        Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 50, Zipf, keys, 64) },
         baseline(Sync::Group, LeaderDisk, 1),
         baseline(Sync::Group, LeaderDisk, 64),
         baseline(Sync::Never, Memory, 64),
@@ -179,7 +199,7 @@ fn smoke(keys: u32) -> Vec<Case> {
 }
 
 fn default(keys: u32) -> Vec<Case> {
-    use EngineKind::{SingleLeader, SingleThread};
+    use EngineKind::{MultiLeader, SingleLeader, SingleThread};
     use Spread::{Uniform, Zipf};
     use WriteLevel::{LeaderDisk, Memory, Quorum};
     let replicated = |level, reads, spread, clients| case(SingleLeader, level, reads, spread, keys, clients);
@@ -203,6 +223,14 @@ fn default(keys: u32) -> Vec<Case> {
         for clients in [1, 64, 256] {
             cases.push(replicated(level, 0, Uniform, clients));
         }
+    }
+    for clients in [1, 64, 256] {
+        cases.push(case(MultiLeader, LeaderDisk, 0, Uniform, keys, clients));
+    }
+    cases.push(case(MultiLeader, LeaderDisk, 0, Zipf, keys, 64));
+    cases.push(Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 95, Uniform, keys, 64) });
+    for clients in [1, 64] {
+        cases.push(case(MultiLeader, Quorum, 0, Uniform, keys, clients));
     }
     for (sync, level) in [(Sync::Group, LeaderDisk), (Sync::Never, Memory)] {
         for clients in [1, 64, 256] {

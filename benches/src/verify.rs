@@ -1,5 +1,6 @@
 //! Reads everything back and holds it against what was acknowledged.
 
+use replikit_core::keyspace::Conflict;
 use replikit_core::{Page, ReadError, ReadLevel, ScanRequest, Store, WriteRequest};
 
 use crate::ledger::{Ledger, Verdict};
@@ -29,6 +30,24 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Takes out the lost keys for which an audit log has a value that may be the newest; how many they are.
+    pub fn excuse(&mut self, ledger: &Ledger, audited: &[Conflict]) -> u64 {
+        let mut kept: Vec<u32> = Vec::new();
+        for conflict in audited {
+            let Some(key) = key_number(&conflict.key) else { continue };
+            let value = conflict.overwritten.version.value.as_deref();
+            if ledger.judge(ledger.expect(key), ledger.now(), value) == Verdict::Fresh {
+                kept.push(key);
+            }
+        }
+        kept.sort_unstable();
+        let before = self.lost_keys.len();
+        self.lost_keys.retain(|key| kept.binary_search(key).is_err());
+        let excused = (before - self.lost_keys.len()) as u64;
+        self.lost -= excused;
+        excused
+    }
+
     fn note(&mut self, key: u32, verdict: Verdict) {
         match verdict {
             Verdict::Fresh => return,
@@ -49,6 +68,14 @@ impl Verified {
 /// # Errors
 /// When a page could not be read within all attempts.
 pub async fn verify(ledger: &Ledger, store: &dyn Store) -> Result<Verified, ReadError> {
+    verify_at(ledger, store, ReadLevel::Linearizable).await
+}
+
+/// The same at another level, where a replica is known to show everything.
+///
+/// # Errors
+/// When a page could not be read within all attempts.
+pub async fn verify_at(ledger: &Ledger, store: &dyn Store, level: ReadLevel) -> Result<Verified, ReadError> {
     // A write acknowledged at a weak level is seen once it is committed, and it is once a later one is. If this write
     // fails, the scan below finds out what that means.
     let _ = store.write(WriteRequest::put(FENCE, "")).await;
@@ -57,12 +84,7 @@ pub async fn verify(ledger: &Ledger, store: &dyn Store) -> Result<Verified, Read
     let mut from = Some(key_bytes(0));
     while let Some(start) = from {
         let began = ledger.now();
-        let scan = ScanRequest {
-            from: start,
-            to: Some(key_bytes(u32::MAX)),
-            limit: PAGE_KEYS,
-            level: ReadLevel::Linearizable,
-        };
+        let scan = ScanRequest { from: start, to: Some(key_bytes(u32::MAX)), limit: PAGE_KEYS, level: level.clone() };
         let page = page(store, scan).await?;
         for (key, value) in &page.items {
             let Some(key) = key_number(key) else { continue };
@@ -93,5 +115,36 @@ async fn page(store: &dyn Store, scan: ScanRequest) -> Result<Page, ReadError> {
             Err(_) => attempt += 1,
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use replikit_core::policy::{Cause, Overwritten, Version};
+    use replikit_core::{Dot, HybridTimestamp, OriginId, Stamp};
+
+    use super::*;
+
+    #[test]
+    fn a_lost_key_is_excused_by_its_newest_value_only() {
+        let ledger = Ledger::new(2, 64);
+        let write = || {
+            let (begun, value) = ledger.begin(1, 64).expect("the ledger has room");
+            ledger.acked(begun);
+            value
+        };
+        let (older, newest) = (write(), write());
+        let audited = |value: Bytes| {
+            let stamp = Stamp { time: HybridTimestamp(1), dot: Dot { origin: OriginId(1), sequence: 1 } };
+            let version = Version { stamp, value: Some(value) };
+            let overwritten = Overwritten { version, by: stamp, cause: Cause::Newer };
+            vec![Conflict { number: 1, key: key_bytes(1), overwritten }]
+        };
+        let mut verified = Verified::default();
+        verified.note(1, Verdict::Missing);
+        assert_eq!(verified.excuse(&ledger, &audited(older)), 0);
+        assert_eq!(verified.excuse(&ledger, &audited(newest)), 1);
+        assert_eq!((verified.lost, verified.lost_keys.len()), (0, 0));
     }
 }

@@ -1,0 +1,185 @@
+//! The multi-leader cluster: three nodes that all take writes; the load is spread over them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use replikit_core::keyspace::Conflict;
+use replikit_core::{Guarantees, NodeId, ReadLevel, ReadRequest, Store, WriteLevel, WriteRequest};
+use replikit_multi_leader::guarantees;
+use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
+
+use super::nodes::{NODES, Nodes};
+use super::single_leader::shared;
+use super::{Audited, Engine};
+use crate::error::BenchError;
+use crate::load::{Reads, Target};
+
+/// Clients over TCP to each node, each with its own connection.
+const CONNECTIONS_PER_NODE: usize = 3;
+/// A cluster must serve its first writes, and converge, within this time.
+const READY_MAX: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(1);
+const AUDIT_PAGE: u32 = 1_000;
+
+/// Keys whose concurrent values all stay until a client has seen them.
+pub const SIBLINGS: &str = "note/";
+/// Counters that merge.
+pub const COUNTERS: &str = "count/";
+const KEYSPACES: [&str; 6] =
+    ["--strategy", "multi-leader", "--keyspace", "note/=siblings", "--keyspace", "count/=counter"];
+
+/// A running cluster.
+pub struct MultiLeader {
+    nodes: Nodes,
+    /// Each node in turn, so that clients which are numbered from 0 are spread over the nodes.
+    clients: Vec<KvClient>,
+    /// The last conflict of node 1 that was looked at, and how many it had dropped by then.
+    looked_at: (u64, u64),
+    marks: u64,
+}
+
+impl MultiLeader {
+    /// Starts three nodes with their data below `folder`, and waits until all take writes and see those of the others.
+    ///
+    /// # Errors
+    /// When they do not within their time limit; with the last words of the one that failed.
+    pub async fn start(folder: &Path) -> Result<Self, BenchError> {
+        let mut nodes = Nodes::start("multi-leader", folder, &KEYSPACES, &["--new"])?;
+        let begun = Instant::now();
+        let mut clients = Vec::new();
+        for number in 0..CONNECTIONS_PER_NODE * NODES as usize {
+            let node = NodeId(number as u32 % NODES + 1);
+            let config = ClientConfig::new(nodes.cluster(), [nodes.address(node).to_string()]).without_leader();
+            let config = config.reads(ClientTarget::Node(node)).writes(ClientTarget::Node(node));
+            loop {
+                nodes.check()?;
+                match Client::connect(config.clone()).await {
+                    Ok(client) => break clients.push(KvClient::new(client).promising(guarantees)),
+                    Err(error) if begun.elapsed() > READY_MAX => {
+                        return Err(nodes.failed(format!("node {node} does not answer: {error}")));
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        }
+        let mut this = Self { nodes, clients, looked_at: (0, 0), marks: 0 };
+        this.converge().await?;
+        Ok(this)
+    }
+
+    /// A client of one node.
+    #[must_use]
+    pub fn at(&self, node: NodeId) -> &KvClient {
+        &self.clients[node.0 as usize - 1]
+    }
+
+    /// All clients, each node in turn.
+    #[must_use]
+    pub fn clients(&self) -> &[KvClient] {
+        &self.clients
+    }
+
+    /// Its processes.
+    pub const fn nodes(&mut self) -> &mut Nodes {
+        &mut self.nodes
+    }
+
+    /// Waits until every node shows all that the others had acknowledged by now: each is given a mark to write, which is
+    /// delivered behind all earlier writes of its node. How long that took.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub async fn converge(&mut self) -> Result<Duration, BenchError> {
+        let begun = Instant::now();
+        self.marks += 1;
+        let number = self.marks.to_string();
+        for writer in Nodes::ids() {
+            let mark = WriteRequest::put(format!("mark/{writer}"), number.clone()).at(WriteLevel::LeaderDisk);
+            loop {
+                self.nodes.check()?;
+                match self.at(writer).write(mark.clone()).await {
+                    Ok(_) => break,
+                    // A node that was restarted finds out first what it had written.
+                    Err(_) if begun.elapsed() < READY_MAX => tokio::time::sleep(POLL).await,
+                    Err(error) => return Err(self.nodes.failed(format!("node {writer} takes no writes: {error}"))),
+                }
+            }
+        }
+        for reader in Nodes::ids() {
+            for writer in Nodes::ids() {
+                let read = ReadRequest::new(format!("mark/{writer}")).at(ReadLevel::Local);
+                loop {
+                    let shown = self.at(reader).read(read.clone()).await;
+                    if shown.is_ok_and(|found| found.values.first().is_some_and(|value| *value == number)) {
+                        break;
+                    }
+                    if begun.elapsed() > READY_MAX {
+                        let what = format!("node {reader} does not see what node {writer} wrote {READY_MAX:?} ago");
+                        return Err(self.nodes.failed(what));
+                    }
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        }
+        Ok(begun.elapsed())
+    }
+
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        let mut statuses = Vec::new();
+        for node in Nodes::ids() {
+            let status = self.at(node).endpoint().status(node).await;
+            statuses.push(status.map_err(|error| self.nodes.failed(format!("node {node} tells no status: {error}")))?);
+        }
+        Ok(statuses)
+    }
+}
+
+#[async_trait(?Send)]
+impl Engine for MultiLeader {
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
+        let clients: Vec<Arc<dyn Store>> = shared(&self.clients);
+        let replicas = clients[..NODES as usize].to_vec();
+        Target { leader: clients, replicas, write_level, reads }
+    }
+
+    fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
+        guarantees(write_level)
+    }
+
+    fn scan_level(&self) -> ReadLevel {
+        ReadLevel::Local
+    }
+
+    async fn settle(&mut self) -> Result<(), BenchError> {
+        self.converge().await.map(drop)
+    }
+
+    async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
+        let (mut after, dropped_before) = self.looked_at;
+        let mut conflicts: Vec<Conflict> = Vec::new();
+        loop {
+            let page = self.clients[0].conflicts(after, AUDIT_PAGE).await?;
+            after = page.conflicts.last().map_or(after, |last| last.number);
+            conflicts.extend(page.conflicts);
+            if page.next.is_none() {
+                self.looked_at = (after, page.dropped);
+                return Ok(Some(Audited { conflicts, dropped: page.dropped - dropped_before }));
+            }
+        }
+    }
+
+    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
+        Ok(self.statuses().await?.iter().map(|status| status.counters.fsyncs).collect())
+    }
+
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.nodes.check()
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
+        drop(self.clients);
+        self.nodes.stop()
+    }
+}

@@ -1,0 +1,184 @@
+//! Three processes of the node program on loopback, each with its log on disk: what the replicated engines have in common.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use replikit_core::NodeId;
+use replikit_runtime::{Client, NodeStatus};
+
+use crate::child::{Process, free_ports};
+use crate::error::BenchError;
+
+/// How many.
+pub const NODES: u32 = 3;
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Running nodes. Dropping them kills them.
+pub struct Nodes {
+    engine: &'static str,
+    program: PathBuf,
+    folder: PathBuf,
+    cluster: String,
+    ports: Vec<u16>,
+    /// What each node is told beside the usual.
+    arguments: &'static [&'static str],
+    /// By node, in the order of their ids; `None` while killed.
+    processes: Vec<Option<Process>>,
+}
+
+/// The node program lies beside this one: `cargo xtask bench` builds both.
+fn program(engine: &'static str) -> Result<PathBuf, BenchError> {
+    let own = std::env::current_exe().map_err(BenchError::io("looking for the bench program"))?;
+    let program = own.with_file_name("replikit");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let what = format!("{} is not there; `cargo xtask bench` builds it", program.display());
+    Err(BenchError::Engine { engine: engine.to_owned(), what })
+}
+
+impl Nodes {
+    /// Starts the nodes with their data below `folder`. Each is told `arguments`, and `first` at this start only.
+    ///
+    /// # Errors
+    /// When the program is not there, or does not start.
+    pub fn start(
+        engine: &'static str,
+        folder: &Path,
+        arguments: &'static [&'static str],
+        first: &[&str],
+    ) -> Result<Self, BenchError> {
+        std::fs::create_dir_all(folder).map_err(BenchError::io("creating the data folder"))?;
+        let mut this = Self {
+            engine,
+            program: program(engine)?,
+            folder: folder.to_owned(),
+            cluster: format!("bench-{}", std::process::id()),
+            ports: free_ports(NODES as usize).map_err(BenchError::io("looking for free ports"))?,
+            arguments,
+            processes: (0..NODES).map(|_| None).collect(),
+        };
+        Self::ids().try_for_each(|node| this.launch(node, first))?;
+        Ok(this)
+    }
+
+    /// All of them.
+    pub fn ids() -> impl Iterator<Item = NodeId> {
+        (1..=NODES).map(NodeId)
+    }
+
+    /// The name of their cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Where a node listens.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[index(node)]))
+    }
+
+    /// Where all of them listen.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        Self::ids().map(|node| self.address(node).to_string()).collect()
+    }
+
+    /// Starts a node that does not run, on the data that it left.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn restart(&mut self, node: NodeId) -> Result<(), BenchError> {
+        self.launch(node, &[])
+    }
+
+    fn launch(&mut self, node: NodeId, more: &[&str]) -> Result<(), BenchError> {
+        let mut command = Command::new(&self.program);
+        command.args(["node", "--cluster", &self.cluster, "--id", &node.to_string()]);
+        command.args(["--listen", &self.address(node).to_string()]);
+        for peer in Self::ids().filter(|peer| *peer != node) {
+            command.args(["--peer", &format!("{peer}={}", self.address(peer))]);
+        }
+        command.arg("--data").arg(self.folder.join(format!("node-{node}")));
+        command.args(self.arguments).args(more);
+        let output = self.folder.join(format!("node-{node}.log"));
+        let process = Process::start(&format!("node {node}"), &mut command, &output);
+        self.processes[index(node)] = Some(process.map_err(BenchError::io(format!("starting node {node}")))?);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn kill(&mut self, node: NodeId) -> Result<(), BenchError> {
+        let process = self.processes[index(node)].take();
+        let mut process = process.ok_or_else(|| self.failed(format!("node {node} does not run")))?;
+        process.kill().map_err(BenchError::io(format!("killing node {node}")))
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// Those of the system call.
+    pub fn freeze(&mut self, node: NodeId) -> Result<(), BenchError> {
+        self.process(node)?.freeze().map_err(BenchError::io(format!("freezing node {node}")))
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// Those of the system call.
+    pub fn thaw(&mut self, node: NodeId) -> Result<(), BenchError> {
+        self.process(node)?.thaw().map_err(BenchError::io(format!("thawing node {node}")))
+    }
+
+    /// How every node describes itself.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn statuses(&self, client: &Client) -> Result<Vec<NodeStatus>, BenchError> {
+        let mut statuses = Vec::new();
+        for node in Self::ids() {
+            let status = client.status(node).await;
+            statuses.push(status.map_err(|error| self.failed(format!("node {node} tells no status: {error}")))?);
+        }
+        Ok(statuses)
+    }
+
+    /// Whether all that were not killed still run.
+    ///
+    /// # Errors
+    /// When one has ended by itself; with its last words.
+    pub fn check(&mut self) -> Result<(), BenchError> {
+        self.processes.iter_mut().flatten().try_for_each(Process::check).map_err(BenchError::io("the cluster"))
+    }
+
+    /// Ends them cleanly.
+    ///
+    /// # Errors
+    /// When one does not end when it is asked to.
+    pub fn stop(self) -> Result<(), BenchError> {
+        for process in self.processes.into_iter().flatten() {
+            process.stop(STOP_MAX).map_err(BenchError::io("stopping the cluster"))?;
+        }
+        Ok(())
+    }
+
+    /// An error of this engine.
+    pub fn failed(&self, what: impl Into<String>) -> BenchError {
+        BenchError::Engine { engine: self.engine.to_owned(), what: what.into() }
+    }
+
+    fn process(&self, node: NodeId) -> Result<&Process, BenchError> {
+        self.processes[index(node)].as_ref().ok_or_else(|| self.failed(format!("node {node} does not run")))
+    }
+}
+
+/// Nodes are numbered from 1.
+fn index(node: NodeId) -> usize {
+    node.0 as usize - 1
+}
