@@ -73,6 +73,10 @@ fn say(line: impl std::fmt::Display) {
 
 /// A wrong command line, as one line.
 fn usage(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprintln!("replikit: say what to do; see `replikit --help`");
+        return ExitCode::from(2);
+    }
     let text = error.render().to_string();
     let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
     let line = lines.join(" ");

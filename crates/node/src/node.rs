@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replikit_core::keyspace::Keyspace;
-use replikit_core::{Event, NodeId};
+use replikit_core::{Event, NodeId, Role};
 use replikit_multi_leader::Founding;
 use replikit_runtime::NodeConfig;
 use replikit_single_leader::Settings;
@@ -100,6 +100,7 @@ fn refuse_beyond_loopback(listen: &str) -> CommandResult {
 
 fn report(node: NodeId, group: u32, event: &Event) {
     match event {
+        Event::RoleChanged { role: Role::Equal, .. } => tracing::info!(%node, group, "takes part"),
         Event::RoleChanged { role, term } => tracing::info!(%node, group, "{role} in term {term}"),
         Event::LeaderChanged { leader: Some(leader), term } => {
             tracing::info!(%node, group, "node {leader} leads term {term}");

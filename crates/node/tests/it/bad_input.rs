@@ -11,6 +11,7 @@ fn unknown_commands_and_flags_are_one_line() {
     refused(&["put", "key"], &["VALUE", "--help"]);
     refused(&["put", "k", "v", "--level", "perhaps"], &["perhaps", "quorum"]);
     refused(&["cluster", "--nodes", "0"], &["0", "1..=9"]);
+    refused(&["conflicts"], &["say what to do", "--help"]);
     refused(&["cluster", "--topology", "ring"], &["--topology", "multi-leader"]);
     refused(&["cluster", "--strategy", "multi-leader", "--topology", "custom:1,2"], &["`1`", "1-2"]);
     refused(&["cluster", "--strategy", "multi-leader", "--keyspace", "a/=best"], &["best", "siblings"]);
