@@ -428,9 +428,6 @@ impl MultiLeader {
             let stable = self.stability.stable().clone();
             self.state.collect(&stable, self.durable);
         }
-        if self.clock.headroom(now.wall) < crate::commit::CEILING_AHEAD / 2 {
-            self.raise_ceiling(now);
-        }
     }
 
     /// Where not everybody hears from everybody, what is known of others is passed on.
