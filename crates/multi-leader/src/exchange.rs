@@ -13,7 +13,7 @@ use replikit_core::{
     Position, SnapshotSource, StreamId, Ticket, VALUE_BYTES_MAX, VersionVector,
 };
 
-use crate::member::{News, first_number, life_of};
+use crate::member::{LIFE_MAX, News, first_number, life_of};
 use crate::message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 use crate::peer::Peer;
 use crate::record::{Change, Writes};
@@ -193,9 +193,11 @@ impl MultiLeader {
         if ask {
             self.owed.insert(from);
         }
-        if echo.is_some_and(|echo| echo > self.report_number) {
+        if let Some(echo) = echo.filter(|echo| *echo > self.report_number) {
             // Somebody remembers a life of this node that its disk does not.
-            let echo = echo.expect("looked at just now");
+            if life_of(echo) >= LIFE_MAX {
+                return self.misbehaved(from, "it remembers more lives of this node than there can be");
+            }
             self.register.life = life_of(echo) + 1;
             self.report_number = first_number(self.register.life);
         }

@@ -13,6 +13,9 @@ use crate::message::Report;
 /// Lives are counted in the upper bits of a report's number.
 const LIFE_SHIFT: u32 = 40;
 
+/// Most lives of a node: a start every second lasts for three months.
+pub(crate) const LIFE_MAX: u32 = 1 << 23;
+
 /// The first number of a life.
 pub(crate) const fn first_number(life: u32) -> u64 {
     (life as u64) << LIFE_SHIFT

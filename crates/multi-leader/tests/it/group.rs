@@ -32,6 +32,8 @@ pub(crate) struct Group {
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     /// Batches that were handed to the network.
     pub(crate) pushed: u64,
+    /// Bytes that were handed to the network: heads and batches.
+    pub(crate) sent_bytes: usize,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
     tokens: u64,
@@ -49,6 +51,7 @@ impl Group {
             cut: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             pushed: 0,
+            sent_bytes: 0,
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
             tokens: 0,
@@ -123,6 +126,8 @@ impl Group {
                         place.log.persist(id, op);
                     }
                     Action::Send { to, message } => {
+                        let batches: usize = message.batches.as_slice().iter().map(Batch::bytes).sum();
+                        self.sent_bytes += postcard::to_stdvec(&message.head).expect("a head encodes").len() + batches;
                         self.pushed += message.batches.as_slice().len() as u64;
                         self.wire.push_back((node, to, message));
                     }
@@ -192,6 +197,19 @@ impl Group {
         let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));
         self.input(NodeId(node), Input::Command { token, group: GROUP, level: write.level, session: None, body });
         token.0
+    }
+
+    /// Writes that come in together, and share a batch.
+    pub(crate) fn write_together(&mut self, node: u32, writes: &[WriteRequest]) {
+        let now = self.clock(NodeId(node));
+        for write in writes {
+            self.tokens += 1;
+            let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));
+            let level = WriteLevel::LeaderDisk;
+            let input = Input::Command { token, group: GROUP, level, session: None, body };
+            self.places.get_mut(&NodeId(node)).expect("the node runs").replica.handle(now, input);
+        }
+        self.drain(NodeId(node));
     }
 
     pub(crate) fn write(&mut self, node: u32, write: WriteRequest) -> Dot {

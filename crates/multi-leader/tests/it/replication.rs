@@ -343,6 +343,34 @@ fn causality_takes_at_most_24_bytes_a_write_with_three_origins() {
 }
 
 #[test]
+fn a_divergence_of_one_percent_is_repaired_with_little_more_than_its_bytes() {
+    let mut group = Group::new(2, |_| {});
+    let value = "v".repeat(100);
+    let writes = |keys: std::ops::Range<u32>| -> Vec<WriteRequest> {
+        keys.map(|key| put(&format!("key-{key:06}"), &value)).collect()
+    };
+    for from in (0..100_000).step_by(1_000) {
+        group.write_together(1, &writes(from..from + 1_000));
+        group.run(Duration::from_millis(10));
+    }
+    group.run(Duration::from_secs(1));
+    group.assert_agreed();
+    group.isolate(NodeId(1), true);
+    let changed = writes(0..1_000);
+    for together in changed.chunks(16) {
+        group.write_together(1, together);
+    }
+    group.run(Duration::from_secs(2));
+    group.isolate(NodeId(1), false);
+    let before = group.sent_bytes;
+    group.run(Duration::from_millis(300));
+    group.assert_agreed();
+    let differing: usize = changed.iter().map(|write| write.key.len() + value.len()).sum();
+    let sent = group.sent_bytes - before;
+    assert!(sent * 10 <= differing * 12 + 10_240, "{sent} bytes for {differing} that differed");
+}
+
+#[test]
 fn an_in_sync_digest_takes_at_most_16_bytes_an_origin() {
     let mut group = Group::new(3, |_| {});
     for node in 1..=3 {
