@@ -270,9 +270,26 @@ impl MultiLeader {
         }
     }
 
+    /// The last sequence of a stream that may leave this node: of its own, what is on its disk.
+    fn sendable(&self, stream: &Stream) -> u64 {
+        if self.standing == Standing::Writer(stream.origin) { stream.durable() } else { stream.held() }
+    }
+
+    /// Whether a peer that holds this much is to be sent something now.
+    fn lacks(&self, to: NodeId, peer: &Peer, held: &VersionVector) -> bool {
+        self.streams.values().any(|stream| {
+            let origin = stream.origin;
+            peer.next(origin, held.base(origin)) <= self.sendable(stream) && self.is_sender(origin, to)
+        })
+    }
+
     fn fill(&mut self, to: NodeId) {
         let Some(report) = self.members.get(&to).and_then(|member| member.report.as_ref()) else { return };
         if report.epoch != self.epoch {
+            return;
+        }
+        let peer = &self.peers[&to];
+        if peer.outgoing.is_none() && !peer.repair && !self.lacks(to, peer, &report.held) {
             return;
         }
         let held = report.held.clone();
@@ -287,7 +304,7 @@ impl MultiLeader {
                 }
                 loop {
                     let stream = &self.streams[&origin];
-                    let end = if self.standing == Standing::Writer(origin) { stream.durable() } else { stream.held() };
+                    let end = self.sendable(stream);
                     let next = peer.next(origin, held.base(origin));
                     if next > end {
                         continue 'origins;
