@@ -6,7 +6,7 @@ use core::fmt::Write;
 use replikit_sim::Fault;
 
 use crate::probe::Probe;
-use crate::raft::INVARIANTS;
+use crate::{multi, raft};
 
 /// Every kind of fault by its id. The last part says why it is not played; it counts only while no [`Fault`] begins with
 /// the id.
@@ -97,7 +97,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("O8", "certificate rotated or revoked", "no TLS yet"),
     ("O9", "mixed versions", "there is one version so far"),
     ("O10", "configuration reloaded", "nothing is reloaded"),
-    ("O11", "topology rewired", "no multi-leader strategy yet"),
+    ("O11", "topology rewired", "not by hand; a multi-leader group lays links round silent members itself"),
     ("L1", "timeout and retry under the same id", ""),
     ("L2", "retry at another node", ""),
     ("L3", "duplicate in flight", ""),
@@ -133,11 +133,18 @@ pub fn page() -> String {
             line(id, what, &played.join(", "));
         }
     }
-    page += "\n## Invariants\n\nA violation names one of them.\n\n| invariant | |\n|---|---|\n";
-    for (name, sentence) in INVARIANTS {
-        writeln!(page, "| `{name}` | {sentence} |").expect("writing to a string never fails");
+    page += "\n## Invariants\n\nA violation names one of them.\n";
+    for (of, invariants) in [
+        ("Of a group with a single leader, and of every storage and every run", raft::INVARIANTS),
+        ("Of a multi-leader group", multi::INVARIANTS),
+    ] {
+        write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
+        for (name, sentence) in invariants {
+            writeln!(page, "| `{name}` | {sentence} |").expect("writing to a string never fails");
+        }
     }
-    page += "\n## States\n\nObserved from outside, and likewise required of a long run: ";
+    page +=
+        "\n## States\n\nObserved from outside, and likewise required of a long run of a scenario that can meet them: ";
     page += &Probe::ALL.iter().map(|probe| format!("`{}`", probe.name())).collect::<Vec<_>>().join(", ");
     page += ".\n";
     page

@@ -4,9 +4,24 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use replikit_core::{Guarantees, ReadLevel, SessionToken, WriteLevel};
-use replikit_single_leader::{guarantees, guarantees_with_reads};
+use replikit_multi_leader as multi_leader;
+use replikit_single_leader as single_leader;
 
-use crate::raft::INVARIANTS;
+use crate::{multi, raft};
+
+/// What promises something, and how that is looked at.
+struct Strategy {
+    /// Its name in a row.
+    name: &'static str,
+    /// What the scenarios begin with that run it.
+    scenario: &'static str,
+    invariants: &'static [(&'static str, &'static str)],
+}
+
+const STRATEGIES: [Strategy; 2] = [
+    Strategy { name: "single-leader", scenario: "raft", invariants: raft::INVARIANTS },
+    Strategy { name: "multi-leader", scenario: "multi-leader", invariants: multi::INVARIANTS },
+];
 
 /// One row per strategy and mode.
 #[must_use]
@@ -24,8 +39,13 @@ pub fn rows() -> Vec<Guarantees> {
         ReadLevel::BoundedStale(Duration::from_secs(1)),
         ReadLevel::Local,
     ];
-    let writes = levels.into_iter().map(guarantees);
-    writes.chain(reads.iter().map(|read| guarantees_with_reads(WriteLevel::Quorum, read))).collect()
+    let mut rows: Vec<Guarantees> = levels.into_iter().map(single_leader::guarantees).collect();
+    rows.extend(reads.iter().map(|read| single_leader::guarantees_with_reads(WriteLevel::Quorum, read)));
+    rows.extend(levels.into_iter().map(multi_leader::guarantees));
+    // Local reads are what its writes are listed with.
+    let told = reads.iter().filter(|read| !matches!(read, ReadLevel::Local));
+    rows.extend(told.map(|read| multi_leader::guarantees_with_reads(WriteLevel::LeaderDisk, read)));
+    rows
 }
 
 /// The page.
@@ -53,15 +73,22 @@ pub fn page() -> String {
         )
         .expect("writing to a string never fails");
     }
-    page.push_str("\n| check | what it says |\n|---|---|\n");
-    for (name, sentence) in INVARIANTS.iter().filter(|(name, _)| is_named(name)) {
-        writeln!(page, "| `{name}` | {sentence} |").expect("writing to a string never fails");
+    page.push_str("\n| strategy (scenario) | check | what it says |\n|---|---|---|\n");
+    for strategy in &STRATEGIES {
+        for (name, sentence) in strategy.invariants.iter().filter(|(name, _)| strategy.names(name)) {
+            writeln!(page, "| {} (`{}`) | `{name}` | {sentence} |", strategy.name, strategy.scenario)
+                .expect("writing to a string never fails");
+        }
     }
     page
 }
 
-fn is_named(check: &str) -> bool {
-    rows().iter().any(|row| row.checked_by.iter().any(|known| known == check))
+impl Strategy {
+    /// Whether a row of it says that it is checked by this.
+    fn names(&self, check: &str) -> bool {
+        let mut mine = rows().into_iter().filter(|row| row.strategy == self.name);
+        mine.any(|row| row.checked_by.iter().any(|known| known == check))
+    }
 }
 
 #[cfg(test)]
@@ -73,10 +100,14 @@ mod tests {
         let planted = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/planted.md"))
             .expect("the table of planted bugs is part of the docs");
         for row in rows() {
-            assert!(!row.checked_by.is_empty(), "{} is checked by nothing", row.mode);
+            let strategy = STRATEGIES.iter().find(|strategy| strategy.name == row.strategy).expect("a known strategy");
+            let mode = format!("{}, {}", row.strategy, row.mode);
+            assert!(!row.checked_by.is_empty(), "{mode} is checked by nothing");
             for check in &row.checked_by {
-                assert!(INVARIANTS.iter().any(|(name, _)| name == check), "{}: {check} is no invariant", row.mode);
-                assert!(planted.contains(&format!("{check} (")), "{}: no planted bug makes {check} fail", row.mode);
+                assert!(strategy.invariants.iter().any(|(name, _)| name == check), "{mode}: {check} is no invariant");
+                let scenario = format!("| {}", strategy.scenario);
+                let fails = |bug: &str| bug.contains(&scenario) && bug.contains(&format!("{check} ("));
+                assert!(planted.lines().any(fails), "{mode}: no planted bug makes {check} fail");
             }
         }
     }

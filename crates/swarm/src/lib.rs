@@ -88,20 +88,25 @@ pub fn play(scenario: Scenario, plan: &Plan, telling: Telling) -> Result<Run, Bo
 
 /// Faults that a scenario cannot meet: those of the real log, and those of requests that a strategy does not have.
 #[must_use]
-pub fn unreachable_faults(scenario: &str) -> &'static [Fault] {
+pub fn unreachable_faults(scenario: &str) -> Vec<Fault> {
     match scenario {
-        "all" | "raft-log" => &[],
-        "raft" => Fault::OF_THE_DISK,
-        _ => Fault::ALL,
+        "all" | "raft-log" => Vec::new(),
+        "raft" => Fault::OF_THE_DISK.to_vec(),
+        "multi-leader" => [multi::UNMET_FAULTS, Fault::OF_THE_DISK].concat(),
+        "multi-leader-log" => multi::UNMET_FAULTS.to_vec(),
+        _ => Fault::ALL.to_vec(),
     }
 }
 
 /// States that a scenario cannot meet, or that are not watched in it.
 #[must_use]
-pub fn unreachable_probes(scenario: &str) -> &'static [Probe] {
+pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
+    let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
-        "all" | "raft-log" => &[],
-        "raft" => &[Probe::TailCut],
-        _ => Probe::ALL,
+        "all" => Vec::new(),
+        "raft-log" => Probe::OF_MANY_LEADERS.to_vec(),
+        "raft" => [Probe::OF_MANY_LEADERS, &[Probe::TailCut]].concat(),
+        "multi-leader" | "multi-leader-log" => all_but(&[Probe::OF_MANY_LEADERS, multi::PROBES].concat()),
+        _ => Probe::ALL.to_vec(),
     }
 }

@@ -133,6 +133,20 @@ probes! {
     MinorityDead,
 }
 
+impl Probe {
+    /// Those of replicas that all take writes.
+    pub const OF_MANY_LEADERS: &'static [Self] = &[
+        Self::SiblingsRead,
+        Self::ReportPassedOn,
+        Self::ClockAhead,
+        Self::PeerSuspected,
+        Self::WriteWaitedForItsPast,
+        Self::WritesConflicted,
+        Self::ValueOverwritten,
+        Self::StableAdvanced,
+    ];
+}
+
 /// How often each was met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probes([u64; Probe::ALL.len()]);

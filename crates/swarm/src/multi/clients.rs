@@ -43,6 +43,8 @@ struct Client {
 #[derive(Clone, Debug)]
 pub(crate) struct Behaviour {
     pub(crate) clients: u32,
+    /// What its keys begin with.
+    pub(crate) prefixes: Vec<&'static str>,
     pub(crate) keys: u32,
     pub(crate) writes_per_mille: u16,
     pub(crate) deletes_per_mille: u16,
@@ -134,7 +136,7 @@ impl Crowd {
         let rng = &mut clients.rng;
         let roams = rng.u16(0..1000) < self.behaviour.roam_per_mille;
         let node = NodeId(if roams { rng.u32(1..=self.nodes) } else { client % self.nodes + 1 });
-        let prefix = PREFIXES[rng.usize(0..PREFIXES.len())];
+        let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
         let key = Bytes::from(format!("{prefix}{}", rng.u32(0..self.behaviour.keys)));
         let known = self.clients[client as usize].contexts.get(&key).cloned();
         let asked = if rng.u16(0..1000) < self.behaviour.writes_per_mille {

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use fastrand::Rng;
 use replikit_core::crdt::CrdtKind;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
-use replikit_core::{ClusterId, GroupId, NodeId, Time, WriteLevel};
+use replikit_core::{ClusterId, GroupId, NodeId, Time, VersionVector, WriteLevel};
 use replikit_multi_leader::{Config, Founding, Home, Keyspace, Keyspaces, Limits, MultiLeader, Timing, Topology, home};
-use replikit_sim::{Replicas, SimStorage, World};
+use replikit_sim::{Fault, Replicas, SimStorage, World};
 
 use crate::plan::Plan;
 use crate::probe::Probe;
@@ -46,6 +46,34 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("replicas_agree", "Replicas that have applied the same writes show the same, and what the model says."),
     ("no_loops", "When everybody has a write, nobody sends it any more."),
     ("collected", "When all is quiet and everybody is there, no delete and no loser is kept any more."),
+];
+
+/// What is watched of such a group, beside [`Probe::OF_MANY_LEADERS`].
+pub(crate) const PROBES: &[Probe] = &[
+    Probe::SnapshotTaken,
+    Probe::SnapshotInstalled,
+    Probe::SnapshotInPieces,
+    Probe::LogReleased,
+    Probe::LogReset,
+    Probe::LogReadFromDisk,
+    Probe::SessionReadRefused,
+    Probe::MinorityDead,
+];
+
+/// What nobody of such a group can meet: faults of a leader, and of requests that its clients do not make.
+pub(crate) const UNMET_FAULTS: &[Fault] = &[
+    Fault::Shift,
+    Fault::LeaderInMinority,
+    Fault::LeaderCrash,
+    Fault::Churn,
+    Fault::SlowLeaderDisk,
+    Fault::SnapshotByHand,
+    Fault::Retry,
+    Fault::RetryElsewhere,
+    Fault::DuplicateRequest,
+    Fault::StaleRoute,
+    Fault::HotKey,
+    Fault::HostileRequest,
 ];
 
 /// The keyspaces of a run: one of each kind, under the prefixes that clients use.
@@ -141,7 +169,15 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
             WriteLevel::Applied(copies),
         ]);
     }
+    // Few keyspaces, many conflicts; but not only keys whose home may be dead.
+    let mut prefixes = PREFIXES.to_vec();
+    let others = &mut plan.rng(12);
+    if others.u8(0..3) == 0 {
+        others.shuffle(&mut prefixes);
+        prefixes.truncate(2);
+    }
     let behaviour = Behaviour {
+        prefixes,
         clients: plan.workload.clients.max(nodes.min(3)),
         keys: rng.u32(1..=12),
         writes_per_mille: rng.u16(300..=800),
@@ -206,10 +242,10 @@ fn play<S: SimStorage>(
     };
     let agreed = |world: &World<MultiLeader, S>, _: &MultiSubject| {
         let replicas = world.replicas();
-        let mut applied =
-            up(world).into_iter().map(|node| replicas.replica(node).map(|replica| replica.applied().clone()));
-        let first = applied.next().flatten();
-        first.is_some() && applied.all(|other| other == first)
+        let mut first: Option<&VersionVector> = None;
+        let mut applied = up(world).into_iter().map(|node| replicas.replica(node).map(MultiLeader::applied));
+        applied.all(|applied| applied.is_some_and(|applied| first.get_or_insert(applied) == &applied))
+            && first.is_some()
     };
     if !world.run_while(bound, subject, agreed).map_err(text)? {
         return Err(format!("converges: the replicas do not: {}", describe(world)));
@@ -230,7 +266,7 @@ fn play<S: SimStorage>(
         }
         check_views(world, subject, &alive)?;
         let sent = subject.sent;
-        let pause = timing.exchange * 20;
+        let pause = timing.exchange * 6;
         let quiet = !world.run_while(pause, subject, |_, subject| subject.sent > sent).map_err(text)?;
         if !quiet && up(world) == alive {
             return Err(format!("no_loops: writes still go round although everybody has them: {}", describe(world)));
