@@ -13,10 +13,11 @@ use replikit_core::{
     Position, SnapshotSource, StreamId, Ticket, VALUE_BYTES_MAX, VersionVector,
 };
 
+use crate::config::Keyspaces;
 use crate::member::{LIFE_MAX, News, first_number, life_of};
 use crate::message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 use crate::peer::Peer;
-use crate::record::{Change, Writes};
+use crate::record::{Change, Record, Writes};
 use crate::replica::{ASKED_MAX, MultiLeader, Standing};
 use crate::snapshot::{Image, Incoming};
 use crate::stream::Stream;
@@ -98,13 +99,11 @@ impl MultiLeader {
         if !stream.continues(&batch) {
             return self.misbehaved(from, "a batch that does not continue its origin's chain");
         }
-        let writes = match Writes::of(batch.clone()) {
+        let keyspaces = &self.config.keyspaces;
+        let writes = match Writes::of(batch.clone(), |record| fits(record, keyspaces)) {
             Ok(writes) => writes,
             Err(what) => return self.misbehaved(from, what),
         };
-        if !self.fits_keyspaces(&writes) {
-            return self.misbehaved(from, "a write that its keyspace does not have");
-        }
         let ready = self.streams[&origin].waiting.is_empty() && self.state.is_ready(&writes);
         if !ready && self.waiting_bytes + batch.bytes() > self.config.limits.causal_buffer_bytes_max {
             // What it waits for comes first, and is never refused; this comes again with a later exchange.
@@ -123,18 +122,6 @@ impl MultiLeader {
         self.outdated = true;
         self.after_applying();
         self.maybe_snapshot();
-    }
-
-    fn fits_keyspaces(&self, writes: &Writes) -> bool {
-        writes.iter().all(|(_, record)| {
-            let fits = match (record.change, &self.config.keyspaces.of(record.key).conflicts) {
-                (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => kind.check(delta).is_ok(),
-                (Change::Merge(_), _) | (_, ConflictPolicy::Crdt(_)) => false,
-                (Change::Put(value), _) => value.len() <= VALUE_BYTES_MAX,
-                (Change::Delete, _) => true,
-            };
-            fits && record.key.len() <= KEY_BYTES_MAX
-        })
     }
 
     /// Applies writes that are held, now or as soon as they are ready.
@@ -661,4 +648,15 @@ impl MultiLeader {
         self.retained_bytes = self.streams.values().map(|stream| stream.bytes_behind(stream.first() - 1)).sum();
         self.event(Event::SnapshotTaken { at });
     }
+}
+
+/// Whether a write is one that its keyspace has, of a size that it takes.
+fn fits(record: &Record<'_>, keyspaces: &Keyspaces) -> bool {
+    let fits = match (record.change, &keyspaces.of(record.key).conflicts) {
+        (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => kind.check(delta).is_ok(),
+        (Change::Merge(_), _) | (_, ConflictPolicy::Crdt(_)) => false,
+        (Change::Put(value), _) => value.len() <= VALUE_BYTES_MAX,
+        (Change::Delete, _) => true,
+    };
+    fits && record.key.len() <= KEY_BYTES_MAX
 }

@@ -77,8 +77,9 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
-    /// Checks a batch that came from a peer or a disk; the error is the rule that it breaks.
-    pub(crate) fn of(batch: Batch) -> Result<Self, &'static str> {
+    /// Checks a batch that came from a peer or a disk, and each of its records with `fits`; the error is the rule that it
+    /// breaks.
+    pub(crate) fn of(batch: Batch, fits: impl Fn(&Record<'_>) -> bool) -> Result<Self, &'static str> {
         let origin = batch.stream().origin;
         if Origin::of(origin).is_none() {
             return Err("a batch of writes belongs to an origin");
@@ -102,8 +103,12 @@ impl Writes {
         let mut past = past.clone();
         past.retire(origin);
         let writes = Self { time: batch.time(), past, skip, batch };
-        if writes.records().any(|(_, record)| record.is_none()) {
-            return Err("an entry is no write");
+        for (_, record) in writes.records() {
+            match record {
+                None => return Err("an entry is no write"),
+                Some(record) if !fits(&record) => return Err("a write that its keyspace does not have"),
+                Some(_) => {}
+            }
         }
         Ok(writes)
     }
@@ -165,7 +170,7 @@ impl LoggedWrite {
     /// # Errors
     /// A sentence that says which rule the batch breaks.
     pub fn read(batch: &Batch) -> Result<Vec<Self>, &'static str> {
-        let writes = Writes::of(batch.clone())?;
+        let writes = Writes::of(batch.clone(), |_| true)?;
         let read = |(dot, record): (Dot, Record<'_>)| Self {
             dot,
             time: writes.time,

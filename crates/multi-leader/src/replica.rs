@@ -289,7 +289,7 @@ impl MultiLeader {
         if batch.stream().group != self.config.group {
             return;
         }
-        let Ok(writes) = Writes::of(batch.clone()) else { return };
+        let Ok(writes) = Writes::of(batch.clone(), |_| true) else { return };
         let applied = self.state.applied().base(origin);
         let digest = self.state.digest(origin);
         let stream = self.streams.entry(origin).or_insert_with(|| Stream::new(origin, applied, digest));
