@@ -42,7 +42,8 @@ impl MultiLeader {
             Head::Gossip(hearsay) => {
                 for Hearsay { node, report } in hearsay {
                     if node != self.config.node && self.members.contains_key(&node) {
-                        self.learn(node, report);
+                        let news = self.learn(node, report);
+                        self.is_told_of(now, node, news);
                     }
                 }
                 self.after_news();
@@ -220,6 +221,16 @@ impl MultiLeader {
         }
         self.outdated = true;
         news
+    }
+
+    /// One that is suspected and no neighbour any more may never come forward here: that others know more of it shows that it
+    /// lives.
+    fn is_told_of(&mut self, now: Now, node: NodeId, news: News) {
+        let me = self.config.node;
+        let neighbour = self.bypassed.has(me, node) || self.bypassed.has(node, me);
+        if news != News::Old && !neighbour && self.suspected.contains(&node) {
+            self.members.get_mut(&node).expect("learned of just now").heard = Some(now.mono);
+        }
     }
 
     fn after_news(&mut self) {
@@ -463,7 +474,9 @@ impl MultiLeader {
         let mut suspected = BTreeSet::new();
         for (&node, member) in &mut self.members {
             let heard = *member.heard.get_or_insert(now.mono);
-            if neighbour(node) && now.mono.since(heard) > after {
+            // Silence counts where something should be heard; who is suspected stays so until something is, for the links
+            // round it may be the only ones that it is no neighbour of any more.
+            if (neighbour(node) || self.suspected.contains(&node)) && now.mono.since(heard) > after {
                 suspected.insert(node);
             }
         }

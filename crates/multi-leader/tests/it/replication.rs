@@ -191,6 +191,28 @@ fn a_ring_goes_on_around_any_member_that_is_silent() {
     group.assert_agreed();
 }
 
+/// Seed 1757 of the simulator: the second silent member was believed to be alive as soon as links were laid round it.
+#[test]
+fn a_ring_goes_on_around_several_silent_members_in_a_row_and_takes_each_back() {
+    let mut group = Group::new(7, |config| config.topology = Topology::Ring);
+    for node in 5..=7 {
+        group.kill(NodeId(node));
+    }
+    group.run(Duration::from_secs(10));
+    group.write(4, put("k", "v"));
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(1, "k"), ["v"], "four sends round three silent ones");
+    for node in [6, 7, 5] {
+        group.start(NodeId(node));
+        group.run(Duration::from_secs(10));
+        assert_eq!(group.values(node, "k"), ["v"]);
+    }
+    for node in 1..=7 {
+        assert_eq!(group.replica(node).figures().suspected, []);
+    }
+    group.assert_agreed();
+}
+
 #[test]
 fn a_delete_that_has_been_collected_brings_nothing_back_from_a_member_that_was_away() {
     for deletes in [DeletePolicy::AddWins, DeletePolicy::DeleteWins, DeletePolicy::NewerWins] {
