@@ -308,6 +308,23 @@ fn local_ratio(found: &Found) -> Option<(String, f64)> {
     Some((format!("{level:?}"), ratio))
 }
 
+/// The replication lag over what the machine's network and disks take for it at least: one way, and two fsyncs.
+fn lag_ratios(found: &Found) -> Vec<(String, f64)> {
+    let floors: Vec<Duration> = found
+        .probes
+        .iter()
+        .map(|probes| probes.loopback.quantile(0.5) / 2 + 2 * probes.sync_three.quantile(0.5))
+        .collect();
+    let Some(count) = u32::try_from(floors.len()).ok().filter(|count| *count > 0) else { return Vec::new() };
+    let floor = floors.iter().sum::<Duration>() / count;
+    let measured = found.replications.iter().filter(|report| report.lag.count() > 0);
+    measured
+        .map(|report| {
+            (format!("{:?}", report.replication.level), report.lag.quantile(0.99).as_secs_f64() / floor.as_secs_f64())
+        })
+        .collect()
+}
+
 impl Found {
     /// Everything that was found, for people.
     #[must_use]
@@ -326,6 +343,11 @@ impl Found {
         for fault in &self.faults {
             text.push('\n');
             text.push_str(&fault.render());
+        }
+        for (level, ratio) in lag_ratios(self) {
+            text.push_str(&format!(
+                "\nreplication lag at half load, {level}: p99 is {ratio:.2} x (half a loopback round trip + 2 fdatasync p50 with 3 writers)\n"
+            ));
         }
         if let Some((level, ratio)) = local_ratio(self) {
             text.push_str(&format!(
