@@ -93,6 +93,10 @@ impl Crowd {
         &self.clients[client as usize].session
     }
 
+    pub(crate) const fn nodes(&self) -> u32 {
+        self.nodes
+    }
+
     pub(crate) const fn stop(&mut self) {
         self.stopped = true;
     }

@@ -44,7 +44,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("audit_answers", "The audit can be read."),
     ("converges", "Healed replicas apply the same writes, whoever of them is dead and whatever the topology."),
     ("replicas_agree", "Replicas that have applied the same writes show the same, and what the model says."),
-    ("no_loops", "When everybody has a write, nobody sends it any more."),
+    ("no_loops", "A batch is sent a bounded number of times, and not at all once everybody has it."),
     ("collected", "When all is quiet and everybody is there, no delete and no loser is kept any more."),
 ];
 

@@ -47,6 +47,11 @@ impl Model {
         Ok(())
     }
 
+    /// How many batches there are.
+    pub(crate) fn batches(&self) -> u64 {
+        self.batches.len() as u64
+    }
+
     pub(crate) fn write(&self, dot: Dot) -> Option<&LoggedWrite> {
         self.writes.get(&dot)
     }

@@ -65,6 +65,9 @@ pub(crate) struct MultiSubject {
     pub(crate) bounded: bool,
 }
 
+/// How often a batch goes from one node to another, on average, at most.
+const SENT_MAX: u64 = 20;
+
 fn dots(batch: &Batch) -> Vec<Dot> {
     let origin = batch.stream().origin;
     (batch.base().0..=batch.last().index.0).map(|sequence| Dot { origin, sequence }).collect()
@@ -112,6 +115,15 @@ impl MultiSubject {
             Persist::Reset { .. } => self.probes.hit(Probe::LogReset),
             Persist::Release { .. } => self.probes.hit(Probe::LogReleased),
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Batches go from everybody to everybody a few times at most, lost ones and late joiners included.
+    fn check_sent(&self) -> Result<(), String> {
+        let (nodes, batches) = (u64::from(self.crowd.nodes()), self.model.batches());
+        if self.sent > SENT_MAX * nodes * nodes * (batches + 50) {
+            return Err(format!("no_loops: {} batches were sent, of {batches} that there are", self.sent));
         }
         Ok(())
     }
@@ -324,6 +336,7 @@ impl Subject<MultiLeader> for MultiSubject {
                     _ => {}
                 }
                 self.sent += message.batches.as_slice().len() as u64;
+                self.check_sent()?;
                 self.on_send(node, message.batches.as_slice())
             }
             Action::ReadLog { .. } => {
