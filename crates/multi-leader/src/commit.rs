@@ -22,8 +22,9 @@ use crate::replica::{MultiLeader, Standing, position};
 use crate::state::Found;
 use crate::stream::Stream;
 
-/// How far ahead of the wall clock the durable ceiling of timestamps is set, each time.
-pub(crate) const CEILING_AHEAD: Duration = Duration::from_secs(10);
+/// How far ahead of the wall clock the durable ceiling of timestamps is set, each time. After a restart the clock goes on from
+/// the ceiling, so for this long its writes win over later ones of others: less than clocks are allowed to differ anyway.
+pub(crate) const CEILING_AHEAD: Duration = Duration::from_millis(400);
 
 /// Own writes that are not stored yet.
 #[derive(Debug)]
@@ -242,7 +243,8 @@ impl MultiLeader {
         }
         let provenance = match keyspace.conflicts {
             ConflictPolicy::Siblings => replaced(&self.state.find(key), context),
-            _ => Provenance::All,
+            // One value is shown in any case; what its client had not read goes to the audit.
+            _ => context.map_or(Provenance::All, |context| Provenance::Over(self.state.seen_of(key, context))),
         };
         match op {
             WriteOp::Put { value } => Ok((Owned::Put(value), provenance, Some(WriteEffect::Done))),

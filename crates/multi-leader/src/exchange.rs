@@ -62,11 +62,11 @@ impl MultiLeader {
         if push.prompt {
             self.owed.insert(from);
         }
-        self.owed_durable.insert(from);
+        self.owed_durable.insert(from, self.last_write);
         if self.last_write == self.durable {
             // Nothing of it is new, or it is stored already: the sender has to hear so anyway.
             let owed = core::mem::take(&mut self.owed_durable);
-            self.owed.extend(owed);
+            self.owed.extend(owed.into_keys());
         }
     }
 
@@ -178,6 +178,7 @@ impl MultiLeader {
             return self.misbehaved(from, "its keyspaces are not the same as here");
         }
         let (number, echo, ask) = (report.number, report.echo, report.ask);
+        let newest = self.report_number;
         if ask {
             self.owed.insert(from);
         }
@@ -190,7 +191,9 @@ impl MultiLeader {
             self.report_number = first_number(self.register.life);
         }
         let news = self.learn(from, report);
-        let asked = self.asked.iter().find(|(asked, _)| Some(*asked) == echo).map(|(_, at)| *at);
+        // An answer to a later report answers all earlier questions too.
+        let echo = echo.filter(|echo| *echo <= newest);
+        let asked = self.asked.iter().rev().find(|(asked, _)| echo >= Some(*asked)).map(|(_, at)| *at);
         let applied = self.state.applied();
         let member = self.members.get_mut(&from).expect("looked up by the caller");
         member.echo = member.echo.max(Some(number));
@@ -436,7 +439,10 @@ impl MultiLeader {
             .filter(|node| self.bypassed.has(me, *node) || self.bypassed.has(*node, me))
             .collect();
         let asking = matches!(self.standing, Standing::Asking { .. });
-        let told: Vec<NodeId> = if asking { self.members.keys().copied().collect() } else { around.clone() };
+        // Those who are suspected are asked as well, also when links were laid round them: two that suspect each other would
+        // never hear that they are wrong.
+        let is_told = |node: &NodeId| asking || around.contains(node) || self.suspected.contains(node);
+        let told: Vec<NodeId> = self.members.keys().copied().filter(is_told).collect();
         for &to in &told {
             self.tell(to, &report, true);
         }
@@ -620,7 +626,7 @@ impl MultiLeader {
         self.snapshot = Some(at);
         self.drain_waiting();
         self.event(Event::SnapshotInstalled { at, from });
-        self.owed_durable.insert(from);
+        self.owed_durable.insert(from, self.last_write);
         self.outdated = true;
         self.after_applying();
     }

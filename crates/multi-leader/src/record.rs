@@ -26,6 +26,8 @@ pub(crate) enum Provenance {
     These(Vec<Dot>),
     /// As `All`; it is a write of an evicted incarnation, made again. The old dot is what its client was told.
     Again(Dot),
+    /// As `All`; but its writer had read these only. The others are replaced without having been read: that is for the audit.
+    Over(Vec<Dot>),
 }
 
 /// One write.
@@ -162,6 +164,8 @@ pub struct LoggedWrite {
     pub replaces: Option<Vec<Dot>>,
     /// The dot that its client was told, when it is not this one.
     pub again: Option<Dot>,
+    /// The versions that its client had read, when it said so and others are replaced as well.
+    pub read: Option<Vec<Dot>>,
 }
 
 impl LoggedWrite {
@@ -182,6 +186,7 @@ impl LoggedWrite {
             },
             merges: matches!(record.change, Change::Merge(_)),
             again: if let Provenance::Again(old) = &record.provenance { Some(*old) } else { None },
+            read: if let Provenance::Over(dots) = &record.provenance { Some(dots.clone()) } else { None },
             replaces: if let Provenance::These(dots) = record.provenance { Some(dots) } else { None },
         };
         Ok(writes.iter().map(read).collect())

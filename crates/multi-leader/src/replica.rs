@@ -55,7 +55,7 @@ pub struct MultiLeader {
     pub(crate) down: BTreeSet<NodeId>,
     /// Those to tell what is held at the end of the round: at once, or as soon as that is durable.
     pub(crate) owed: BTreeSet<NodeId>,
-    pub(crate) owed_durable: BTreeSet<NodeId>,
+    pub(crate) owed_durable: BTreeMap<NodeId, WriteId>,
     pub(crate) standing: Standing,
     pub(crate) register: Register,
     pub(crate) state: State,
@@ -143,7 +143,7 @@ impl MultiLeader {
             suspected: BTreeSet::new(),
             down: BTreeSet::new(),
             owed: BTreeSet::new(),
-            owed_durable: BTreeSet::new(),
+            owed_durable: BTreeMap::new(),
             standing,
             report_number: first_number(register.life),
             register,
@@ -385,8 +385,10 @@ impl MultiLeader {
         self.release_reads();
         if grown {
             self.outdated = true;
-            let owed = core::mem::take(&mut self.owed_durable);
-            self.owed.extend(owed);
+            // Who waits for more than that stays: a report that says less does not answer it.
+            self.owed.extend(self.owed_durable.keys());
+            let durable = self.durable;
+            self.owed_durable.retain(|_, until| *until > durable);
         }
     }
 

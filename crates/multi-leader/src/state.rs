@@ -12,13 +12,13 @@ use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::keyspace::{Conflict, Map};
 use replikit_core::policy::{ConflictPolicy, Live, Version};
-use replikit_core::{OriginId, SequenceSet, Stamp, VersionVector, WriteId};
+use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::audit::Audit;
 use crate::config::Keyspaces;
 use crate::record::{Change, Past, Record, Writes};
-use crate::versions::Versions;
+use crate::versions::{Sibling, Versions};
 
 /// What is kept of a key.
 #[derive(Clone, Debug)]
@@ -200,13 +200,14 @@ impl State {
                         Change::Put(value) => Some(Bytes::copy_from_slice(value)),
                         _ => None,
                     };
+                    overwritten = versions.unread(past, &record.provenance, stamp);
                     decide = versions.update(past, &record.provenance, Version { stamp, value });
                     if decide && versions.as_slice().len() > 1 {
                         conflict = versions
                             .as_slice()
                             .iter()
                             .any(|other| !past.contains(other.dot()) && other.dot() != stamp.dot);
-                        overwritten = versions.audit(keyspace);
+                        overwritten.extend(versions.audit(keyspace));
                     }
                     (before, versions.bytes(), slot.place())
                 }
@@ -239,6 +240,16 @@ impl State {
         let keyspace = self.keyspaces.of(key);
         let Some(slot) = self.map.peek(key) else { return Found::default() };
         Found { pending: slot.pending, ..shown(&slot.content, keyspace) }
+    }
+
+    /// The versions of a key, shown or not, that a context has.
+    pub(crate) fn seen_of(&mut self, key: &[u8], context: &CausalContext) -> Vec<Dot> {
+        match self.map.peek(key).map(|slot| &slot.content) {
+            Some(Content::Versions(versions)) => {
+                versions.as_slice().iter().map(Sibling::dot).filter(|dot| context.contains(*dot)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// What a key shows.

@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use replikit_core::policy::{Cause, ConflictPolicy, DeletePolicy, Live, Overwritten, Version, resolve};
-use replikit_core::{Dot, VersionVector};
+use replikit_core::{Dot, Stamp, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Keyspace;
@@ -101,7 +101,7 @@ impl Versions {
                 return !(is_delete && seen && old.version.stamp < version.stamp);
             }
             match provenance {
-                Provenance::All | Provenance::Again(_) => !seen,
+                Provenance::All | Provenance::Again(_) | Provenance::Over(_) => !seen,
                 Provenance::These(dots) => !dots.contains(&old.dot()),
             }
         };
@@ -124,6 +124,17 @@ impl Versions {
         siblings.push(Sibling { version, after, audited: false });
         self.set(siblings);
         true
+    }
+
+    /// The values that a write is about to replace although its writer had not read them, as far as the audit has them not.
+    pub(crate) fn unread(&self, past: &Past<'_>, provenance: &Provenance, by: Stamp) -> Vec<Overwritten> {
+        let Provenance::Over(read) = provenance else { return Vec::new() };
+        let unread = self
+            .as_slice()
+            .iter()
+            .filter(|old| past.contains(old.dot()) && !old.is_delete() && !old.audited && !read.contains(&old.dot()));
+        let lost = |old: &Sibling| Overwritten { version: old.version.clone(), by, cause: Cause::Newer };
+        unread.map(lost).collect()
     }
 
     /// Takes in another replica's versions of the key: a version stays if both have it, or if the other side has not seen it.

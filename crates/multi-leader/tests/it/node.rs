@@ -211,3 +211,39 @@ fn a_node_on_disk_writes_alone_and_goes_on_after_a_restart() {
         assert_eq!(written.at.id.index.0, 4, "a clean restart goes on where it was");
     });
 }
+
+#[test]
+fn a_write_over_a_context_does_not_replace_in_silence_what_the_context_has_not_seen() {
+    bounded(async {
+        let cluster = Cluster::open(3, settings()).unwrap();
+        let store = cluster.handle_at(NodeId(1));
+        write(&store, WriteRequest::put("last", "1").at(ALL)).await;
+        let read = get(&store, "last").await;
+        write(&store, WriteRequest::put("last", "2").at(ALL)).await;
+        write(&store, WriteRequest::put("last", "3").over(read.context.unwrap()).at(ALL)).await;
+        let lost: Vec<_> =
+            conflicts(&store).await.conflicts.into_iter().map(|lost| lost.overwritten.version.value).collect();
+        assert_eq!(lost, [Some("2".into())], "3 had not seen 2");
+    });
+}
+
+#[test]
+fn replicas_that_ask_at_the_same_moment_hear_each_others_answers() {
+    bounded(async {
+        let cluster = Cluster::open(3, settings()).unwrap();
+        let stores = stores(&cluster);
+        write(&stores[0], WriteRequest::put("k", "v").at(ALL)).await;
+        loop {
+            let level = ReadLevel::BoundedStale(Duration::from_secs(5));
+            let fresh = tokio::join!(
+                stores[0].read(ReadRequest::new("k").at(level.clone())),
+                stores[1].read(ReadRequest::new("k").at(level.clone())),
+                stores[2].read(ReadRequest::new("k").at(level.clone())),
+            );
+            if fresh.0.is_ok() && fresh.1.is_ok() && fresh.2.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

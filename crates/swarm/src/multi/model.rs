@@ -119,6 +119,12 @@ impl Model {
         }
     }
 
+    /// Whether some write that is among `seen` took its place, having read it as far as its client said.
+    fn is_replaced_knowingly(&self, dot: Dot, seen: &VersionVector) -> bool {
+        let knew = |other: &Dot| self.writes[other].read.as_ref().is_none_or(|read| read.contains(&dot));
+        self.replaced_by.get(&dot).is_some_and(|others| others.iter().any(|other| seen.contains(*other) && knew(other)))
+    }
+
     /// The values of a key that are neither replaced by a write that had seen them nor shown: those that the audit must have.
     pub(crate) fn lost(&self, keyspaces: &Keyspaces, key: &Bytes, seen: &VersionVector) -> Vec<Dot> {
         if matches!(keyspaces.of(key).conflicts, ConflictPolicy::Crdt(_)) {
@@ -129,9 +135,16 @@ impl Model {
         let dots = self.by_key[key].iter().copied().filter(|dot| seen.contains(*dot));
         dots.filter(|dot| {
             let write = &self.writes[dot];
-            write.value.as_ref().is_some_and(|value| !self.is_superseded(*dot, seen) && !shown(*dot, value))
+            write.value.as_ref().is_some_and(|value| !self.is_replaced_knowingly(*dot, seen) && !shown(*dot, value))
         })
         .collect()
+    }
+
+    /// Those of the lost values that no write had seen at all: they were written beside each other.
+    pub(crate) fn beside(&self, keyspaces: &Keyspaces, key: &Bytes, seen: &VersionVector) -> Vec<Dot> {
+        let mut lost = self.lost(keyspaces, key, seen);
+        lost.retain(|dot| !self.is_superseded(*dot, seen));
+        lost
     }
 }
 

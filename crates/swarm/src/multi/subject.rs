@@ -232,7 +232,7 @@ impl MultiSubject {
         for key in self.model.keys().filter(|key| key.starts_with(b"home/")) {
             let all = self.union(nodes);
             let (values, stamps) = self.model.view(&self.keyspaces, key, &all);
-            let lost = self.model.lost(&self.keyspaces, key, &all);
+            let lost = self.model.beside(&self.keyspaces, key, &all);
             if values.len() > 1 || !lost.is_empty() {
                 return Err(format!(
                     "homes_have_no_conflicts: {key:?} shows {values:?} of {stamps:?}, and lost {lost:?}"
