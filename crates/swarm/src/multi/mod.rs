@@ -148,8 +148,9 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let (timing, limits) = knobs(rng);
     let (keyspaces, topology) = (keyspaces(rng), topology(rng, nodes));
     let cluster = ClusterId::from_name("sim");
-    // Who asks before it begins waits for everybody.
-    let founding = if plan.dead == 0 && rng.bool() { Founding::Ask } else { Founding::New };
+    // Who asks before it begins waits for everybody, also for one whose log refuses to open.
+    let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
+    let founding = if plan.dead == 0 && rng.bool() && sound { Founding::Ask } else { Founding::New };
     let (spaces, shape) = (keyspaces.clone(), topology.clone());
     let settings = plan.settings.clone();
     let mut world: World<MultiLeader, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
