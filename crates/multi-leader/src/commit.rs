@@ -304,7 +304,8 @@ impl MultiLeader {
         self.trim_cache();
         self.persist_next(Persist::Append { batch, replace: false });
         for pending in open.waiting {
-            if pending.level == WriteLevel::Memory {
+            // Before its incarnation is durable a crash could give its dot to another write.
+            if pending.level == WriteLevel::Memory && self.incarnated <= self.durable {
                 self.pending_bytes -= pending.bytes;
                 let reached = Reached { received: 1, durable: 0, applied: 1 };
                 self.acknowledge(pending.token, pending.sequence, reached, false, Bytes::new());
@@ -441,7 +442,7 @@ impl MultiLeader {
         self.register.incarnation = incarnation.0;
         self.standing = Standing::Writer(origin);
         let (group, bytes) = (self.config.group, self.register.encode());
-        self.persist(Persist::Register { group, bytes });
+        self.incarnated = self.persist(Persist::Register { group, bytes });
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
     }
 }

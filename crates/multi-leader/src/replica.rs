@@ -71,6 +71,8 @@ pub struct MultiLeader {
     pub(crate) stability: Stability,
     pub(crate) last_write: WriteId,
     pub(crate) durable: WriteId,
+    /// The storage action that makes the incarnation durable under which this replica writes.
+    pub(crate) incarnated: WriteId,
     pub(crate) failed: bool,
     recovered: bool,
     /// Streams whose end was torn.
@@ -160,6 +162,7 @@ impl MultiLeader {
             stability: Stability::default(),
             last_write: WriteId(0),
             durable: WriteId(0),
+            incarnated: WriteId(1),
             failed: false,
             recovered: false,
             cut: boot.tail_cut.iter().copied().filter(|stream| stream.group == config.group).collect(),

@@ -191,6 +191,24 @@ fn a_ring_goes_on_around_any_member_that_is_silent() {
     group.assert_agreed();
 }
 
+/// Seed 1660 of the simulator: a crash before that gave the dot to another write, and the client's token would name that one.
+#[test]
+fn a_write_to_memory_is_acknowledged_only_once_its_incarnation_is_durable() {
+    let mut group = Group::new(3, |config| config.founding = Founding::Ask);
+    group.write(1, put("k", "v"));
+    group.run(Duration::from_secs(1));
+    group.kill(NodeId(3));
+    group.lose_disk(NodeId(3));
+    group.start(NodeId(3));
+    group.places.get_mut(&NodeId(3)).expect("it runs").disk_stopped = true;
+    group.run(Duration::from_secs(1));
+    assert!(group.replica(3).origin().is_some(), "everybody has answered");
+    let token = group.ask(3, &put("k", "w").at(WriteLevel::Memory));
+    assert!(!group.outcomes.contains_key(&token));
+    group.resume_disk(NodeId(3));
+    assert!(matches!(group.outcomes[&token], Outcome::Acked { .. }));
+}
+
 /// Seed 1757 of the simulator: the second silent member was believed to be alive as soon as links were laid round it.
 #[test]
 fn a_ring_goes_on_around_several_silent_members_in_a_row_and_takes_each_back() {
