@@ -18,7 +18,7 @@ pub(crate) enum Memory {
     /// All of it.
     Whole,
     /// The last group of its log was torn and cut, and may have held acknowledged entries. It does not vote as if it
-    /// remembered them, until it holds everything that a leader of a later term held when first heard.
+    /// remembered them, until it holds everything that a leader held when it answered a question of this life.
     Cut {
         /// The index from which on its memory is whole again.
         whole_at: Option<LogIndex>,

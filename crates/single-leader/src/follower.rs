@@ -5,7 +5,6 @@
 
 use replikit_core::{Batch, Batches, LogId, LogIndex, NodeId, StateMachine, Time};
 
-use crate::election::Memory;
 use crate::message::{Append, AppendAck, AppendReject, Head};
 use crate::replica::{Raft, Replace, State};
 
@@ -95,9 +94,6 @@ impl<M: StateMachine> Raft<M> {
         follower.ack_due |= append.want_received || new_round;
         if self.is_restoring() {
             return;
-        }
-        if let Memory::Cut { whole_at: whole_at @ None } = &mut self.memory {
-            *whole_at = Some(append.last);
         }
         // Committed entries are in every later leader's log, so below the commit index the logs agree.
         let agrees = append.prev.index <= self.commit || self.view.term_at(append.prev.index) == Some(append.prev.term);

@@ -126,6 +126,8 @@ pub struct ReadIndexReply {
     pub id: u64,
     /// A read that sees this index is linearizable.
     pub index: LogIndex,
+    /// The last index of the leader's log: whatever the follower had acknowledged to it before it asked is below or at it.
+    pub last: LogIndex,
 }
 
 /// See [`Head::SnapshotPiece`].

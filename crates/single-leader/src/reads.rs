@@ -14,6 +14,7 @@ use replikit_core::{
     Token,
 };
 
+use crate::election::Memory;
 use crate::message::{Head, ReadIndex, ReadIndexReply};
 use crate::replica::{Raft, State};
 use crate::sessions::Known;
@@ -220,9 +221,9 @@ impl<M: StateMachine> Raft<M> {
         while self.reads.rounds.front().is_some_and(|round| round.round <= confirmed) {
             let round = self.reads.rounds.pop_front().expect("just seen");
             self.reads.fresh = Some((round.began_at, round.index));
-            let term = self.ballot.term;
+            let (term, last) = (self.ballot.term, self.view.last().index);
             for (node, id) in round.remote {
-                let reply = ReadIndexReply { term, id, index: round.index };
+                let reply = ReadIndexReply { term, id, index: round.index, last };
                 self.send(node, Head::ReadIndexReply(reply), Batches::None);
             }
             self.ready(round.queries, round.index, round.began_at);
@@ -269,7 +270,11 @@ impl<M: StateMachine> Raft<M> {
     /// Follower: asks the leader on behalf of the reads at hand.
     pub(crate) fn flush_forwarded_reads(&mut self) {
         let Some(leader) = self.leader else { return };
-        if self.reads.open.is_empty() || self.reads.forwarded.len() >= FORWARDED_MAX || !self.term_is_durable() {
+        // One whose log was cut asks for its own sake as well: only an answer to a question of this life tells what it has to
+        // hold again, for messages of its former lives may still arrive.
+        let lacks_memory = self.memory == Memory::Cut { whole_at: None } && self.reads.forwarded.is_empty();
+        let wants = !self.reads.open.is_empty() || lacks_memory;
+        if !wants || self.reads.forwarded.len() >= FORWARDED_MAX || !self.term_is_durable() {
             return;
         }
         self.reads.next_id = self.reads.next_id.wrapping_add(1);
@@ -289,6 +294,10 @@ impl<M: StateMachine> Raft<M> {
             self.reads.fresh = Some((forwarded.sent_at, reply.index));
         }
         self.ready(forwarded.queries, reply.index, forwarded.sent_at);
+        if let Memory::Cut { whole_at: whole_at @ None } = &mut self.memory {
+            *whole_at = Some(reply.last);
+            self.recheck_memory();
+        }
     }
 
     /// Unconfirmed reads begin anew with whoever leads now.

@@ -94,6 +94,35 @@ fn a_replica_whose_tail_was_cut_votes_again_once_it_has_caught_up() {
     assert!(group.leader().is_some(), "two of three suffice again");
 }
 
+/// Seeds 2239 and 5000646 of Raft on the real log: a message from before the crash was taken for what the leader holds now.
+#[test]
+fn a_message_of_a_former_life_does_not_make_a_cut_memory_whole() {
+    let mut group = Group::new(3);
+    let leader = group.elect();
+    let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
+    let (cut, lagging) = (others[0], others[1]);
+    let mut old = None;
+    while old.is_none() {
+        group.now = group.now + Duration::from_millis(1);
+        group.input(leader, Input::Timer);
+        let append = |(from, to, message): &&(NodeId, NodeId, Message<Head>)| {
+            *from == leader && *to == cut && matches!(message.head, Head::Append(_))
+        };
+        old = group.wire.iter().find(append).map(|(_, _, message)| message.clone());
+    }
+    group.settle();
+    group.isolate(lagging);
+    group.write(leader, "acknowledged by the leader and the one whose tail is cut");
+    group.kill(cut);
+    group.kill(leader);
+    group.heal();
+    group.cut_tail(cut);
+    group.start(cut, &[StreamId::consensus(GROUP)]);
+    group.input(cut, Input::Message { from: leader, message: old.unwrap() });
+    group.run(Duration::from_secs(3));
+    assert_eq!(group.leader(), None, "the one that lacks the write must not lead");
+}
+
 #[test]
 fn all_members_with_cut_tails_elect_the_longest_log() {
     let mut group = Group::new(3);

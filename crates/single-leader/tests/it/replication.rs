@@ -304,7 +304,7 @@ fn sample_heads() -> Vec<Head> {
         Head::Vote(Vote { term, last: id, unanimous: false }),
         Head::VoteReply(VoteReply { term, asked: term, granted: true, last: id }),
         Head::ReadIndex(ReadIndex { term, id: 1 }),
-        Head::ReadIndexReply(ReadIndexReply { term, id: 1, index }),
+        Head::ReadIndexReply(ReadIndexReply { term, id: 1, index, last: index }),
         Head::SnapshotPiece(Box::new(SnapshotPiece {
             term,
             at,
