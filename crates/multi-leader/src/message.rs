@@ -74,7 +74,7 @@ pub struct Hearsay {
     pub report: Report,
 }
 
-/// A piece of the sender's state: see [`snapshot`](crate::snapshot).
+/// A piece of the sender's state: what it has applied, every key, its audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
     /// The sender's membership epoch.

@@ -55,6 +55,8 @@ pub(crate) struct MultiSubject {
     /// Nodes asked for their audit at the end, and how far.
     audits: BTreeMap<Token, NodeId>,
     crashed: bool,
+    /// Nodes that have told that their log was cut: its end, acknowledged or not, is gone from that disk.
+    cut: BTreeSet<NodeId>,
     /// Batches that nodes sent to each other.
     pub(crate) sent: u64,
     /// Whether times may be compared: no clock is suspended.
@@ -85,6 +87,7 @@ impl MultiSubject {
             acked: Vec::new(),
             audits: BTreeMap::new(),
             crashed: false,
+            cut: BTreeSet::new(),
             sent: 0,
             clocks_run: drift_ppm.is_some(),
             drift_ppm: drift_ppm.unwrap_or(0).into(),
@@ -258,8 +261,12 @@ impl MultiSubject {
             let down = self.places.iter().filter(|(node, _)| !nodes.contains(node));
             // Acknowledged on one disk, and that is the disk of a node that is down: it is there when the node comes back.
             let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
+            // One disk had it, and lost it, and said so: what that level may lose.
+            let writer = replikit_core::Origin::of(acked.dot.origin).map_or(NodeId(0), |origin| origin.node);
+            let mut others = self.places.iter().filter(|(node, _)| **node != writer);
+            let told = self.cut.contains(&writer) && !others.any(|(_, place)| place.durable.contains(acked.dot));
             let volatile = acked.level == WriteLevel::Memory && self.crashed;
-            if !all.contains(acked.dot) && !volatile && !away() {
+            if !all.contains(acked.dot) && !volatile && !told && !away() {
                 return Err(format!("conserved: {acked:?} is nowhere"));
             }
         }
@@ -401,8 +408,12 @@ impl Subject<MultiLeader> for MultiSubject {
         }
     }
 
-    fn on_event(&mut self, _: NodeId, _: GroupId, event: &Event) -> Result<(), String> {
+    fn on_event(&mut self, at: NodeId, _: GroupId, event: &Event) -> Result<(), String> {
         match event {
+            Event::TailCut { .. } => {
+                self.cut.insert(at);
+                Ok(())
+            }
             Event::PeerMisbehaved { node, what } if self.bounded => {
                 Err(format!("honest_peers_are_not_accused: node {node}: {what}"))
             }

@@ -46,7 +46,7 @@ fn same_twice(scenario: Scenario) {
 #[test]
 fn raft_keeps_its_invariants_and_meets_every_fault_and_state() {
     let (mut met, mut probes) = all_clean(raft::run::<ModelStorage>, 0..400);
-    let of_the_log = all_clean(raft::run::<LogStorage>, 0..200);
+    let of_the_log = all_clean(raft::run::<LogStorage>, 0..320);
     for &fault in Fault::OF_THE_DISK {
         assert_eq!(met[fault], 0, "{fault:?} is not among the model's");
     }
