@@ -296,12 +296,8 @@ impl MultiLeader {
         let entries = starts.zip(&open.ends).map(|(start, end)| (&open.bytes[start..*end], None));
         let batch = Batch::build(&meta, entries);
         let write = self.last_write.next();
-        stream.append(batch.clone(), Some(write));
         self.state.close_own(origin, batch.digest());
-        self.log_bytes += batch.bytes() as u64;
-        self.retained_bytes += batch.bytes() as u64;
-        self.cache_bytes += batch.bytes();
-        self.trim_cache();
+        self.keep(batch.clone(), write);
         self.persist_next(Persist::Append { batch, replace: false });
         for pending in open.waiting {
             // Before its incarnation is durable a crash could give its dot to another write.

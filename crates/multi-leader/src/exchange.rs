@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Batch, Batches, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
-    Position, SnapshotSource, StreamId, Ticket, VALUE_BYTES_MAX, VersionVector,
+    Position, SnapshotSource, StreamId, Ticket, VALUE_BYTES_MAX, VersionVector, WriteId,
 };
 
 use crate::config::Keyspaces;
@@ -114,15 +114,21 @@ impl MultiLeader {
             self.event(Event::ClockAhead { node: writer.node, ahead: drift.ahead });
         }
         let write = self.persist(Persist::Append { batch: batch.clone(), replace: false });
-        self.log_bytes += batch.bytes() as u64;
-        self.retained_bytes += batch.bytes() as u64;
-        self.cache_bytes += batch.bytes();
-        self.streams.get_mut(&origin).expect("made above").append(batch, Some(write));
-        self.trim_cache();
+        self.keep(batch, write);
         self.take_in(writes);
         self.outdated = true;
         self.after_applying();
         self.maybe_snapshot();
+    }
+
+    /// Holds the next batch of a stream that is known, which the storage action `write` makes durable.
+    pub(crate) fn keep(&mut self, batch: Batch, write: WriteId) {
+        self.log_bytes += batch.bytes() as u64;
+        self.retained_bytes += batch.bytes() as u64;
+        self.cache_bytes += batch.bytes();
+        let stream = self.streams.get_mut(&batch.stream().origin);
+        stream.expect("known to the caller").append(batch, Some(write));
+        self.trim_cache();
     }
 
     /// Applies writes that are held, now or as soon as they are ready.
@@ -230,7 +236,7 @@ impl MultiLeader {
     /// lives.
     fn is_told_of(&mut self, now: Now, node: NodeId, news: News) {
         let me = self.config.node;
-        let neighbour = self.bypassed.has(me, node) || self.bypassed.has(node, me);
+        let neighbour = self.bypassed.links(me, node);
         if news != News::Old && !neighbour && self.suspected.contains(&node) {
             self.members.get_mut(&node).expect("learned of just now").heard = Some(now.mono);
         }
@@ -272,7 +278,7 @@ impl MultiLeader {
     }
 
     /// The last sequence of a stream that may leave this node: of its own, what is on its disk.
-    fn sendable(&self, stream: &Stream) -> u64 {
+    pub(crate) fn sendable(&self, stream: &Stream) -> u64 {
         if self.standing == Standing::Writer(stream.origin) { stream.durable() } else { stream.held() }
     }
 
@@ -341,8 +347,7 @@ impl MultiLeader {
                         }
                         continue 'origins;
                     }
-                    let prompt = self.acks.is_prompt();
-                    self.send(to, Head::Push(Push { epoch: self.epoch, prompt }), batches);
+                    self.push(to, batches);
                 }
             }
             let behind = |stream: &Stream| stream.bytes_behind(held.base(stream.origin));
@@ -356,16 +361,22 @@ impl MultiLeader {
         self.send_piece(to, false);
     }
 
+    fn push(&mut self, to: NodeId, batches: Batches) {
+        let prompt = self.acks.is_prompt();
+        self.send(to, Head::Push(Push { epoch: self.epoch, prompt }), batches);
+    }
+
     pub(crate) fn handle_log_read(&mut self, ticket: Ticket, stream: StreamId, answer: LogAnswer) {
         let reading = |peer: &Peer| peer.reading.is_some_and(|(read, _)| read == ticket);
-        let Some((&to, peer)) = self.peers.iter_mut().find(|(_, peer)| reading(peer)) else { return };
+        let Some(to) = self.peers.iter().find(|(_, peer)| reading(peer)).map(|(to, _)| *to) else { return };
+        let origin = stream.origin;
+        let end = self.streams.get(&origin).map(|known| self.sendable(known));
+        let peer = self.peers.get_mut(&to).expect("found just now");
         peer.reading = None;
         self.outdated = true;
-        let origin = stream.origin;
         match answer {
             LogAnswer::Batches(found) => {
-                let Some(known) = self.streams.get(&origin) else { return };
-                let end = if self.standing == Standing::Writer(origin) { known.durable() } else { known.held() };
+                let Some(end) = end else { return };
                 let held = self.members.get(&to).map_or(0, |member| member.held(origin));
                 let mut batches = Batches::None;
                 for batch in found {
@@ -376,8 +387,7 @@ impl MultiLeader {
                     }
                 }
                 if !batches.is_empty() {
-                    let prompt = self.acks.is_prompt();
-                    self.send(to, Head::Push(Push { epoch: self.epoch, prompt }), batches);
+                    self.push(to, batches);
                 }
             }
             LogAnswer::Compacted { first } => self.released(origin, first.0),
@@ -432,12 +442,7 @@ impl MultiLeader {
             self.asked.pop_front();
         }
         let me = self.config.node;
-        let around: Vec<NodeId> = self
-            .members
-            .keys()
-            .copied()
-            .filter(|node| self.bypassed.has(me, *node) || self.bypassed.has(*node, me))
-            .collect();
+        let around: Vec<NodeId> = self.members.keys().copied().filter(|node| self.bypassed.links(me, *node)).collect();
         let asking = matches!(self.standing, Standing::Asking { .. });
         // Those who are suspected are asked as well, also when links were laid round them: two that suspect each other would
         // never hear that they are wrong.
@@ -456,10 +461,7 @@ impl MultiLeader {
     /// Where not everybody hears from everybody, what is known of others is passed on.
     fn gossip(&mut self, around: &[NodeId]) {
         for &to in around {
-            let strangers = self
-                .members
-                .iter()
-                .filter(|(node, _)| **node != to && !self.graph.has(**node, to) && !self.graph.has(to, **node));
+            let strangers = self.members.iter().filter(|(node, _)| **node != to && !self.graph.links(**node, to));
             let hearsay = strangers.filter_map(|(&node, member)| {
                 let report = Report { echo: None, ask: false, ..member.report.clone()? };
                 Some(Hearsay { node, report })
@@ -476,7 +478,7 @@ impl MultiLeader {
         let after = self.config.timing.suspect_after;
         let me = self.config.node;
         // Those that are no neighbours are not heard from in any case.
-        let neighbour = |node: NodeId| self.bypassed.has(me, node) || self.bypassed.has(node, me);
+        let neighbour = |node: NodeId| self.bypassed.links(me, node);
         let mut suspected = BTreeSet::new();
         for (&node, member) in &mut self.members {
             let heard = *member.heard.get_or_insert(now.mono);

@@ -269,12 +269,12 @@ impl MultiLeader {
     /// What a reader may be told that it has seen: everything applied, but for own writes that are not durable.
     pub(crate) fn visible(&self) -> VersionVector {
         let mut visible = self.state.applied().clone();
-        if let Standing::Writer(origin) = self.standing
-            && let Some(stream) = self.streams.get(&origin)
-            && stream.durable() < visible.base(origin)
-        {
-            visible.retire(origin);
-            visible.insert_all(origin, &SequenceSet::up_to(stream.durable()));
+        if let Standing::Writer(origin) = self.standing {
+            let end = self.visible_of(origin);
+            if end < visible.base(origin) {
+                visible.retire(origin);
+                visible.insert_all(origin, &SequenceSet::up_to(end));
+            }
         }
         visible
     }
@@ -352,11 +352,7 @@ impl MultiLeader {
             self.persist(Persist::Reset { stream: self.stream_id(origin), next });
             self.streams.get_mut(&origin).expect("listed above").released(held + 1);
         }
-        if let Standing::Asking { unheard, .. } = &self.standing
-            && unheard.is_empty()
-        {
-            self.try_standing();
-        }
+        self.try_standing();
         self.event(Event::RoleChanged { role: Role::Equal, term: Term(0) });
         self.next_exchange = now.mono;
     }
@@ -474,27 +470,22 @@ impl MultiLeader {
     /// What the log has, but for own writes that are not durable: a crash may still take those back, and then nobody must
     /// wait for them.
     pub(crate) fn held(&self) -> VersionVector {
-        let mut held = VersionVector::new();
-        for stream in self.streams.values() {
-            let own = self.standing == Standing::Writer(stream.origin);
-            let end = if own { stream.durable() } else { stream.held() };
-            held.insert_all(stream.origin, &SequenceSet::up_to(end));
-        }
-        held
+        self.vector(|stream| self.sendable(stream))
     }
 
-    pub(crate) fn durable_held(&self) -> VersionVector {
-        let mut durable = VersionVector::new();
+    /// Every stream, up to some point of each.
+    fn vector(&self, end: impl Fn(&Stream) -> u64) -> VersionVector {
+        let mut vector = VersionVector::new();
         for stream in self.streams.values() {
-            durable.insert_all(stream.origin, &SequenceSet::up_to(stream.durable()));
+            vector.insert_all(stream.origin, &SequenceSet::up_to(end(stream)));
         }
-        durable
+        vector
     }
 
     /// What is held here, as it is told to others.
     pub(crate) fn report(&self) -> Report {
         let held = self.held();
-        let durable = self.durable_held();
+        let durable = self.vector(Stream::durable);
         let applied = self.visible();
         Report {
             epoch: self.epoch,

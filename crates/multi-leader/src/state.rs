@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 
 use bytes::Bytes;
-use replikit_core::crdt::CrdtState;
+use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::keyspace::{Conflict, Map};
 use replikit_core::policy::{ConflictPolicy, Live, Version};
 use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
@@ -61,6 +61,13 @@ impl Default for Content {
 }
 
 impl Content {
+    /// A place where nothing was ever is that of a value that merges from now on.
+    fn merge_from(&mut self, kind: CrdtKind) {
+        if matches!(self, Self::Versions(Versions::None)) {
+            *self = Self::Merging(Box::new(CrdtState::new(kind)));
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Versions(versions) => matches!(versions, Versions::None),
@@ -182,10 +189,8 @@ impl State {
             slot.pending = slot.pending.max(pending);
             match (record.change, &keyspace.conflicts) {
                 (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => {
-                    if !matches!(slot.content, Content::Merging(_)) {
-                        slot.content = Content::Merging(Box::new(CrdtState::new(*kind)));
-                    }
-                    let Content::Merging(state) = &mut slot.content else { unreachable!("made just now") };
+                    slot.content.merge_from(*kind);
+                    let Content::Merging(state) = &mut slot.content else { return (0, 0, Place::Taken) };
                     // Checked where it entered; another replica's cannot be of another type, for keyspaces are the same.
                     let joined = state.join_delta(applied, delta);
                     debug_assert!(joined.is_ok(), "a delta is checked before it is applied");
@@ -335,7 +340,7 @@ impl State {
         &self.digests
     }
 
-    /// Takes in another replica's state, key by key. Begin with [`Joining`], end with [`State::joined`].
+    /// Takes in another replica's state, key by key; [`State::joined`] ends it.
     pub(crate) fn join_key(&mut self, key: &[u8], theirs: Content, their_applied: &VersionVector) {
         let keyspace = self.keyspaces.of(key);
         let applied = &self.applied;
@@ -344,6 +349,10 @@ impl State {
             let bytes =
                 |content: &Content| if let Content::Versions(versions) = content { versions.bytes() } else { 0 };
             let before = bytes(&slot.content);
+            if let Content::Merging(theirs) = &theirs {
+                // Nothing may be there, but it may have been: what this replica has seen removed stays away.
+                slot.content.merge_from(theirs.kind());
+            }
             match (&mut slot.content, theirs) {
                 (Content::Versions(mine), Content::Versions(theirs)) => {
                     mine.join(applied, &theirs, their_applied);
@@ -352,18 +361,6 @@ impl State {
                 (Content::Merging(mine), Content::Merging(theirs)) => {
                     let joined = mine.join(applied, &theirs, their_applied);
                     debug_assert!(joined.is_ok(), "keyspaces have one type of value");
-                }
-                (mine, theirs) if mine.is_empty() => {
-                    // Nothing is there, but it may have been: what this replica has seen removed stays away.
-                    *mine = match theirs {
-                        Content::Merging(theirs) => {
-                            let mut state = CrdtState::new(theirs.kind());
-                            let joined = state.join(applied, &theirs, their_applied);
-                            debug_assert!(joined.is_ok(), "of the same type");
-                            Content::Merging(Box::new(state))
-                        }
-                        versions => versions,
-                    };
                 }
                 _ => {}
             }

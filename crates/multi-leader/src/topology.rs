@@ -137,6 +137,12 @@ impl Graph {
         self.links.get(&from).is_some_and(|receivers| receivers.contains(&to))
     }
 
+    /// Whether one of two members sends to the other.
+    #[must_use]
+    pub fn links(&self, one: NodeId, other: NodeId) -> bool {
+        self.has(one, other) || self.has(other, one)
+    }
+
     /// The members, ascending.
     pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.links.keys().copied()
