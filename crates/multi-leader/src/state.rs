@@ -345,7 +345,7 @@ impl State {
         let keyspace = self.keyspaces.of(key);
         let applied = &self.applied;
         let mut overwritten = Vec::new();
-        let (before, after, settled, empty) = self.map.update(key, |slot| {
+        let (before, after, settled, place) = self.map.update(key, |slot| {
             let bytes =
                 |content: &Content| if let Content::Versions(versions) = content { versions.bytes() } else { 0 };
             let before = bytes(&slot.content);
@@ -368,16 +368,15 @@ impl State {
                 Content::Versions(versions) => versions.is_settled(),
                 Content::Merging(_) => true,
             };
-            (before, bytes(&slot.content), settled, slot.content.is_empty())
+            (before, bytes(&slot.content), settled, slot.place())
         });
         self.bytes = (self.bytes + after).saturating_sub(before);
         for lost in overwritten {
             self.audit.add(key, lost);
         }
-        if !settled {
+        if !settled || place == Place::Awaited {
             self.unsettled.insert(Bytes::copy_from_slice(key));
-        }
-        if empty {
+        } else if place == Place::Free {
             self.map.remove(key);
         }
     }
@@ -446,4 +445,38 @@ fn shown(content: &Content, keyspace: &crate::Keyspace) -> Found {
         Live::Merged { value, from } => (vec![value], from),
     };
     Found { values, stamps, pending: WriteId(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use replikit_core::crdt::{CrdtKind, CrdtOp};
+    use replikit_core::{HybridTimestamp, Incarnation, NodeId, Origin};
+
+    use super::*;
+    use crate::config::Keyspace;
+    use crate::record::Provenance;
+
+    /// Seed 3218 of the simulator: a reader was shown that a flag is off before the write that had switched it off was on disk.
+    #[test]
+    fn what_a_reader_waits_for_stays_when_another_replicas_state_is_joined() {
+        let origin = Origin { node: NodeId(1), incarnation: Incarnation(1) }.id().expect("in range");
+        let keyspaces = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Flag)));
+        let mut state = State::new(keyspaces, 1 << 10);
+        let switch = |state: &mut State, sequence, op| {
+            let stamp = Stamp { time: HybridTimestamp(sequence), dot: Dot { origin, sequence } };
+            let nothing = CrdtState::new(CrdtKind::Flag);
+            let delta = state.merging(b"k").unwrap_or(&nothing).delta(stamp, &op).expect("of the type");
+            let record = Record { key: b"k", change: Change::Merge(&delta), provenance: Provenance::All };
+            state.apply_own(stamp, &record, WriteId(sequence));
+        };
+        switch(&mut state, 1, CrdtOp::Enable);
+        switch(&mut state, 2, CrdtOp::Disable);
+        assert_eq!((state.find(b"k").values, state.find(b"k").pending), (Vec::new(), WriteId(2)));
+        let theirs = VersionVector::new();
+        state.join_absent(&BTreeSet::new(), &theirs);
+        state.joined(&theirs, &BTreeMap::new(), Vec::new());
+        assert_eq!(state.find(b"k").pending, WriteId(2), "the reader still has to wait");
+        state.collect(&theirs, WriteId(2));
+        assert_eq!((state.find(b"k").pending, state.keys()), (WriteId(0), 0), "it is on disk now");
+    }
 }

@@ -3,7 +3,7 @@
 //! Invariant: nothing here is incremental, compacted or collected. A key shows the values that no write known at the replica
 //! had seen and that no delete beside them takes away, as the keyspace's policy decides. Slow, and easy to believe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
@@ -45,6 +45,26 @@ impl Model {
         }
         self.batches.insert(first, batch.digest());
         Ok(())
+    }
+
+    /// The writes that are known under the dots of a batch, and behind them, if they are others than those in it.
+    pub(crate) fn others_than(&self, batch: &Batch) -> BTreeSet<Dot> {
+        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
+        if self.batches.get(&first).is_none_or(|digest| *digest == batch.digest()) {
+            return BTreeSet::new();
+        }
+        let last = Dot { sequence: u64::MAX, ..first };
+        self.writes.range(first..=last).map(|(dot, _)| *dot).collect()
+    }
+
+    /// These writes were lost before anybody could know of them: their dots may name others.
+    pub(crate) fn forget(&mut self, lost: &BTreeSet<Dot>) {
+        self.writes.retain(|dot, _| !lost.contains(dot));
+        self.batches.retain(|first, _| !lost.contains(first));
+        self.replaced_by.retain(|dot, _| !lost.contains(dot));
+        for dots in self.by_key.values_mut().chain(self.replaced_by.values_mut()) {
+            dots.retain(|dot| !lost.contains(dot));
+        }
     }
 
     /// How many batches there are.

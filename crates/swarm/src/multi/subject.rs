@@ -102,6 +102,10 @@ impl MultiSubject {
     fn on_persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
         match op {
             Persist::Append { batch, .. } => {
+                let lost = self.model.others_than(batch);
+                if !lost.is_empty() && !lost.iter().any(|dot| self.is_known(node, *dot)) {
+                    self.model.forget(&lost);
+                }
                 self.model.learn(batch)?;
                 let place = self.place(node);
                 let dots = dots(batch);
@@ -120,6 +124,24 @@ impl MultiSubject {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether anybody may know of a write of this node: it is in a log, in another node's data, or a client was told of it.
+    fn is_known(&self, writer: NodeId, dot: Dot) -> bool {
+        let has = |(node, place): (&NodeId, &Place)| {
+            place.held.contains(dot) || place.durable.contains(dot) || *node != writer && place.applied.contains(dot)
+        };
+        self.places.iter().any(has) || self.acked.iter().any(|acked| acked.dot == dot)
+    }
+
+    /// Whether a write was on one disk only, and that has told that its end was cut: what this level may lose.
+    fn is_cut_off(&self, dot: Dot) -> bool {
+        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+        let has = |(node, place): (&NodeId, &Place)| {
+            // What was on the writer's disk once, a cut may have taken.
+            place.held.contains(dot) || place.applied.contains(dot) || *node != writer && place.durable.contains(dot)
+        };
+        self.cut.contains(&writer) && !self.places.iter().any(has)
     }
 
     /// Batches go from everybody to everybody a few times at most, lost ones and late joiners included.
@@ -221,7 +243,7 @@ impl MultiSubject {
             let since = staleness + slack + Duration::from_millis(1);
             let missing = self.acked.iter().find(|acked| {
                 let early = acked.at + since < asked_at;
-                early && acked.level != WriteLevel::Memory && !seen.contains(acked.dot)
+                early && acked.level != WriteLevel::Memory && !seen.contains(acked.dot) && !self.is_cut_off(acked.dot)
             });
             if let Some(missing) = missing {
                 return Err(format!("staleness_is_bounded: at {now:?}, {staleness:?} stale, without {missing:?}"));
