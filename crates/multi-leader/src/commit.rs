@@ -430,7 +430,7 @@ impl MultiLeader {
     /// Everybody has answered and all that they hold has been applied: a new incarnation may write.
     pub(crate) fn try_standing(&mut self) {
         let Standing::Asking { unheard, wanted, newest } = &self.standing else { return };
-        if !unheard.is_empty() || !self.state.applied().covers(wanted) {
+        if !unheard.is_empty() || !wanted.values().all(|wanted| self.state.applied().covers(wanted)) {
             return;
         }
         let incarnation = replikit_core::Incarnation((*newest).max(self.register.incarnation) + 1);

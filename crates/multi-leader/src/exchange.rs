@@ -222,6 +222,14 @@ impl MultiLeader {
             return news;
         }
         let report = member.report.as_ref().expect("observed just now");
+        if news == News::NewLife {
+            self.stability.begin_anew();
+            if let Standing::Asking { unheard, wanted, .. } = &mut self.standing {
+                // What it said before may be lost: it has to say again.
+                wanted.remove(&node);
+                unheard.insert(node);
+            }
+        }
         if let Some(peer) = self.peers.get_mut(&node) {
             if news == News::NewLife {
                 peer.go_back();
@@ -252,7 +260,7 @@ impl MultiLeader {
         let node = self.config.node;
         let Standing::Asking { unheard, wanted, newest } = &mut self.standing else { return };
         let report = self.members[&from].report.as_ref().expect("learned just now");
-        wanted.join(&report.held);
+        wanted.insert(from, report.held.clone());
         let known = report.held.origins().filter_map(Origin::of).filter(|origin| origin.node == node);
         *newest = known.map(|origin| origin.incarnation.0).fold(*newest, u32::max);
         unheard.remove(&from);

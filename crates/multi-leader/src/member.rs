@@ -61,7 +61,12 @@ impl Member {
         }
         let new_life = report.number >> LIFE_SHIFT != known >> LIFE_SHIFT;
         self.report = Some(report);
-        if new_life { News::NewLife } else { News::More }
+        if new_life {
+            // Nobody may ever see what its earlier life had: a cut log loses that.
+            self.fresher = None;
+            return News::NewLife;
+        }
+        News::More
     }
 
     /// What it holds, in its log.
@@ -121,6 +126,11 @@ pub(crate) struct Stability {
 impl Stability {
     pub(crate) const fn stable(&self) -> &VersionVector {
         &self.stable
+    }
+
+    /// A member has begun a new life: what it had applied before may be lost, and is not waited for.
+    pub(crate) fn begin_anew(&mut self) {
+        self.next = None;
     }
 
     /// Looks at what is known of all others; returns whether more is stable.

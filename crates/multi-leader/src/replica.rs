@@ -33,7 +33,8 @@ pub(crate) enum Standing {
     /// It may have forgotten what it wrote: it has to hear from these first, and to apply what they hold.
     Asking {
         unheard: BTreeSet<NodeId>,
-        wanted: VersionVector,
+        /// What each of those held that it has heard from.
+        wanted: BTreeMap<NodeId, VersionVector>,
         /// The newest incarnation of this node that anybody knows.
         newest: u32,
     },
@@ -126,7 +127,7 @@ impl MultiLeader {
         register.unclean = boot.incarnation;
         let asks = was_cut || is_new && config.founding == Founding::Ask;
         let standing = if asks {
-            Standing::Asking { unheard: others.clone(), wanted: VersionVector::new(), newest: register.incarnation }
+            Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
                 register.incarnation += 1;
@@ -361,7 +362,7 @@ impl MultiLeader {
     fn ask_everybody(&mut self) {
         let newest = self.register.incarnation;
         let unheard = self.members.keys().copied().collect();
-        self.standing = Standing::Asking { unheard, wanted: VersionVector::new(), newest };
+        self.standing = Standing::Asking { unheard, wanted: BTreeMap::new(), newest };
     }
 
     /// Has the clock run on for a while, durably.

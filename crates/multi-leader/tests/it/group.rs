@@ -29,6 +29,8 @@ pub(crate) struct Group {
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
     /// Pairs that cannot reach each other, one direction each.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose pushes are lost on the wire.
+    pub(crate) pushes_lost: BTreeSet<NodeId>,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     /// Batches that were handed to the network.
     pub(crate) pushed: u64,
@@ -49,6 +51,7 @@ impl Group {
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            pushes_lost: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             pushed: 0,
             sent_bytes: 0,
@@ -159,7 +162,8 @@ impl Group {
     /// Lets all messages arrive that are under way.
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.wire.pop_front() {
-            if !self.cut.contains(&(from, to)) && self.places.contains_key(&to) {
+            let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
+            if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
                 self.input(to, Input::Message { from, message });
             }
         }

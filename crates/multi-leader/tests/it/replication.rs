@@ -160,6 +160,56 @@ fn a_key_that_was_collected_and_a_node_that_lost_its_disk_never_use_a_dot_again(
 }
 
 /// MySQL bug 27808: writes circled for ever after their origin had left the ring.
+/// Node 1 has told everybody of a write that nobody else has, and comes back without it.
+fn group_of_a_lost_write() -> Group {
+    let mut group = Group::new(3, |_| {});
+    group.pushes_lost.insert(NodeId(1));
+    group.write(1, put("k", "lost"));
+    group.write(2, put("l", "kept"));
+    group.run(Duration::from_millis(500));
+    group.pushes_lost.clear();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group
+}
+
+/// Seeds 226, 2350 and 2971 of the simulator: nothing was collected any more by who had been told of the lost write.
+#[test]
+fn nobody_waits_for_a_write_that_was_lost_with_the_only_disk_that_had_it() {
+    let mut group = group_of_a_lost_write();
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(2));
+    group.assert_agreed();
+    for node in 1..=3 {
+        let replica = group.replica(node);
+        assert_eq!(replica.stable(), replica.applied(), "node {node} can collect all that there is");
+        let bounded = group.read_at(node, "l", ReadLevel::BoundedStale(Duration::from_millis(300)));
+        assert!(matches!(bounded, Some(Outcome::Value { .. })), "node {node} knows how fresh it is: {bounded:?}");
+    }
+}
+
+#[test]
+fn who_asks_before_it_begins_does_not_wait_for_a_write_that_is_lost_meanwhile() {
+    let mut group = group_of_a_lost_write();
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(1));
+    group.pushes_lost.insert(NodeId(1));
+    group.write(1, put("k", "lost as well"));
+    group.kill(NodeId(3));
+    group.lose_disk(NodeId(3));
+    group.start(NodeId(3));
+    group.run(Duration::from_millis(500));
+    assert_eq!(group.replica(3).origin(), None, "it waits for what node 1 says to have");
+    group.pushes_lost.clear();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(2));
+    assert!((1..=3).all(|node| group.replica(node).origin().is_some()), "everybody writes again");
+    group.assert_agreed();
+}
+
 #[test]
 fn nothing_goes_round_a_ring_for_ever_and_a_write_crosses_each_link_at_most_once() {
     let mut group = Group::new(5, |config| config.topology = Topology::Ring);
