@@ -80,6 +80,8 @@ pub(super) struct FaultyDisk {
     settings: DiskSettings,
     met: FaultCounts,
     doubt: Doubt,
+    /// The last group has rotted since the log was opened: the one before it is proven by it, and is not the last one.
+    tail_rotted: bool,
     /// Something at rest is damaged: a refusal is in order from now on.
     damaged: bool,
     /// A read was answered wrongly since the opening began.
@@ -105,6 +107,7 @@ impl FaultyDisk {
             settings: if victim { settings.disk.clone() } else { DiskSettings::default() },
             met: FaultCounts::default(),
             doubt: Doubt::None,
+            tail_rotted: false,
             damaged: false,
             misread: false,
             unreadable: false,
@@ -159,6 +162,7 @@ impl FaultyDisk {
 
     /// What the next successful opening may lack.
     pub(super) const fn take_doubt(&mut self) -> Doubt {
+        self.tail_rotted = false;
         core::mem::replace(&mut self.doubt, Doubt::None)
     }
 
@@ -279,9 +283,11 @@ impl FaultyDisk {
                 own.retain(|at| *at as u64 % nodes == place % nodes);
                 self.pick(&own).is_some_and(|at| self.rot(at))
             }
+            Fault::TailRot if self.tail_rotted => false,
             Fault::TailRot => {
                 self.doubts(Doubt::Tail);
-                self.groups().last().is_some_and(|at| self.rot(*at))
+                self.tail_rotted = self.groups().last().is_some_and(|at| self.rot(*at));
+                self.tail_rotted
             }
             Fault::TailLost => match self.groups().last().copied() {
                 Some(at) => {
@@ -561,5 +567,34 @@ mod tests {
         assert_eq!(disk.execute(DiskOp::Sync { file }), Err(EIO));
         disk.settle(&sound, &mut counts);
         assert_eq!((disk.take_doubt(), counts[Fault::SyncLied]), (Doubt::Silent, 1));
+    }
+
+    /// Found by a multi-leader group on the real log, seed 2144: a crash during the opening rotted the group before as well.
+    #[test]
+    fn only_the_last_group_rots_until_the_log_has_been_opened() {
+        let mut settings = Settings::calm(3).storage;
+        settings.disk = DiskSettings {
+            victims: vec![NodeId(1)],
+            kinds: vec![Fault::TailRot],
+            at_rest_per_mille: 1000,
+            under_way_per_10k: 0,
+        };
+        let mut disk = FaultyDisk::new(NodeId(1), &settings, 1);
+        let file = FileId(1);
+        disk.execute(DiskOp::Create { file, name: FileName::new("seg-1") }).expect("there is room");
+        let mut group = [1; 64];
+        group[4..8].copy_from_slice(b"RF\0\x01");
+        for offset in [FRAMES_START, FRAMES_START + 4096] {
+            let buffers = vec![Bytes::copy_from_slice(&group)];
+            disk.execute(DiskOp::Write { file, offset, buffers }).expect("there is room");
+        }
+        disk.execute(DiskOp::Sync { file }).expect("nothing fails");
+        disk.execute(DiskOp::SyncDir).expect("nothing fails");
+        let mut stands = |times: usize| {
+            (0..times).for_each(|_| disk.crash(&mut || true));
+            (disk.stands(0), disk.stands(1), disk.take_doubt())
+        };
+        assert_eq!(stands(2), (true, false, Doubt::Tail), "the first group is proven by the second");
+        assert_eq!(stands(1), (false, false, Doubt::Tail), "it was opened: what it cut is gone");
     }
 }
