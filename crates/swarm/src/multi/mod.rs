@@ -32,7 +32,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("applied_in_order", "What is applied of an origin has no gap."),
     ("applied_in_causal_order", "A write is applied after everything that its origin had applied."),
     ("applied_never_goes_back", "A living replica does not forget what it has applied."),
-    ("acked_is_there", "An acknowledged write is in as many logs and on as many disks as its level says."),
+    ("acked_is_there", "An acknowledged write has come into as many logs and onto as many disks as its level says."),
     ("reads_show_the_past", "A read shows what a model of all writes shows for what the answer says it has seen."),
     ("sessions_do_not_go_back", "A read with a token has seen what the session has read and written, at any replica."),
     ("staleness_is_bounded", "A read is no staler than it says."),

@@ -35,6 +35,8 @@ struct Place {
     recovering: bool,
     /// The writes in it.
     held: VersionVector,
+    /// Those that were in it before it began anew, and that it may have told of.
+    had: VersionVector,
     /// Those that are on its disk.
     durable: VersionVector,
     /// What it had applied when it was last looked at.
@@ -170,9 +172,14 @@ impl MultiSubject {
         Ok(())
     }
 
-    /// How many nodes have a write in their log, and on their disk.
+    /// How many nodes have a write in their log, and on their disk. Who was told that another node has it in its log does not
+    /// hear at once that it has crashed since: these levels promise no more.
     fn copies(&self, dot: Dot) -> (usize, usize) {
-        let held = self.places.values().filter(|place| place.held.contains(dot) || place.applied.contains(dot)).count();
+        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+        let has = |(node, place): &(&NodeId, &Place)| {
+            place.held.contains(dot) || place.applied.contains(dot) || **node != writer && place.had.contains(dot)
+        };
+        let held = self.places.iter().filter(has).count();
         (held, self.places.values().filter(|place| place.durable.contains(dot)).count())
     }
 
@@ -346,6 +353,8 @@ impl Subject<MultiLeader> for MultiSubject {
                 }
             }
         }
+        place.had.join(&place.held);
+        place.had.join(&place.applied);
         place.held = held.clone();
         place.durable.join(&held);
         place.applied = VersionVector::new();
