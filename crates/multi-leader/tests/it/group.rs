@@ -31,6 +31,8 @@ pub(crate) struct Group {
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
     /// Nodes whose pushes are lost on the wire.
     pub(crate) pushes_lost: BTreeSet<NodeId>,
+    /// Every message comes twice.
+    pub(crate) duplicates: bool,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     /// Batches that were handed to the network.
     pub(crate) pushed: u64,
@@ -52,6 +54,7 @@ impl Group {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             pushes_lost: BTreeSet::new(),
+            duplicates: false,
             outcomes: BTreeMap::new(),
             pushed: 0,
             sent_bytes: 0,
@@ -164,6 +167,9 @@ impl Group {
         while let Some((from, to, message)) = self.wire.pop_front() {
             let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
             if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
+                if self.duplicates {
+                    self.input(to, Input::Message { from, message: message.clone() });
+                }
                 self.input(to, Input::Message { from, message });
             }
         }

@@ -409,6 +409,32 @@ fn a_member_that_comes_back_after_the_log_was_given_up_gets_a_snapshot_and_keeps
     group.assert_agreed();
 }
 
+/// Seed 7102 of the simulator on the real log: each duplicate was answered, and each answer doubled all that followed.
+#[test]
+fn a_message_that_comes_twice_does_not_double_the_rest_of_a_snapshot() {
+    let sent = |duplicates: bool| {
+        let mut group = Group::new(2, |config| {
+            config.limits.snapshot_log_bytes = 1 << 10;
+            config.limits.retained_bytes_max = 1 << 10;
+            config.limits.snapshot_piece_bytes = 160;
+            config.limits.cache_bytes_max = 512;
+        });
+        group.isolate(NodeId(2), true);
+        for n in 0..40 {
+            group.write(1, put(&format!("k{}", n % 20), &format!("v{n}")));
+        }
+        group.isolate(NodeId(2), false);
+        (group.duplicates, group.sent_bytes) = (duplicates, 0);
+        group.run(Duration::from_millis(500));
+        let installed = |event: &Event| matches!(event, Event::SnapshotInstalled { .. });
+        assert!(group.places[&NodeId(2)].events.iter().any(installed));
+        group.assert_agreed();
+        group.sent_bytes
+    };
+    let (once, twice) = (sent(false), sent(true));
+    assert!(twice <= 3 * once, "{twice} bytes instead of {once}");
+}
+
 #[test]
 fn causality_takes_at_most_24_bytes_a_write_with_three_origins() {
     let mut group = Group::new(3, |_| {});
