@@ -18,24 +18,29 @@ struct Run {
 }
 
 /// A set of sequences, from 1 to [`Dot::SEQUENCE_MAX`].
+///
+/// Hardly ever has one a gap, so that runs are kept elsewhere: 16 bytes, and copied without asking for memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct SequenceSet {
     base: u64,
-    // Above base + 1, which is missing.
-    above: VecDeque<Run>,
+    // Above base + 1, which is missing; `None` when there is no run, never empty.
+    above: Option<Box<Runs>>,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+struct Runs(VecDeque<Run>);
 
 impl SequenceSet {
     /// The empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { base: 0, above: VecDeque::new() }
+        Self { base: 0, above: None }
     }
 
     /// Every sequence up to and including `base`, which is capped at [`Dot::SEQUENCE_MAX`].
     #[must_use]
     pub fn up_to(base: u64) -> Self {
-        Self { base: base.min(Dot::SEQUENCE_MAX), above: VecDeque::new() }
+        Self { base: base.min(Dot::SEQUENCE_MAX), above: None }
     }
 
     /// Every sequence up to and including this one is in the set.
@@ -47,7 +52,7 @@ impl SequenceSet {
     /// The largest sequence in the set; 0 if there is none.
     #[must_use]
     pub fn top(&self) -> u64 {
-        self.above.back().map_or(self.base, |run| run.last)
+        self.above().back().map_or(self.base, |run| run.last)
     }
 
     /// Whether nothing is in the set.
@@ -64,8 +69,18 @@ impl SequenceSet {
 
     /// Whether there is nothing above the base.
     #[must_use]
-    pub fn is_contiguous(&self) -> bool {
-        self.above.is_empty()
+    pub const fn is_contiguous(&self) -> bool {
+        self.above.is_none()
+    }
+
+    fn above(&self) -> &VecDeque<Run> {
+        static NOTHING: Runs = Runs(VecDeque::new());
+        &self.above.as_deref().unwrap_or(&NOTHING).0
+    }
+
+    /// To add a run.
+    fn above_mut(&mut self) -> &mut VecDeque<Run> {
+        &mut self.above.get_or_insert_default().0
     }
 
     /// Whether the sequence is in the set.
@@ -74,8 +89,9 @@ impl SequenceSet {
         if sequence <= self.base {
             return sequence > 0;
         }
-        let at = self.above.partition_point(|run| run.last < sequence);
-        self.above.get(at).is_some_and(|run| run.first <= sequence)
+        let above = self.above();
+        let at = above.partition_point(|run| run.last < sequence);
+        above.get(at).is_some_and(|run| run.first <= sequence)
     }
 
     /// Adds a sequence; returns whether it is new. 0 and what is above [`Dot::SEQUENCE_MAX`] are never added.
@@ -88,20 +104,21 @@ impl SequenceSet {
             self.absorb();
             return true;
         }
-        let at = self.above.partition_point(|run| run.last < sequence);
-        if self.above.get(at).is_some_and(|run| run.first <= sequence) {
+        let above = self.above_mut();
+        let at = above.partition_point(|run| run.last < sequence);
+        if above.get(at).is_some_and(|run| run.first <= sequence) {
             return false;
         }
-        let joins_left = at > 0 && self.above[at - 1].last + 1 == sequence;
-        let joins_right = self.above.get(at).is_some_and(|run| run.first == sequence + 1);
+        let joins_left = at > 0 && above[at - 1].last + 1 == sequence;
+        let joins_right = above.get(at).is_some_and(|run| run.first == sequence + 1);
         match (joins_left, joins_right) {
             (true, true) => {
-                self.above[at - 1].last = self.above[at].last;
-                self.above.remove(at);
+                above[at - 1].last = above[at].last;
+                above.remove(at);
             }
-            (true, false) => self.above[at - 1].last = sequence,
-            (false, true) => self.above[at].first = sequence,
-            (false, false) => self.above.insert(at, Run { first: sequence, last: sequence }),
+            (true, false) => above[at - 1].last = sequence,
+            (false, true) => above[at].first = sequence,
+            (false, false) => above.insert(at, Run { first: sequence, last: sequence }),
         }
         true
     }
@@ -110,10 +127,14 @@ impl SequenceSet {
     pub(crate) fn insert_run(&mut self, run: RangeInclusive<u64>) {
         let (first, last) = run.into_inner();
         debug_assert!(first > self.top(), "runs are added in ascending order");
-        match self.above.back_mut() {
+        if self.is_contiguous() && self.base + 1 == first {
+            self.base = last;
+            return;
+        }
+        let above = self.above_mut();
+        match above.back_mut() {
             Some(back) if back.last + 1 == first => back.last = last,
-            None if self.base + 1 == first => self.base = last,
-            _ => self.above.push_back(Run { first, last }),
+            _ => above.push_back(Run { first, last }),
         }
     }
 
@@ -136,9 +157,21 @@ impl SequenceSet {
         }))
     }
 
+    /// Adds everything that is in the other set.
+    pub fn join(&mut self, other: &Self) {
+        if self.is_contiguous() && other.is_contiguous() {
+            self.base = self.base.max(other.base);
+        } else if !self.covers(other) {
+            *self = self.union(other);
+        }
+    }
+
     /// What is in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
+        if self.is_contiguous() && other.is_contiguous() {
+            return Self::up_to(self.base.min(other.base));
+        }
         let (mut left, mut right) = (self.iter().peekable(), other.iter().peekable());
         Self::from_sorted(core::iter::from_fn(|| {
             loop {
@@ -191,7 +224,7 @@ impl SequenceSet {
 
     fn iter(&self) -> impl Iterator<Item = Run> + '_ {
         let below = (self.base > 0).then_some(Run { first: 1, last: self.base });
-        below.into_iter().chain(self.above.iter().copied())
+        below.into_iter().chain(self.above().iter().copied())
     }
 
     /// From runs that ascend by their first sequence; they may touch and overlap.
@@ -202,9 +235,10 @@ impl SequenceSet {
                 set.base = set.base.max(run.last);
                 continue;
             }
-            match set.above.back_mut() {
+            let above = set.above_mut();
+            match above.back_mut() {
                 Some(back) if run.first <= back.last + 1 => back.last = back.last.max(run.last),
-                _ => set.above.push_back(run),
+                _ => above.push_back(run),
             }
         }
         set
@@ -212,8 +246,12 @@ impl SequenceSet {
 
     /// The base has grown by one: takes in the run that it may touch now.
     fn absorb(&mut self) {
-        if self.above.front().is_some_and(|run| run.first == self.base + 1) {
-            self.base = self.above.pop_front().expect("its front was seen just now").last;
+        let Some(Runs(above)) = self.above.as_deref_mut() else { return };
+        if let Some(run) = above.pop_front_if(|run| run.first == self.base + 1) {
+            self.base = run.last;
+        }
+        if above.is_empty() {
+            self.above = None;
         }
     }
 }
@@ -234,7 +272,7 @@ struct Encoded<'a>(&'a SequenceSet);
 impl Serialize for Encoded<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut last = self.0.base;
-        serializer.collect_seq(self.0.above.iter().map(|run| {
+        serializer.collect_seq(self.0.above().iter().map(|run| {
             let pair = (run.first - last - 2, run.last - run.first);
             last = run.last;
             pair
@@ -256,15 +294,15 @@ impl<'de> Deserialize<'de> for SequenceSet {
             Some(Run { first, last: first.checked_add(more)? }).filter(|run| run.last <= Dot::SEQUENCE_MAX)
         };
         let mut last = base;
-        let mut above = VecDeque::with_capacity(pairs.len());
+        let mut set = Self { base, above: None };
         for pair in pairs {
             let run = run_after(last, pair).ok_or_else(|| de::Error::custom("a run beyond the largest sequence"))?;
             last = run.last;
-            above.push_back(run);
+            set.above_mut().push_back(run);
         }
         if base > Dot::SEQUENCE_MAX {
             return Err(de::Error::custom("a base beyond the largest sequence"));
         }
-        Ok(Self { base, above })
+        Ok(set)
     }
 }

@@ -4,8 +4,6 @@
 //! that came out of order. So "what are you missing" is an exact subtraction, and lag is a number. An origin of which nothing
 //! is held is not in it; so equal sets are equal values. Source: Parker et al. 1983; gaps: Gonçalves et al., SRDS 2017.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::origin::{join_id, split_id};
@@ -18,7 +16,8 @@ use crate::{Dot, DotRange, OriginId, SequenceSet};
 /// and refused above [`VersionVector::ORIGINS_MAX`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct VersionVector {
-    origins: BTreeMap<OriginId, SequenceSet>,
+    // Ascending by origin; few, and read far more often than changed.
+    origins: Vec<(OriginId, SequenceSet)>,
 }
 
 impl VersionVector {
@@ -30,7 +29,20 @@ impl VersionVector {
     /// The empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { origins: BTreeMap::new() }
+        Self { origins: Vec::new() }
+    }
+
+    fn place(&self, origin: OriginId) -> Result<usize, usize> {
+        self.origins.binary_search_by_key(&origin, |(origin, _)| *origin)
+    }
+
+    /// What is held of an origin, to add to it at once: nothing that is empty stays.
+    fn entry(&mut self, origin: OriginId) -> &mut SequenceSet {
+        let at = self.place(origin).unwrap_or_else(|at| {
+            self.origins.insert(at, (origin, SequenceSet::new()));
+            at
+        });
+        &mut self.origins[at].1
     }
 
     /// Adds a dot that a replica has received; returns whether it is new. A sequence of 0, one further than
@@ -40,7 +52,7 @@ impl VersionVector {
         if dot.sequence == 0 || dot.sequence > self.base(dot.origin).saturating_add(Self::GAP_MAX) {
             return false;
         }
-        if self.origins.len() >= Self::ORIGINS_MAX && !self.origins.contains_key(&dot.origin) {
+        if self.origins.len() >= Self::ORIGINS_MAX && self.held(dot.origin).is_none() {
             return false;
         }
         self.insert(dot)
@@ -52,7 +64,7 @@ impl VersionVector {
         if dot.sequence == 0 || dot.sequence > Dot::SEQUENCE_MAX {
             return false;
         }
-        self.origins.entry(dot.origin).or_default().insert(dot.sequence)
+        self.entry(dot.origin).insert(dot.sequence)
     }
 
     /// Adds every sequence of a set; for a snapshot's content.
@@ -60,40 +72,41 @@ impl VersionVector {
         if held.is_empty() {
             return;
         }
-        let mine = self.origins.entry(origin).or_default();
-        if !mine.covers(held) {
-            *mine = mine.union(held);
-        }
+        self.entry(origin).join(held);
     }
 
     /// Whether the dot is in the set.
     #[must_use]
     pub fn contains(&self, dot: Dot) -> bool {
-        self.origins.get(&dot.origin).is_some_and(|held| held.contains(dot.sequence))
+        self.held(dot.origin).is_some_and(|held| held.contains(dot.sequence))
     }
 
     /// Every sequence of the origin up to and including this one is in the set.
     #[must_use]
     pub fn base(&self, origin: OriginId) -> u64 {
-        self.origins.get(&origin).map_or(0, SequenceSet::base)
+        self.held(origin).map_or(0, SequenceSet::base)
     }
 
     /// The largest sequence of the origin in the set; 0 if there is none.
     #[must_use]
     pub fn top(&self, origin: OriginId) -> u64 {
-        self.origins.get(&origin).map_or(0, SequenceSet::top)
+        self.held(origin).map_or(0, SequenceSet::top)
     }
 
     /// What is held of one origin; `None` if nothing is.
     #[must_use]
     pub fn held(&self, origin: OriginId) -> Option<&SequenceSet> {
-        self.origins.get(&origin)
+        self.place(origin).ok().map(|at| &self.origins[at].1)
     }
 
     /// Whether every dot of the other set is in this one.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        other.origins.iter().all(|(origin, held)| self.origins.get(origin).is_some_and(|mine| mine.covers(held)))
+        let mut mine = self.origins.iter();
+        other.origins.iter().all(|(origin, held)| {
+            let mine = mine.find(|(mine, _)| mine >= origin);
+            mine.is_some_and(|(same, mine)| same == origin && mine.covers(held))
+        })
     }
 
     /// How many dots of the other set are missing here: the lag, in writes.
@@ -111,8 +124,8 @@ impl VersionVector {
     /// The dots of this set that the other lacks, as ranges, ascending. The work is in runs, not in dots.
     pub fn ranges_beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = DotRange> + 'a {
         static NOTHING: SequenceSet = SequenceSet::new();
-        self.origins.iter().flat_map(move |(&origin, held)| {
-            held.difference(other.origins.get(&origin).unwrap_or(&NOTHING)).map(move |run| DotRange {
+        self.origins.iter().flat_map(move |&(origin, ref held)| {
+            held.difference(other.held(origin).unwrap_or(&NOTHING)).map(move |run| DotRange {
                 origin,
                 first: *run.start(),
                 last: *run.end(),
@@ -124,9 +137,9 @@ impl VersionVector {
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {
         let mut rest = Self::new();
-        for (&origin, held) in &self.origins {
-            let Some(covered) = other.origins.get(&origin) else {
-                rest.origins.insert(origin, held.clone());
+        for (origin, held) in self.iter() {
+            let Some(covered) = other.held(origin) else {
+                rest.origins.push((origin, held.clone()));
                 continue;
             };
             let mut set = SequenceSet::new();
@@ -134,7 +147,7 @@ impl VersionVector {
                 set.insert_run(run);
             }
             if !set.is_empty() {
-                rest.origins.insert(origin, set);
+                rest.origins.push((origin, set));
             }
         }
         rest
@@ -142,28 +155,38 @@ impl VersionVector {
 
     /// Adds every dot of the other set: the union.
     pub fn join(&mut self, other: &Self) {
-        for (&origin, held) in &other.origins {
-            self.insert_all(origin, held);
+        let (mut at, mut new) = (0, Vec::new());
+        for (origin, held) in &other.origins {
+            at += self.origins[at..].iter().take_while(|(mine, _)| mine < origin).count();
+            match self.origins.get_mut(at) {
+                Some((mine, set)) if mine == origin => set.join(held),
+                _ => new.push((*origin, held.clone())),
+            }
+        }
+        if !new.is_empty() {
+            // Two ascending runs: the sort merges them in one pass, however many origins a peer claims.
+            self.origins.extend(new);
+            self.origins.sort_by_key(|(origin, _)| *origin);
         }
     }
 
     /// What is in both sets: over the vectors of all members, what everybody holds.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
-        let both = |(&origin, held): (&OriginId, &SequenceSet)| {
-            let both = held.intersection(other.origins.get(&origin)?);
+        let both = |(origin, held): (OriginId, &SequenceSet)| {
+            let both = held.intersection(other.held(origin)?);
             (!both.is_empty()).then_some((origin, both))
         };
-        Self { origins: self.origins.iter().filter_map(both).collect() }
+        Self { origins: self.iter().filter_map(both).collect() }
     }
 
     /// The gap-free part: what contexts are stripped of.
     #[must_use]
     pub fn bases(&self) -> Self {
-        let base = |(&origin, held): (&OriginId, &SequenceSet)| {
+        let base = |(origin, held): (OriginId, &SequenceSet)| {
             (held.base() > 0).then(|| (origin, SequenceSet::up_to(held.base())))
         };
-        Self { origins: self.origins.iter().filter_map(base).collect() }
+        Self { origins: self.iter().filter_map(base).collect() }
     }
 
     /// An origin was closed with these writes: what it lacks below its top counts as held from now on, so that the hole
@@ -183,17 +206,19 @@ impl VersionVector {
     /// vector could no longer say that it has been seen, and a version that was overwritten would come back. Until then a
     /// closed origin stays, at a few bytes.
     pub fn retire(&mut self, origin: OriginId) {
-        self.origins.remove(&origin);
+        if let Ok(at) = self.place(origin) {
+            self.origins.remove(at);
+        }
     }
 
     /// The origins of which anything is held, ascending.
     pub fn origins(&self) -> impl Iterator<Item = OriginId> + '_ {
-        self.origins.keys().copied()
+        self.origins.iter().map(|(origin, _)| *origin)
     }
 
     /// What is held, by origin, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (OriginId, &SequenceSet)> {
-        self.origins.iter().map(|(&origin, held)| (origin, held))
+        self.origins.iter().map(|(origin, held)| (*origin, held))
     }
 
     /// Whether no dot is in the set.
@@ -205,19 +230,22 @@ impl VersionVector {
     /// How many dots are in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.origins.values().map(SequenceSet::len).sum()
+        self.origins.iter().map(|(_, held)| held.len()).sum()
     }
 
     /// Whether no origin has a gap.
     #[must_use]
     pub fn is_contiguous(&self) -> bool {
-        self.origins.values().all(SequenceSet::is_contiguous)
+        self.origins.iter().all(|(_, held)| held.is_contiguous())
     }
 }
 
 impl FromIterator<Dot> for VersionVector {
     fn from_iter<I: IntoIterator<Item = Dot>>(dots: I) -> Self {
         let mut vector = Self::new();
+        // Ascending, so that every origin is put at the end, however many there are.
+        let mut dots: Vec<Dot> = dots.into_iter().collect();
+        dots.sort_unstable();
         for dot in dots {
             vector.insert(dot);
         }
@@ -227,7 +255,7 @@ impl FromIterator<Dot> for VersionVector {
 
 impl Serialize for VersionVector {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.origins.iter().map(|(&origin, held)| (split_id(origin), held)))
+        serializer.collect_seq(self.origins.iter().map(|(origin, held)| (split_id(*origin), held)))
     }
 }
 
@@ -237,7 +265,7 @@ impl<'de> Deserialize<'de> for VersionVector {
         if entries.len() > Self::ORIGINS_MAX {
             return Err(de::Error::custom("too many origins"));
         }
-        let mut origins = BTreeMap::new();
+        let mut origins = Vec::with_capacity(entries.len());
         let mut last = None;
         for ((slot, incarnation), held) in entries {
             let origin = join_id(slot, incarnation).ok_or_else(|| de::Error::custom("no such origin"))?;
@@ -245,7 +273,7 @@ impl<'de> Deserialize<'de> for VersionVector {
                 return Err(de::Error::custom("origins that do not ascend, or an empty one"));
             }
             last = Some(origin);
-            origins.insert(origin, held);
+            origins.push((origin, held));
         }
         Ok(Self { origins })
     }

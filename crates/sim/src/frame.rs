@@ -4,7 +4,8 @@
 //! Layout: checksum of lengths and head, seeded with the cluster (8 bytes); length of all that follows the lengths (4);
 //! length of the head (4); the head; then length (4) and bytes of each batch. A batch carries its own checksums.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use postcard::ser_flavors::Flavor;
 use replikit_core::{Batch, Batches, ClusterId, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +32,8 @@ pub(crate) const HEAD_AT: usize = SUM_BYTES + 8;
 pub(crate) fn encode<H: Serialize>(message: &Message<H>, cluster: ClusterId, scratch: &mut BytesMut) -> Bytes {
     scratch.extend_from_slice(&[0; HEAD_AT]);
     let buffer = core::mem::take(scratch);
-    *scratch = postcard::to_extend(&message.head, ExtendBytes(buffer)).expect("heads of messages always encode").0;
+    *scratch =
+        postcard::serialize_with_flavor(&message.head, Appended(buffer)).expect("heads of messages always encode");
     let head_bytes = (scratch.len() - HEAD_AT) as u32;
     for batch in message.batches.as_slice() {
         scratch.extend_from_slice(&(batch.bytes() as u32).to_le_bytes());
@@ -49,11 +51,24 @@ fn checksum(lengths_and_head: &[u8], cluster: ClusterId) -> u64 {
     xxh3_64_with_seed(lengths_and_head, cluster.to_u64())
 }
 
-struct ExtendBytes(BytesMut);
+/// What is encoded goes behind what is there already.
+struct Appended(BytesMut);
 
-impl Extend<u8> for ExtendBytes {
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
+impl Flavor for Appended {
+    type Output = BytesMut;
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<BytesMut> {
+        Ok(self.0)
     }
 }
 
