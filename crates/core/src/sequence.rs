@@ -271,6 +271,9 @@ struct Encoded<'a>(&'a SequenceSet);
 
 impl Serialize for Encoded<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_contiguous() {
+            return serializer.collect_seq([(0_u64, 0_u64); 0]);
+        }
         let mut last = self.0.base;
         serializer.collect_seq(self.0.above().iter().map(|run| {
             let pair = (run.first - last - 2, run.last - run.first);

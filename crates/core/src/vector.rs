@@ -4,6 +4,9 @@
 //! that came out of order. So "what are you missing" is an exact subtraction, and lag is a number. An origin of which nothing
 //! is held is not in it; so equal sets are equal values. Source: Parker et al. 1983; gaps: Gonçalves et al., SRDS 2017.
 
+use core::fmt;
+
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::origin::{join_id, split_id};
@@ -30,6 +33,16 @@ impl VersionVector {
     #[must_use]
     pub const fn new() -> Self {
         Self { origins: Vec::new() }
+    }
+
+    /// A set without gaps: every dot up to some sequence of each origin. Origins ascend; one of which nothing is held is left out.
+    #[must_use]
+    pub fn up_to(bases: impl IntoIterator<Item = (OriginId, u64)>) -> Self {
+        let bases = bases.into_iter();
+        let mut origins = Vec::with_capacity(bases.size_hint().1.unwrap_or(0));
+        origins.extend(bases.filter(|(_, base)| *base > 0).map(|(origin, base)| (origin, SequenceSet::up_to(base))));
+        assert!(origins.is_sorted_by(|(a, _), (b, _)| a < b), "the origins of a vector ascend");
+        Self { origins }
     }
 
     fn place(&self, origin: OriginId) -> Result<usize, usize> {
@@ -183,10 +196,7 @@ impl VersionVector {
     /// The gap-free part: what contexts are stripped of.
     #[must_use]
     pub fn bases(&self) -> Self {
-        let base = |(origin, held): (OriginId, &SequenceSet)| {
-            (held.base() > 0).then(|| (origin, SequenceSet::up_to(held.base())))
-        };
-        Self { origins: self.iter().filter_map(base).collect() }
+        Self::up_to(self.iter().map(|(origin, held)| (origin, held.base())))
     }
 
     /// An origin was closed with these writes: what it lacks below its top counts as held from now on, so that the hole
@@ -261,20 +271,33 @@ impl Serialize for VersionVector {
 
 impl<'de> Deserialize<'de> for VersionVector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let entries = Vec::<((u32, u32), SequenceSet)>::deserialize(deserializer)?;
-        if entries.len() > Self::ORIGINS_MAX {
-            return Err(de::Error::custom("too many origins"));
-        }
-        let mut origins = Vec::with_capacity(entries.len());
-        let mut last = None;
-        for ((slot, incarnation), held) in entries {
+        deserializer.deserialize_seq(Entries)
+    }
+}
+
+/// Takes the origins of a vector one by one.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = VersionVector;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("origins, ascending, with what is held of each")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<VersionVector, A::Error> {
+        // A peer may claim any number, and has to send each before more room is made.
+        let mut origins = Vec::with_capacity(entries.size_hint().unwrap_or(0).min(16));
+        while let Some(((slot, incarnation), held)) = entries.next_element::<((u32, u32), SequenceSet)>()? {
             let origin = join_id(slot, incarnation).ok_or_else(|| de::Error::custom("no such origin"))?;
-            if last.is_some_and(|last| last >= origin) || held.is_empty() {
+            if origins.last().is_some_and(|(last, _)| *last >= origin) || held.is_empty() {
                 return Err(de::Error::custom("origins that do not ascend, or an empty one"));
             }
-            last = Some(origin);
+            if origins.len() >= VersionVector::ORIGINS_MAX {
+                return Err(de::Error::custom("too many origins"));
+            }
             origins.push((origin, held));
         }
-        Ok(Self { origins })
+        Ok(VersionVector { origins })
     }
 }

@@ -374,16 +374,21 @@ impl MultiLeader {
 
     /// Other replicas have told of more.
     pub(crate) fn release_acks(&mut self) {
+        if self.acks.count == 0 {
+            return;
+        }
         let Some(origin) = self.origin() else { return };
         let replicas = self.members.len() as u8 + 1;
         let needs: Vec<Need> = self.acks.queues.keys().copied().collect();
+        let mut others: Vec<u64> = Vec::with_capacity(self.members.len());
         for need in needs {
             let has = |member: &crate::member::Member| match need {
                 Need::Received(_) => member.held(origin),
                 Need::Durable(_) => member.durable(origin),
                 Need::Applied(_) => member.applied(origin),
             };
-            let mut others: Vec<u64> = self.members.values().map(has).collect();
+            others.clear();
+            others.extend(self.members.values().map(has));
             others.sort_unstable_by(|a, b| b.cmp(a));
             // This replica counts as one: it has all of them.
             let reached = others.get(usize::from(copies_of(need)) - 2).copied().unwrap_or(0);

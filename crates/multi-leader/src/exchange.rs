@@ -277,11 +277,11 @@ impl MultiLeader {
 
     /// Sends every peer what it lacks, as far as it goes.
     pub(crate) fn fill_peers(&mut self) {
-        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
-        for to in peers {
-            if !self.down.contains(&to) {
-                self.fill(to);
-            }
+        let sendable = self.held();
+        let due = |(to, peer): &(&NodeId, &Peer)| self.is_due(**to, peer, &sendable);
+        let due: Vec<NodeId> = self.peers.iter().filter(due).map(|(to, _)| *to).collect();
+        for to in due {
+            self.fill(to);
         }
     }
 
@@ -290,23 +290,23 @@ impl MultiLeader {
         if self.standing == Standing::Writer(stream.origin) { stream.durable() } else { stream.held() }
     }
 
-    /// Whether a peer that holds this much is to be sent something now.
-    fn lacks(&self, to: NodeId, peer: &Peer, held: &VersionVector) -> bool {
-        self.streams.values().any(|stream| {
-            let origin = stream.origin;
-            peer.next(origin, held.base(origin)) <= self.sendable(stream) && self.is_sender(origin, to)
-        })
+    /// Whether there is something to do for a peer, of what can be sent now.
+    fn is_due(&self, to: NodeId, peer: &Peer, sendable: &VersionVector) -> bool {
+        let Some(report) = self.members.get(&to).and_then(|member| member.report.as_ref()) else { return false };
+        if report.epoch != self.epoch || self.down.contains(&to) {
+            return false;
+        }
+        let lacks = || {
+            sendable.iter().any(|(origin, mine)| {
+                let held = report.held.base(origin);
+                held < mine.base() && peer.next(origin, held) <= mine.base() && self.is_sender(origin, to)
+            })
+        };
+        peer.outgoing.is_some() || peer.repair || lacks()
     }
 
     fn fill(&mut self, to: NodeId) {
-        let Some(report) = self.members.get(&to).and_then(|member| member.report.as_ref()) else { return };
-        if report.epoch != self.epoch {
-            return;
-        }
-        let peer = &self.peers[&to];
-        if peer.outgoing.is_none() && !peer.repair && !self.lacks(to, peer, &report.held) {
-            return;
-        }
+        let report = self.members[&to].report.as_ref().expect("one that has told nothing is not filled");
         let held = report.held.clone();
         let limits = self.config.limits;
         let mut peer = self.peers.remove(&to).expect("a peer");
@@ -359,8 +359,8 @@ impl MultiLeader {
                 }
             }
             let behind = |stream: &Stream| stream.bytes_behind(held.base(stream.origin));
-            let delta: u64 = self.streams.values().map(behind).sum();
-            wants_snapshot |= peer.repair && delta > self.state.bytes() as u64 + SNAPSHOT_WORTH_BYTES;
+            let delta = || self.streams.values().map(behind).sum::<u64>();
+            wants_snapshot |= peer.repair && delta() > self.state.bytes() as u64 + SNAPSHOT_WORTH_BYTES;
             if wants_snapshot {
                 self.begin_transfer(&mut peer);
             }
@@ -435,16 +435,15 @@ impl MultiLeader {
     /// The regular exchange: tells everybody around what is held, and finds out who has not come forward.
     pub(crate) fn exchange(&mut self, now: Now) {
         self.suspect(now);
-        let held = self.held();
+        let report = self.next_report();
         for (node, peer) in &mut self.peers {
-            let Some(report) = self.members.get(node).and_then(|member| member.report.as_ref()) else { continue };
-            peer.exchange(report.number, &report.held, report.held.lags(&held) > 0);
+            let Some(theirs) = self.members.get(node).and_then(|member| member.report.as_ref()) else { continue };
+            peer.exchange(theirs.number, &theirs.held, !theirs.held.covers(&report.held));
             if let Some(outgoing) = &mut peer.outgoing {
                 outgoing.fresh = false;
             }
         }
         self.outdated = true;
-        let report = self.next_report();
         self.asked.push_back((report.number, now.mono));
         if self.asked.len() > ASKED_MAX {
             self.asked.pop_front();

@@ -88,14 +88,12 @@ impl Member {
     /// acknowledged by then is missing here.
     pub(crate) fn answered(&mut self, node: NodeId, asked: Time, applied: &VersionVector) {
         self.refresh(applied);
-        let Some(report) = &self.report else { return };
+        let Some(report) = self.report.as_ref().filter(|_| self.fresher.is_none()) else { return };
         let own =
             report.held.iter().filter(|(origin, _)| Origin::of(*origin).is_some_and(|origin| origin.node == node));
         let own = own.map(|(origin, held)| (origin, held.base())).collect();
-        if self.fresher.is_none() {
-            self.fresher = Some((asked, own));
-            self.refresh(applied);
-        }
+        self.fresher = Some((asked, own));
+        self.refresh(applied);
     }
 
     fn refresh(&mut self, applied: &VersionVector) {
@@ -144,7 +142,8 @@ impl Stability {
                 self.next = Some((stable, seen));
             }
         }
-        if self.next.is_none() {
+        // What is stable has been applied here: when that is all, there is no more.
+        if self.next.is_none() && !self.stable.covers(mine.applied()) {
             let mut stable = mine.applied().meet(mine.durable());
             let mut seen = VersionVector::new();
             for member in others.values() {

@@ -3,9 +3,9 @@
 //! Invariant: writes of an origin leave in order; what is not confirmed within an exchange goes out again from where the peer
 //! stands, so messages may be lost. A peer that has never told what it holds is sent nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use replikit_core::{OriginId, Ticket, VersionVector};
+use replikit_core::{OriginId, SequenceSet, Ticket, VersionVector};
 
 use crate::transfer::Outgoing;
 
@@ -13,7 +13,7 @@ use crate::transfer::Outgoing;
 #[derive(Debug, Default)]
 pub(crate) struct Peer {
     /// The last sequence of each origin that has gone out.
-    sent: BTreeMap<OriginId, u64>,
+    sent: VersionVector,
     /// What has gone out and is not confirmed: origin, last sequence, bytes.
     inflight: VecDeque<(OriginId, u64, usize)>,
     inflight_bytes: usize,
@@ -30,12 +30,12 @@ pub(crate) struct Peer {
 impl Peer {
     /// The first sequence of an origin to send next, when the peer holds everything up to `held`.
     pub(crate) fn next(&self, origin: OriginId, held: u64) -> u64 {
-        self.sent.get(&origin).copied().unwrap_or(0).max(held) + 1
+        self.sent.base(origin).max(held) + 1
     }
 
     /// A batch goes out.
     pub(crate) fn sends(&mut self, origin: OriginId, last: u64, bytes: usize) {
-        self.sent.insert(origin, last);
+        self.sent.insert_all(origin, &SequenceSet::up_to(last));
         self.inflight.push_back((origin, last, bytes));
         self.inflight_bytes += bytes;
     }
@@ -63,7 +63,7 @@ impl Peer {
 
     /// Nothing that was sent counts as sent any more.
     pub(crate) fn go_back(&mut self) {
-        self.sent.clear();
+        self.sent = VersionVector::new();
         self.inflight.clear();
         self.inflight_bytes = 0;
     }

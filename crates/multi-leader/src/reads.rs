@@ -128,7 +128,7 @@ impl MultiLeader {
                     return self.reject(token, rejection);
                 }
                 if found.pending <= self.durable {
-                    let context = CausalContext::from(self.visible());
+                    let context = CausalContext::from(self.visible().into_owned());
                     (encode_versions(&found.values, &context), WriteId(0))
                 } else {
                     // Once all own writes are durable, everything that has been applied may be shown.

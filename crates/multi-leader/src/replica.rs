@@ -1,5 +1,6 @@
 //! The replica: what it owns, and which part of it an input is for.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::{
@@ -268,13 +269,13 @@ impl MultiLeader {
     }
 
     /// What a reader may be told that it has seen: everything applied, but for own writes that are not durable.
-    pub(crate) fn visible(&self) -> VersionVector {
-        let mut visible = self.state.applied().clone();
+    pub(crate) fn visible(&self) -> Cow<'_, VersionVector> {
+        let mut visible = Cow::Borrowed(self.state.applied());
         if let Standing::Writer(origin) = self.standing {
             let end = self.visible_of(origin);
             if end < visible.base(origin) {
-                visible.retire(origin);
-                visible.insert_all(origin, &SequenceSet::up_to(end));
+                visible.to_mut().retire(origin);
+                visible.to_mut().insert_all(origin, &SequenceSet::up_to(end));
             }
         }
         visible
@@ -476,17 +477,13 @@ impl MultiLeader {
 
     /// Every stream, up to some point of each.
     fn vector(&self, end: impl Fn(&Stream) -> u64) -> VersionVector {
-        let mut vector = VersionVector::new();
-        for stream in self.streams.values() {
-            vector.insert_all(stream.origin, &SequenceSet::up_to(end(stream)));
-        }
-        vector
+        VersionVector::up_to(self.streams.values().map(|stream| (stream.origin, end(stream))))
     }
 
     /// What is held here, as it is told to others.
     pub(crate) fn report(&self) -> Report {
         let held = self.held();
-        let durable = self.vector(Stream::durable);
+        let durable = self.streams.values().any(|stream| stream.durable() != self.sendable(stream));
         let applied = self.visible();
         Report {
             epoch: self.epoch,
@@ -496,8 +493,8 @@ impl MultiLeader {
                 Standing::Asking { .. } => None,
             },
             number: self.report_number,
-            applied: (applied != held).then_some(applied),
-            durable: (durable != held).then_some(durable),
+            applied: (*applied != held).then(|| applied.into_owned()),
+            durable: durable.then(|| self.vector(Stream::durable)),
             held,
             echo: None,
             ask: false,

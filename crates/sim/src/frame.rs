@@ -4,7 +4,7 @@
 //! Layout: checksum of lengths and head, seeded with the cluster (8 bytes); length of all that follows the lengths (4);
 //! length of the head (4); the head; then length (4) and bytes of each batch. A batch carries its own checksums.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use postcard::ser_flavors::Flavor;
 use replikit_core::{Batch, Batches, ClusterId, Message};
 use serde::Serialize;
@@ -29,11 +29,10 @@ const SUM_BYTES: usize = 8;
 pub(crate) const HEAD_AT: usize = SUM_BYTES + 8;
 
 /// Encodes a message.
-pub(crate) fn encode<H: Serialize>(message: &Message<H>, cluster: ClusterId, scratch: &mut BytesMut) -> Bytes {
+pub(crate) fn encode<H: Serialize>(message: &Message<H>, cluster: ClusterId, scratch: &mut Vec<u8>) -> Bytes {
+    scratch.clear();
     scratch.extend_from_slice(&[0; HEAD_AT]);
-    let buffer = core::mem::take(scratch);
-    *scratch =
-        postcard::serialize_with_flavor(&message.head, Appended(buffer)).expect("heads of messages always encode");
+    postcard::serialize_with_flavor(&message.head, Appended(scratch)).expect("heads of messages always encode");
     let head_bytes = (scratch.len() - HEAD_AT) as u32;
     for batch in message.batches.as_slice() {
         scratch.extend_from_slice(&(batch.bytes() as u32).to_le_bytes());
@@ -44,7 +43,7 @@ pub(crate) fn encode<H: Serialize>(message: &Message<H>, cluster: ClusterId, scr
     scratch[SUM_BYTES + 4..HEAD_AT].copy_from_slice(&head_bytes.to_le_bytes());
     let sum = checksum(&scratch[SUM_BYTES..HEAD_AT + head_bytes as usize], cluster);
     scratch[..SUM_BYTES].copy_from_slice(&sum.to_le_bytes());
-    scratch.split().freeze()
+    Bytes::copy_from_slice(scratch)
 }
 
 fn checksum(lengths_and_head: &[u8], cluster: ClusterId) -> u64 {
@@ -52,10 +51,10 @@ fn checksum(lengths_and_head: &[u8], cluster: ClusterId) -> u64 {
 }
 
 /// What is encoded goes behind what is there already.
-struct Appended(BytesMut);
+struct Appended<'a>(&'a mut Vec<u8>);
 
-impl Flavor for Appended {
-    type Output = BytesMut;
+impl Flavor for Appended<'_> {
+    type Output = ();
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         self.0.extend_from_slice(bytes);
@@ -63,12 +62,12 @@ impl Flavor for Appended {
     }
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.put_u8(byte);
+        self.0.push(byte);
         Ok(())
     }
 
-    fn finalize(self) -> postcard::Result<BytesMut> {
-        Ok(self.0)
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 
@@ -107,13 +106,15 @@ pub(crate) fn decode<H: DeserializeOwned>(mut frame: Bytes, cluster: ClusterId) 
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
 
     #[test]
     fn any_damage_and_any_foreign_cluster_is_noticed() {
         let cluster = ClusterId::from_name("here");
         let message = Message { head: (7_u32, "head".to_owned()), batches: Batches::None };
-        let frame = encode(&message, cluster, &mut BytesMut::new());
+        let frame = encode(&message, cluster, &mut Vec::new());
         let decoded: Message<(u32, String)> = decode(frame.clone(), cluster).expect("undamaged");
         assert_eq!(decoded.head, message.head);
         assert!(decode::<(u32, String)>(frame.clone(), ClusterId::from_name("there")).is_err());

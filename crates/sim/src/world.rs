@@ -16,7 +16,6 @@ mod strike;
 use core::time::Duration;
 use std::collections::BinaryHeap;
 
-use bytes::BytesMut;
 use fastrand::Rng;
 use replikit_core::{ClusterId, NodeId, Replica, Time};
 
@@ -78,7 +77,7 @@ pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     events: u64,
     inputs: u64,
     actions: u64,
-    scratch: BytesMut,
+    scratch: Vec<u8>,
     // Settings of a disk that is slow, made anew at each use.
     slow_storage: StorageSettings,
     messages: u64,
@@ -140,7 +139,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             events: 0,
             inputs: 0,
             actions: 0,
-            scratch: BytesMut::new(),
+            scratch: Vec::new(),
             slow_storage: Settings::calm(1).storage,
             messages: 0,
             kinds: [false; 256],
