@@ -17,6 +17,7 @@ use replikit_core::{
 };
 
 use crate::home::Home;
+use crate::member::Member;
 use crate::record::{Change, Provenance, Record};
 use crate::replica::{MultiLeader, Standing, position};
 use crate::state::Found;
@@ -320,6 +321,7 @@ impl MultiLeader {
 
     /// Own writes have become durable.
     pub(crate) fn release_pending(&mut self) {
+        let standings = self.standings();
         while let Some(pending) = self.pending.release(self.durable) {
             self.pending_bytes -= pending.bytes;
             let replicas = self.members.len() as u8 + 1;
@@ -344,7 +346,7 @@ impl MultiLeader {
                     });
                 }
                 None => {
-                    let reached = self.reached(sequence);
+                    let reached = reached(&standings, sequence);
                     self.acknowledge(token, sequence, reached, self.is_strict(level, replicas), reply);
                 }
             }
@@ -363,13 +365,11 @@ impl MultiLeader {
         }
     }
 
-    fn reached(&self, sequence: u64) -> Reached {
+    /// Up to where the other members have this replica's writes: received, durable, applied.
+    fn standings(&self) -> Vec<[u64; 3]> {
         let origin = self.origin().unwrap_or(OriginId::LOCAL);
-        let count = |has: fn(&crate::member::Member, OriginId) -> u64| {
-            1 + self.members.values().filter(|member| has(member, origin) >= sequence).count() as u8
-        };
-        let (received, durable) = (count(crate::member::Member::held), count(crate::member::Member::durable));
-        Reached { received, durable, applied: count(crate::member::Member::applied) }
+        let standing = |member: &Member| [member.held(origin), member.durable(origin), member.applied(origin)];
+        self.members.values().map(standing).collect()
     }
 
     /// Other replicas have told of more.
@@ -379,10 +379,11 @@ impl MultiLeader {
         }
         let Some(origin) = self.origin() else { return };
         let replicas = self.members.len() as u8 + 1;
+        let standings = self.standings();
         let needs: Vec<Need> = self.acks.queues.keys().copied().collect();
         let mut others: Vec<u64> = Vec::with_capacity(self.members.len());
         for need in needs {
-            let has = |member: &crate::member::Member| match need {
+            let has = |member: &Member| match need {
                 Need::Received(_) => member.held(origin),
                 Need::Durable(_) => member.durable(origin),
                 Need::Applied(_) => member.applied(origin),
@@ -391,12 +392,12 @@ impl MultiLeader {
             others.extend(self.members.values().map(has));
             others.sort_unstable_by(|a, b| b.cmp(a));
             // This replica counts as one: it has all of them.
-            let reached = others.get(usize::from(copies_of(need)) - 2).copied().unwrap_or(0);
+            let enough = others.get(usize::from(copies_of(need)) - 2).copied().unwrap_or(0);
             while let Some(waiting) =
-                self.acks.queues.get_mut(&need).and_then(|queue| queue.pop_front_if(|first| first.sequence <= reached))
+                self.acks.queues.get_mut(&need).and_then(|queue| queue.pop_front_if(|first| first.sequence <= enough))
             {
                 self.acks.count -= 1;
-                let reached = self.reached(waiting.sequence);
+                let reached = reached(&standings, waiting.sequence);
                 let strict = self.is_strict(waiting.level, replicas);
                 self.acknowledge(waiting.token, waiting.sequence, reached, strict, waiting.reply);
             }
@@ -413,8 +414,9 @@ impl MultiLeader {
         }
         self.acks.count -= expired.len();
         self.acks.queues.retain(|_, queue| !queue.is_empty());
+        let standings = self.standings();
         for waiting in expired {
-            let reached = self.reached(waiting.sequence);
+            let reached = reached(&standings, waiting.sequence);
             self.done(waiting.token, Outcome::Indeterminate { reached });
         }
     }
@@ -446,6 +448,12 @@ impl MultiLeader {
         self.incarnated = self.persist(Persist::Register { group, bytes });
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
     }
+}
+
+/// How many replicas have a write: this one, and those others that stand at it or behind it.
+fn reached(standings: &[[u64; 3]], sequence: u64) -> Reached {
+    let count = |what: usize| 1 + standings.iter().filter(|standing| standing[what] >= sequence).count() as u8;
+    Reached { received: count(0), durable: count(1), applied: count(2) }
 }
 
 /// Which of the siblings of a key a write replaces: those that its client has read. A client that did not say may replace one,

@@ -93,7 +93,7 @@ pub struct Limits {
     pub uncommitted_bytes_max: usize,
     /// Writes that wait for other replicas, and reads that wait for writes, each. Default 65,536.
     pub waiting_max: usize,
-    /// The log grows by this much between two snapshots. Default 64 MiB.
+    /// The log grows by this much between two snapshots. Default 256 MiB: each writes the whole state again.
     pub snapshot_log_bytes: u64,
     /// Log that is kept for members that do not have it yet; beyond it they get a snapshot. Default 1 GiB.
     pub retained_bytes_max: u64,
@@ -113,7 +113,7 @@ impl Default for Limits {
             causal_buffer_bytes_max: 16 << 20,
             uncommitted_bytes_max: 16 << 20,
             waiting_max: 1 << 16,
-            snapshot_log_bytes: 64 << 20,
+            snapshot_log_bytes: 256 << 20,
             retained_bytes_max: 1 << 30,
             snapshot_piece_bytes: 256 << 10,
             audit_bytes_max: 64 << 20,

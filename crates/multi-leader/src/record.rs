@@ -6,15 +6,20 @@
 
 use bytes::Bytes;
 use replikit_core::{Batch, BatchKind, Causality, Dot, HybridTimestamp, Origin, VersionVector};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What a write does to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Change<'a> {
-    Put(&'a [u8]),
+    Put(#[serde(serialize_with = "as_bytes")] &'a [u8]),
     Delete,
     /// The delta of a value that merges.
-    Merge(&'a [u8]),
+    Merge(#[serde(serialize_with = "as_bytes")] &'a [u8]),
+}
+
+/// In one piece: a slice would be encoded byte by byte, to the same bytes.
+pub(crate) fn as_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 /// Which versions of its key a write replaces: those that its writer had seen.
@@ -33,6 +38,7 @@ pub(crate) enum Provenance {
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record<'a> {
+    #[serde(serialize_with = "as_bytes")]
     pub(crate) key: &'a [u8],
     #[serde(borrow)]
     pub(crate) change: Change<'a>,

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::keyspace::{Conflict, MapImage};
 use replikit_core::{OriginId, RestoreError, SnapshotSource, VALUE_BYTES_MAX, VersionVector};
 use serde::{Deserialize, Serialize};
 
+use crate::record::as_bytes;
 use crate::state::{Content, Slot, State};
 use crate::versions::Versions;
 
@@ -29,23 +30,42 @@ pub(crate) struct Header {
     pub(crate) audit_dropped: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 enum Stored {
     Versions(Versions),
     Merging(CrdtKind, Bytes),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 enum Record {
     Header(Header),
     Key { key: Bytes, content: Stored },
     Overwritten(Conflict),
 }
 
+/// [`Stored`] as it is written: nothing is copied on the way.
+#[derive(Serialize)]
+enum StoredRef<'a> {
+    Versions(&'a Versions),
+    Merging(CrdtKind, Bytes),
+}
+
+/// [`Record`] as it is written.
+#[derive(Serialize)]
+enum RecordRef<'a> {
+    Header(&'a Header),
+    Key {
+        #[serde(serialize_with = "as_bytes")]
+        key: &'a [u8],
+        content: StoredRef<'a>,
+    },
+    Overwritten(&'a Conflict),
+}
+
 /// The state of one moment, on its way out.
 #[derive(Debug)]
 pub(crate) struct Image {
-    buffer: BytesMut,
+    buffer: Vec<u8>,
     keys: MapImage<Slot>,
     audit: MapImage<Conflict>,
 }
@@ -58,39 +78,44 @@ impl Image {
             digests: state.digests().clone(),
             audit_dropped: state.audit.dropped(),
         };
-        let mut image =
-            Self { buffer: BytesMut::new(), keys: state.map().image(), audit: state.audit.entries().image() };
-        image.put(&Record::Header(header));
-        image
+        let mut buffer = Vec::new();
+        put(&mut buffer, &RecordRef::Header(&header));
+        Self { buffer, keys: state.map().image(), audit: state.audit.entries().image() }
     }
 
-    fn put(&mut self, record: &Record) {
-        let encoded = postcard::to_stdvec(record).expect("a state always encodes into memory");
-        self.buffer.put_u32_le(encoded.len() as u32);
-        self.buffer.put_slice(&encoded);
-    }
-
-    fn next_record(&mut self) -> Option<Record> {
-        if let Some((key, slot)) = self.keys.next() {
-            let content = match slot.content {
-                Content::Versions(versions) => Stored::Versions(versions),
-                Content::Merging(state) => Stored::Merging(state.kind(), state.encode()),
+    /// Whether there was another record.
+    fn put_next(&mut self) -> bool {
+        if let Some((key, slot)) = self.keys.advance() {
+            let content = match &slot.content {
+                Content::Versions(versions) => StoredRef::Versions(versions),
+                Content::Merging(state) => StoredRef::Merging(state.kind(), state.encode()),
             };
-            return Some(Record::Key { key, content });
+            put(&mut self.buffer, &RecordRef::Key { key, content });
+        } else if let Some((_, conflict)) = self.audit.advance() {
+            put(&mut self.buffer, &RecordRef::Overwritten(conflict));
+        } else {
+            return false;
         }
-        self.audit.next().map(|(_, conflict)| Record::Overwritten(conflict))
+        true
     }
+}
+
+/// Encodes a record behind its length.
+fn put(buffer: &mut Vec<u8>, record: &RecordRef<'_>) {
+    let at = buffer.len();
+    buffer.extend_from_slice(&[0; 4]);
+    *buffer = postcard::to_extend(record, core::mem::take(buffer)).expect("a state always encodes into memory");
+    let length = (buffer.len() - at - 4) as u32;
+    buffer[at..at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 impl SnapshotSource for Image {
     fn next(&mut self, bytes_max: usize) -> Option<Bytes> {
         let bytes_max = bytes_max.max(1);
-        while self.buffer.len() < bytes_max {
-            let Some(record) = self.next_record() else { break };
-            self.put(&record);
-        }
+        while self.buffer.len() < bytes_max && self.put_next() {}
         let take = self.buffer.len().min(bytes_max);
-        (take > 0).then(|| self.buffer.split_to(take).freeze())
+        let rest = self.buffer.split_off(take);
+        (take > 0).then(|| core::mem::replace(&mut self.buffer, rest).into())
     }
 }
 

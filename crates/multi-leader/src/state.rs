@@ -201,12 +201,9 @@ impl State {
                         return (0, 0, Place::Taken);
                     };
                     let before = versions.bytes();
-                    let value = match record.change {
-                        Change::Put(value) => Some(Bytes::copy_from_slice(value)),
-                        _ => None,
-                    };
+                    let value = if let Change::Put(value) = record.change { Some(value) } else { None };
                     overwritten = versions.unread(past, &record.provenance, stamp);
-                    decide = versions.update(past, &record.provenance, Version { stamp, value });
+                    decide = versions.update(past, &record.provenance, stamp, value);
                     if decide && versions.as_slice().len() > 1 {
                         conflict = versions
                             .as_slice()

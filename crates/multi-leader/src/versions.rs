@@ -54,6 +54,18 @@ impl Sibling {
     }
 }
 
+/// A copy of a value, in the place of one that is given up, when that is as long and nobody else holds it.
+fn written_over(place: Bytes, value: &[u8]) -> Bytes {
+    if place.len() == value.len()
+        && !value.is_empty()
+        && let Ok(mut place) = place.try_into_mut()
+    {
+        place.copy_from_slice(value);
+        return place.freeze();
+    }
+    Bytes::copy_from_slice(value)
+}
+
 impl Versions {
     pub(crate) fn as_slice(&self) -> &[Sibling] {
         match self {
@@ -92,13 +104,19 @@ impl Versions {
 
     /// Applies a write: it replaces the values that it had seen and stands beside the rest. Returns whether there is something
     /// to decide.
-    pub(crate) fn update(&mut self, past: &Past<'_>, provenance: &Provenance, version: Version) -> bool {
-        let is_delete = version.value.is_none();
+    pub(crate) fn update(
+        &mut self,
+        past: &Past<'_>,
+        provenance: &Provenance,
+        stamp: Stamp,
+        value: Option<&[u8]>,
+    ) -> bool {
+        let is_delete = value.is_none();
         let stays = |old: &Sibling| {
             let seen = past.contains(old.dot());
             if old.is_delete() {
                 // What a later delete was made after, and what it takes away as well, it stands for.
-                return !(is_delete && seen && old.version.stamp < version.stamp);
+                return !(is_delete && seen && old.version.stamp < stamp);
             }
             match provenance {
                 Provenance::All | Provenance::Again(_) | Provenance::Over(_) => !seen,
@@ -108,15 +126,19 @@ impl Versions {
         match self {
             // The common cases first: nothing there, or one value that is replaced.
             Self::None => {
+                let version = Version { stamp, value: value.map(Bytes::copy_from_slice) };
                 *self = Self::One(Sibling { version, after: Vec::new(), audited: false });
                 return is_delete;
             }
             Self::One(old) if !stays(old) => {
-                *old = Sibling { version, after: Vec::new(), audited: false };
+                let place = old.version.value.take();
+                let value = value.map(|value| written_over(place.unwrap_or_default(), value));
+                *old = Sibling { version: Version { stamp, value }, after: Vec::new(), audited: false };
                 return is_delete;
             }
             _ => {}
         }
+        let version = Version { stamp, value: value.map(Bytes::copy_from_slice) };
         let mut siblings = self.take();
         siblings.retain(|old| stays(old));
         let after =
