@@ -3,7 +3,8 @@
 //!
 //! An update reads a list at its own node, adds an element that exists once, and writes the list back over what it has read.
 //! Afterwards every acknowledged element must be in what the nodes show; one that is not is *audited* when the audit log has a
-//! value with it, and *silent* otherwise. Counters get additions, whose sum must come out. Silent losses are wrong results.
+//! value with it, and *silent* otherwise. Where concurrent lists stay beside each other nothing may be lost; where the newest
+//! wins, what is lost must be audited. Counters get additions, whose sum must come out. Silent losses are wrong results.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use replikit_core::{NodeId, ReadLevel, ReadRequest, Store, WriteLevel, WriteRequ
 use replikit_runtime::KvClient;
 use tokio::task::LocalSet;
 
-use crate::engine::multi_leader::{COUNTERS, MultiLeader, SIBLINGS};
+use crate::engine::multi_leader::{COUNTERS, MultiLeader, NEWEST, SIBLINGS};
 use crate::engine::nodes::Nodes;
 use crate::engine::{Engine, EngineKind};
 use crate::error::BenchError;
@@ -55,11 +56,31 @@ pub enum Disturbance {
     Kill,
 }
 
+/// What becomes of two lists that were written beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// Both are shown until a writer that has read both joins them.
+    Siblings,
+    /// The newest is shown, and the other one goes to the audit log.
+    Newest,
+}
+
+impl Lists {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Siblings => SIBLINGS,
+            Self::Newest => NEWEST,
+        }
+    }
+}
+
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replication {
     /// When a write counts as done.
     pub level: WriteLevel,
+    /// The policy of the lists.
+    pub lists: Lists,
     /// What happens meanwhile.
     pub disturbance: Disturbance,
     /// How long the writers write.
@@ -68,7 +89,11 @@ pub struct Replication {
 
 impl fmt::Display for Replication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {:?}: {LIST_WRITERS} contending writers", EngineKind::MultiLeader, self.level)?;
+        let lists = match self.lists {
+            Lists::Siblings => "siblings",
+            Lists::Newest => "newest wins",
+        };
+        write!(f, "{}, {:?}: {LIST_WRITERS} contending writers, {lists}", EngineKind::MultiLeader, self.level)?;
         match self.disturbance {
             Disturbance::None => Ok(()),
             Disturbance::Kill => f.write_str(", a node killed (SIGKILL) and restarted"),
@@ -77,13 +102,16 @@ impl fmt::Display for Replication {
 }
 
 impl Replication {
+    /// Once a level: what becomes of lists makes no difference to it.
+    fn measures_lag(&self) -> bool {
+        self.disturbance == Disturbance::None && self.lists == Lists::Siblings
+    }
+
     /// How long it takes, about.
     #[must_use]
     pub fn estimate(&self) -> Duration {
-        let lag = match self.disturbance {
-            Disturbance::None => 2 * (LAG_WINDOW.warm_up + LAG_WINDOW.measured) + self.measured,
-            Disturbance::Kill => Duration::ZERO,
-        };
+        let lag = 2 * (LAG_WINDOW.warm_up + LAG_WINDOW.measured) + self.measured;
+        let lag = if self.measures_lag() { lag } else { Duration::ZERO };
         lag + self.measured + Duration::from_secs(2)
     }
 }
@@ -109,7 +137,8 @@ pub struct ReplicationReport {
     pub differing: u64,
     /// From the end of the load until every node shows everything.
     pub convergence: Duration,
-    /// From the acknowledgement at one node until another one shows it, at half of the load that 64 clients make.
+    /// From the acknowledgement at one node until another one shows it, at half of the load that 64 clients make. Reading
+    /// is part of it.
     pub lag: Latencies,
     /// Updates acknowledged by the others while a node was down.
     pub acked_while_down: u64,
@@ -225,6 +254,7 @@ pub fn table(reports: &[ReplicationReport]) -> String {
 /// What the writers share.
 struct Shared {
     level: WriteLevel,
+    lists: Lists,
     over: Cell<bool>,
     next_element: Cell<u32>,
     /// How many lists of this number are full.
@@ -260,7 +290,7 @@ impl Shared {
 
     async fn update(&self, store: &KvClient, list: usize) -> Result<(), BenchError> {
         let generation = self.generations.borrow()[list];
-        let key = format!("{SIBLINGS}{list:03}-{generation}");
+        let key = format!("{}{list:03}-{generation}", self.lists.prefix());
         let found = store.read(ReadRequest::new(key.clone()).at(ReadLevel::Local)).await?;
         let mut all = elements(&found.values);
         if all.len() >= ELEMENTS_MAX {
@@ -306,18 +336,16 @@ impl Shared {
 /// When the cluster does not start, does not converge, or cannot be read back.
 pub async fn run(replication: Replication, seed: u64, folder: &Path) -> Result<ReplicationReport, BenchError> {
     let mut cluster = MultiLeader::start(folder).await?;
-    let lag = match replication.disturbance {
-        Disturbance::None => {
-            let lag = measure_lag(&cluster, replication, seed).await;
-            cluster.converge().await?;
-            lag
-        }
-        Disturbance::Kill => Latencies::new(),
-    };
+    let mut lag = Latencies::new();
+    if replication.measures_lag() {
+        lag = measure_lag(&cluster, replication, seed).await;
+        cluster.converge().await?;
+    }
     // What was overwritten before is not this run's.
     cluster.audited().await?;
     let shared = Rc::new(Shared {
         level: replication.level,
+        lists: replication.lists,
         over: Cell::new(false),
         next_element: Cell::new(0),
         generations: RefCell::new(vec![0; LISTS]),

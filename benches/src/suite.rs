@@ -8,7 +8,7 @@ use replikit_core::WriteLevel;
 use crate::engine::{EngineKind, Sync};
 use crate::fault::Fault;
 use crate::load::{Pace, Reads, Window};
-use crate::replication::{Disturbance, Replication};
+use crate::replication::{Disturbance, Lists, Replication};
 use crate::workload::{Spread, Workload};
 
 /// Size of a value unless a case says otherwise.
@@ -119,6 +119,7 @@ impl Suite {
         let cases = cases.into_iter().map(|case| Case { window, ..case }).collect();
         let replication = |level, disturbance, seconds| Replication {
             level,
+            lists: Lists::Siblings,
             disturbance,
             measured: measured.unwrap_or(Duration::from_millis(seconds)),
         };
@@ -126,6 +127,7 @@ impl Suite {
             SuiteName::Smoke => vec![replication(WriteLevel::LeaderDisk, Disturbance::Kill, 1_000)],
             SuiteName::Default => vec![
                 replication(WriteLevel::LeaderDisk, Disturbance::None, 2_000),
+                Replication { lists: Lists::Newest, ..replication(WriteLevel::LeaderDisk, Disturbance::None, 2_000) },
                 replication(WriteLevel::Quorum, Disturbance::None, 2_000),
                 replication(WriteLevel::LeaderDisk, Disturbance::Kill, 3_000),
             ],

@@ -25,6 +25,8 @@ const AUDIT_PAGE: u32 = 1_000;
 
 /// Keys whose concurrent values all stay until a client has seen them.
 pub const SIBLINGS: &str = "note/";
+/// Keys of which the newest value is shown, as of all keys for which nothing else was said.
+pub const NEWEST: &str = "newest/";
 /// Counters that merge.
 pub const COUNTERS: &str = "count/";
 const KEYSPACES: [&str; 6] =
