@@ -546,3 +546,26 @@ fn peers_and_clients_cannot_cause_a_panic() {
     group.run(Duration::from_secs(1));
     group.assert_agreed();
 }
+
+#[test]
+fn a_log_that_was_given_up_for_who_is_away_sends_nobody_else_a_snapshot() {
+    let mut group = Group::new(3, |config| {
+        config.limits.snapshot_log_bytes = 4 << 10;
+        config.limits.retained_bytes_max = 4 << 10;
+        config.limits.cache_bytes_max = 4 << 10;
+    });
+    group.isolate(NodeId(3), true);
+    for n in 0..400 {
+        group.write(1 + n % 2, put(&format!("k{}", n % 100), &format!("value {n}")));
+        group.run(Duration::from_millis(10));
+    }
+    let installed = |event: &Event| matches!(event, Event::SnapshotInstalled { .. });
+    for node in [1, 2] {
+        assert!(!group.places[&NodeId(node)].events.iter().any(installed), "node {node}");
+        assert_eq!(group.values(node, "k99"), ["value 399"]);
+    }
+    group.isolate(NodeId(3), false);
+    group.run(Duration::from_secs(10));
+    assert!(group.places[&NodeId(3)].events.iter().any(installed));
+    group.assert_agreed();
+}
