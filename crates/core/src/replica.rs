@@ -501,6 +501,14 @@ pub enum Event {
         /// Who sent it.
         from: NodeId,
     },
+    /// A snapshot from a peer is larger than this replica takes; nothing of it was kept. Blame: the operator, whose limit is
+    /// too low for what the peer holds, or the peer. The replica stays behind until one of the two changes.
+    SnapshotRefused {
+        /// Who sent it.
+        from: NodeId,
+        /// The limit, in bytes.
+        bytes_max: u64,
+    },
     /// A snapshot could not be read by the state machine; the replica cannot go on from it.
     SnapshotUnreadable {
         /// The last entry that it holds.
@@ -531,6 +539,8 @@ pub struct Status {
     pub snapshot: Option<Position>,
     /// A leader's view of its followers, ascending by node.
     pub followers: Vec<FollowerStatus>,
+    /// Members that have been silent for too long, as far as it looks for that; ascending.
+    pub suspected: Vec<NodeId>,
 }
 
 /// A leader's view of one follower.

@@ -99,6 +99,8 @@ pub struct Limits {
     pub retained_bytes_max: u64,
     /// A piece of a snapshot on its way to a peer. Default 256 KiB.
     pub snapshot_piece_bytes: usize,
+    /// A snapshot from a peer is gathered in memory before it is joined; a larger one is refused. Default 8 GiB.
+    pub snapshot_bytes_max: u64,
     /// Overwritten values that are kept for the audit; beyond it the oldest are dropped, and counted. Default 64 MiB.
     pub audit_bytes_max: usize,
 }
@@ -116,6 +118,7 @@ impl Default for Limits {
             snapshot_log_bytes: 256 << 20,
             retained_bytes_max: 1 << 30,
             snapshot_piece_bytes: 256 << 10,
+            snapshot_bytes_max: 8 << 30,
             audit_bytes_max: 64 << 20,
         }
     }

@@ -466,6 +466,7 @@ impl MultiLeader {
             first_index: LogIndex(first),
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
+            suspected: self.suspected.iter().copied().collect(),
         }
     }
 

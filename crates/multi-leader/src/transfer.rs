@@ -68,6 +68,8 @@ impl Outgoing {
 /// At the receiver.
 #[derive(Debug)]
 pub(crate) struct Arriving {
+    /// It has grown beyond the limit, and its content was dropped: another one is not begun at once.
+    pub(crate) refused: bool,
     pub(crate) from: NodeId,
     pub(crate) transfer: (OriginId, u64),
     pub(crate) offset: u64,

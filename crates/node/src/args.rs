@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Parser, Subcommand};
+use replikit_core::crdt::Path;
 use replikit_core::{CausalContext, Cursor, LogIndex, NodeId, ReadLevel, WriteLevel};
 
 use crate::shape::{Shape, Strategy};
@@ -29,7 +31,7 @@ pub(crate) enum Command {
     Put(Put),
     /// Print the value of a key; of concurrent values, or the elements of a set, each on a line.
     Get(Get),
-    /// Remove a key.
+    /// Remove a key, or a field of a map.
     Delete(Delete),
     /// Add to a counter, and print its new value.
     Add(Add),
@@ -61,6 +63,9 @@ impl Command {
         match self {
             Self::Node(node) if node.new && node.shape.strategy != Strategy::MultiLeader => {
                 Err("--new is for --strategy multi-leader")
+            }
+            Self::Delete(delete) if delete.field.is_some() && delete.over.is_some() => {
+                Err("--over is for keys; a field is removed as far as its node knows it")
             }
             Self::Node(Node { shape, .. }) | Self::Cluster(Cluster { shape, .. }) => shape.check(),
             _ => Ok(()),
@@ -151,6 +156,7 @@ const WRITE_LEVELS: &str = "When it counts as done: memory, leader-disk, receive
      the default is quorum, and leader-disk, which is this node's own, in a multi-leader cluster";
 const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old); the default is \
      linearizable, and local in a multi-leader cluster, which has no linearizable reads";
+const FIELD: &str = "The key holds a map: this field of it, as names separated by slashes, the outermost first";
 const OVER: &str = "What its writer has seen, as `get --context` printed it: concurrent values that are in it are replaced, others \
      stay beside this write";
 
@@ -174,6 +180,9 @@ pub(crate) struct Get {
     /// Print behind the values what they have seen, for --over.
     #[arg(long)]
     pub(crate) context: bool,
+    /// The key holds a map: print its fields, one a line: path, type, value or values, separated by tabs.
+    #[arg(long)]
+    pub(crate) fields: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -185,6 +194,8 @@ pub(crate) struct Delete {
     pub(crate) level: Option<WriteLevel>,
     #[arg(long, value_name = "TOKEN", value_parser = context, help = OVER)]
     pub(crate) over: Option<CausalContext>,
+    #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
+    pub(crate) field: Option<Path>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -196,6 +207,8 @@ pub(crate) struct Add {
     pub(crate) delta: i64,
     #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
     pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
+    pub(crate) field: Option<Path>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -206,6 +219,8 @@ pub(crate) struct Element {
     pub(crate) element: String,
     #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
     pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
+    pub(crate) field: Option<Path>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -216,6 +231,8 @@ pub(crate) struct Flag {
     pub(crate) state: FlagState,
     #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
     pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
+    pub(crate) field: Option<Path>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -232,6 +249,8 @@ pub(crate) struct Assign {
     pub(crate) value: String,
     #[arg(long, value_parser = write_level, help = WRITE_LEVELS)]
     pub(crate) level: Option<WriteLevel>,
+    #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
+    pub(crate) field: Option<Path>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -334,6 +353,13 @@ fn cursor(text: &str) -> Result<Cursor, String> {
     }
 }
 
+fn field(text: &str) -> Result<Path, String> {
+    if text.split('/').any(str::is_empty) {
+        return Err("give names separated by slashes".to_owned());
+    }
+    Ok(text.split('/').map(|name| Bytes::copy_from_slice(name.as_bytes())).collect())
+}
+
 fn context(text: &str) -> Result<CausalContext, String> {
     let digit = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(digit).collect();
@@ -390,6 +416,14 @@ mod tests {
         assert!(write_level("memory:2").is_err());
         assert_eq!(read_level("stale:20"), Ok(ReadLevel::BoundedStale(Duration::from_millis(20))));
         assert!(read_level("fresh").is_err());
+    }
+
+    #[test]
+    fn a_field_is_a_path_of_names() {
+        assert_eq!(field("a/b"), Ok(vec![Bytes::from("a"), Bytes::from("b")]));
+        for wrong in ["", "/a", "a//b", "a/"] {
+            assert!(field(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

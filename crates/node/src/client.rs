@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replikit_core::crdt::CrdtOp;
+use replikit_core::crdt::{CrdtOp, FieldView, MapView, Path as CrdtPath};
 use replikit_core::keyspace::{ConflictPage, decode_write};
 use replikit_core::{
     CausalContext, NodeId, Origin, ReadError, ReadLevel, ReadRequest, Rejection, Role, ScanRequest, Store,
@@ -150,32 +150,50 @@ pub(crate) fn put(args: args::Put) -> CommandResult {
 }
 
 pub(crate) fn delete(args: args::Delete) -> CommandResult {
-    write(&args.reach, over(WriteRequest::delete(args.key), args.over), args.level)
+    let request = match args.field {
+        None => over(WriteRequest::delete(args.key), args.over),
+        Some(path) => WriteRequest::crdt(args.key, CrdtOp::RemoveAt { path }),
+    };
+    write(&args.reach, request, args.level)
 }
 
 pub(crate) fn add(args: args::Add) -> CommandResult {
-    let request = WriteRequest::add(args.key, args.delta);
+    let request = match args.field {
+        None => WriteRequest::add(args.key, args.delta),
+        Some(path) => WriteRequest::crdt(args.key, CrdtOp::Add { amount: args.delta }.at(path)),
+    };
     let written = connected(&args.reach, async |session| session.write(request, args.level).await)?;
     match written.effect {
         Some(WriteEffect::Counter { value }) => say(value),
         Some(WriteEffect::NotACounter) => {
             return Err("the key holds no counter, or the sum does not fit 64 bits".into());
         }
-        // A level that is acknowledged before the sum is known.
-        None => acknowledged(&written),
+        // A level that is acknowledged before the sum is known; a field of a map, of which no sum is told.
+        None | Some(WriteEffect::Done) => acknowledged(&written),
         Some(other) => return Err(format!("an unexpected answer: {other:?}").into()),
     }
     Ok(())
 }
 
+/// An operation on a value, or on a field of one.
+fn change(key: String, field: Option<CrdtPath>, op: CrdtOp) -> WriteRequest {
+    WriteRequest::crdt(
+        key,
+        match field {
+            None => op,
+            Some(path) => op.at(path),
+        },
+    )
+}
+
 pub(crate) fn insert(args: args::Element) -> CommandResult {
     let op = CrdtOp::Insert { element: args.element.into() };
-    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+    write(&args.reach, change(args.key, args.field, op), args.level)
 }
 
 pub(crate) fn remove(args: args::Element) -> CommandResult {
     let op = CrdtOp::Remove { element: args.element.into() };
-    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+    write(&args.reach, change(args.key, args.field, op), args.level)
 }
 
 pub(crate) fn flag(args: args::Flag) -> CommandResult {
@@ -183,19 +201,23 @@ pub(crate) fn flag(args: args::Flag) -> CommandResult {
         FlagState::On => CrdtOp::Enable,
         FlagState::Off => CrdtOp::Disable,
     };
-    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+    write(&args.reach, change(args.key, args.field, op), args.level)
 }
 
 pub(crate) fn assign(args: args::Assign) -> CommandResult {
     let op = CrdtOp::Set { value: args.value.into() };
-    write(&args.reach, WriteRequest::crdt(args.key, op), args.level)
+    write(&args.reach, change(args.key, args.field, op), args.level)
 }
 
 pub(crate) fn get(args: args::Get) -> CommandResult {
     let (key, level) = (args.key.clone(), args.level);
     let found = connected(&args.reach, async |session| session.read(key, level).await)?;
     for value in &found.values {
-        say(String::from_utf8_lossy(value));
+        if args.fields {
+            show_fields(value)?;
+        } else {
+            say(String::from_utf8_lossy(value));
+        }
     }
     if args.context {
         let context = found.context.ok_or("the cluster has no concurrent values, so there is no context")?;
@@ -203,6 +225,25 @@ pub(crate) fn get(args: args::Get) -> CommandResult {
     }
     if found.values.is_empty() {
         return Err(format!("no such key: {}", args.key).into());
+    }
+    Ok(())
+}
+
+/// The fields of a map, one a line: path, type, and value or values, separated by tabs.
+fn show_fields(value: &[u8]) -> CommandResult {
+    let map = MapView::from_bytes(value).map_err(|_| "the key holds no map: its keyspace is none of maps")?;
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let all = |values: &[Bytes]| values.iter().map(text).collect::<Vec<_>>().join("\t");
+    for (path, field) in &map.fields {
+        let path = path.iter().map(text).collect::<Vec<_>>().join("/");
+        match field {
+            FieldView::Counter(sum) => say(format_args!("{path}\tcounter\t{sum}")),
+            FieldView::Newest(value) => say(format_args!("{path}\tregister\t{}", text(value))),
+            FieldView::Concurrent(values) => say(format_args!("{path}\tconcurrent\t{}", all(values))),
+            FieldView::Set(elements) => say(format_args!("{path}\tset\t{}", all(elements))),
+            FieldView::Flag(state) => say(format_args!("{path}\tflag\t{}", if *state { "on" } else { "off" })),
+            _ => say(format_args!("{path}\tunknown")),
+        }
     }
     Ok(())
 }
@@ -354,5 +395,9 @@ fn show_equals(answers: &Answers) {
         };
         let members: Vec<String> = status.replica.followers.iter().map(behind).collect();
         say(format_args!("as node {node} knows: {}", members.join(", ")));
+        if !status.replica.suspected.is_empty() {
+            let suspected: Vec<String> = status.replica.suspected.iter().map(ToString::to_string).collect();
+            say(format_args!("node {node} has heard nothing for too long from: {}", suspected.join(", ")));
+        }
     }
 }

@@ -219,6 +219,7 @@ impl<M: StateMachine> Raft<M> {
             first_index: self.view.floor().id.index.next(),
             snapshot: self.snapshots.newest,
             followers,
+            suspected: Vec::new(),
         }
     }
 

@@ -19,7 +19,7 @@ struct Cluster<'a> {
     nodes: BTreeMap<u32, Node>,
 }
 
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 10] = [
     "--strategy",
     "multi-leader",
     "--keyspace",
@@ -28,6 +28,8 @@ const SETTINGS: [&str; 8] = [
     "count/=counter",
     "--keyspace",
     "tags/=set",
+    "--keyspace",
+    "card/=map",
 ];
 
 impl<'a> Cluster<'a> {
@@ -194,6 +196,28 @@ fn a_conflict_of_nodes_that_were_killed_in_turn_is_listed_on_every_node() {
     assert_eq!(cluster.overwritten(1).len(), 1, "siblings that were seen are not overwritten");
     cluster.client(3, &["delete", "only"]);
     cluster.converge(&["scan"], |all| all == "last\tone\nnote/a\tboth\n");
+}
+
+#[test]
+fn the_fields_of_a_map_are_written_anywhere_and_a_silent_member_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(dir.path(), &[]);
+    cluster.client(1, &["assign", "card/x", "Ada", "--field", "name"]);
+    cluster.client(2, &["add", "card/x", "2", "--field", "stats/visits"]);
+    cluster.client(3, &["insert", "card/x", "red", "--field", "tags"]);
+    cluster.client(3, &["flag", "card/x", "on", "--field", "active"]);
+    let whole = "active\tflag\ton\nname\tregister\tAda\nstats/visits\tcounter\t2\ntags\tset\tred\n";
+    cluster.converge(&["get", "card/x", "--fields"], |shown| shown == whole);
+    cluster.client(2, &["delete", "card/x", "--field", "stats"]);
+    cluster.converge(&["get", "card/x", "--fields"], |shown| !shown.contains("stats") && shown.contains("name"));
+    let wrong = cluster.try_client(1, &["add", "card/x", "2", "--field", "a//b"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    cluster.kill(3);
+    let end = Instant::now() + CONVERGE_MAX;
+    while !cluster.client(1, &["status"]).contains("node 1 has heard nothing for too long from: 3") {
+        assert!(Instant::now() < end, "node 3 is not suspected");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl Replica for Equal {
                     first_index: LogIndex(1),
                     snapshot: None,
                     followers: Vec::new(),
+                    suspected: Vec::new(),
                 };
                 self.value(token, status.encode());
             }

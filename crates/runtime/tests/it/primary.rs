@@ -203,6 +203,7 @@ impl Primary {
             first_index: LogIndex(1),
             snapshot: None,
             followers: Vec::new(),
+            suspected: Vec::new(),
         }
     }
 
