@@ -1,22 +1,98 @@
 //! Where membership epochs come from, so that no strategy depends on another one to learn its membership.
 //!
-//! Invariant: epochs never go back, and one epoch names one membership for ever.
+//! Invariants: epochs never go back, and one epoch names one membership for ever. A membership says since which epoch each of
+//! its nodes has been a member without a break: so who has missed epochs still learns from the newest one who was evicted in
+//! between, himself included.
 
-use crate::{Epoch, NodeInfo};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, NodeId, NodeInfo};
 
 /// The members of a group in one epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// Version.
     pub epoch: Epoch,
     /// Who belongs to it, ascending by node.
     pub nodes: Vec<NodeInfo>,
+    /// The first epoch of the group.
+    pub founded: Epoch,
+    /// Nodes that have joined, or come back, after that: in which epoch they last did.
+    pub joined: BTreeMap<NodeId, Epoch>,
 }
 
-/// Tells a strategy which membership is in force. Implemented by [`StaticMembership`]; a node may plug in a replicated one.
+impl Membership {
+    /// The first membership of a group, as epoch 1.
+    #[must_use]
+    pub fn founding(mut nodes: Vec<NodeInfo>) -> Self {
+        nodes.sort_by_key(|node| node.id);
+        nodes.dedup_by_key(|node| node.id);
+        Self { epoch: Epoch(1), nodes, founded: Epoch(1), joined: BTreeMap::new() }
+    }
+
+    /// The membership of the next epoch: those who stay keep their time, the others join with it.
+    #[must_use]
+    pub fn next(&self, mut nodes: Vec<NodeInfo>) -> Self {
+        nodes.sort_by_key(|node| node.id);
+        nodes.dedup_by_key(|node| node.id);
+        let epoch = Epoch(self.epoch.0 + 1);
+        let since = |node: &NodeInfo| (node.id, self.since(node.id).unwrap_or(epoch));
+        let joined = nodes.iter().map(since).filter(|(_, since)| *since > self.founded).collect();
+        Self { epoch, nodes, founded: self.founded, joined }
+    }
+
+    /// The epoch since which a node has been a member without a break; `None` when it is none.
+    #[must_use]
+    pub fn since(&self, node: NodeId) -> Option<Epoch> {
+        self.nodes
+            .iter()
+            .any(|member| member.id == node)
+            .then(|| self.joined.get(&node).copied().unwrap_or(self.founded))
+    }
+
+    /// Whether a node belongs to it.
+    #[must_use]
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.since(node).is_some()
+    }
+
+    /// Whether nothing has changed since the group was founded.
+    #[must_use]
+    pub fn is_founding(&self) -> bool {
+        self.epoch == self.founded
+    }
+
+    /// The members, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.iter().map(|node| node.id)
+    }
+}
+
+/// Tells a strategy which membership is in force. Implemented by [`StaticMembership`] and [`Announcements`]; a node may plug in
+/// a replicated one.
+///
+/// What it tells never goes back, also not over a restart of its node: it was told before, or is read from where it lasts.
 pub trait EpochSource: Send {
-    /// The newest membership known. Never blocks.
+    /// The newest membership known. Never blocks; asked before every input.
     fn current(&self) -> &Membership;
+
+    /// Whether a newer one may ever come.
+    fn changes(&self) -> bool {
+        true
+    }
+}
+
+impl<E: EpochSource + Sync + ?Sized> EpochSource for Arc<E> {
+    fn current(&self) -> &Membership {
+        (**self).current()
+    }
+
+    fn changes(&self) -> bool {
+        (**self).changes()
+    }
 }
 
 /// A membership that never changes.
@@ -26,14 +102,97 @@ pub struct StaticMembership(Membership);
 impl StaticMembership {
     /// These nodes, for ever, as epoch 1.
     #[must_use]
-    pub fn new(mut nodes: Vec<NodeInfo>) -> Self {
-        nodes.sort_by_key(|node| node.id);
-        Self(Membership { epoch: Epoch(1), nodes })
+    pub fn new(nodes: Vec<NodeInfo>) -> Self {
+        Self(Membership::founding(nodes))
     }
 }
 
 impl EpochSource for StaticMembership {
     fn current(&self) -> &Membership {
         &self.0
+    }
+
+    fn changes(&self) -> bool {
+        false
+    }
+}
+
+/// Memberships that somebody announces, from any thread: whoever reads the replicated register that they come from. Shared in
+/// an [`Arc`].
+///
+/// All that were announced are kept, a few hundred bytes each: a reader may hold on to any of them.
+#[derive(Debug)]
+pub struct Announcements {
+    membership: Membership,
+    next: OnceLock<Box<Self>>,
+}
+
+impl Announcements {
+    /// Begins with this one.
+    #[must_use]
+    pub const fn new(membership: Membership) -> Self {
+        Self { membership, next: OnceLock::new() }
+    }
+
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(next) = newest.next.get() {
+            newest = next;
+        }
+        newest
+    }
+
+    /// A newer membership is in force; one that is not newer than the newest changes nothing. Returns whether it is newer.
+    pub fn announce(&self, membership: Membership) -> bool {
+        let mut announced = Box::new(Self::new(membership));
+        loop {
+            let newest = self.newest();
+            if announced.membership.epoch <= newest.membership.epoch {
+                return false;
+            }
+            match newest.next.set(announced) {
+                Ok(()) => return true,
+                // Somebody was faster.
+                Err(back) => announced = back,
+            }
+        }
+    }
+}
+
+impl EpochSource for Announcements {
+    fn current(&self) -> &Membership {
+        &self.newest().membership
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(ids: impl IntoIterator<Item = u32>) -> Vec<NodeInfo> {
+        let info = |id| NodeInfo { id: NodeId(id), address: String::new(), region: String::new(), zone: String::new() };
+        ids.into_iter().map(info).collect()
+    }
+
+    #[test]
+    fn who_missed_epochs_learns_from_the_newest_one_who_was_evicted_in_between() {
+        let first = Membership::founding(nodes([3, 1, 2]));
+        assert!(first.is_founding() && first.ids().eq([1, 2, 3].map(NodeId)));
+        let without = first.next(nodes([1, 2]));
+        assert_eq!((without.since(NodeId(3)), without.since(NodeId(1))), (None, Some(Epoch(1))));
+        let again = without.next(nodes([1, 2, 3, 4]));
+        let since: Vec<Option<Epoch>> = (1..=4).map(|node| again.since(NodeId(node))).collect();
+        assert_eq!(since, [1, 1, 3, 3].map(|epoch| Some(Epoch(epoch))));
+        assert_eq!(again.next(nodes([3, 4])).since(NodeId(3)), Some(Epoch(3)), "who stays keeps the time");
+    }
+
+    #[test]
+    fn announcements_never_go_back() {
+        let first = Membership::founding(nodes([1, 2]));
+        let (second, third) = (first.next(nodes([1])), first.next(nodes([1])).next(nodes([1, 2])));
+        let source = Announcements::new(first);
+        assert!(source.announce(third.clone()));
+        assert!(!source.announce(second) && !source.announce(third.clone()));
+        assert_eq!(source.current(), &third);
     }
 }

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Batches, GroupId, LogIndex, NodeId, Now, Outcome, Position, ReadLevel, ReadRequest, SessionSeq, StreamId,
-    Term, Ticket, Time, Token, WriteId, WriteLevel, WriteRequest,
+    Batch, Batches, Epoch, GroupId, LogIndex, NodeId, Now, Outcome, Position, ReadLevel, ReadRequest, SessionSeq,
+    StreamId, Term, Ticket, Time, Token, WriteId, WriteLevel, WriteRequest,
 };
 
 /// One replica of one group, or a container of many: no I/O, no clock, no thread, no randomness of its own, so that the same
@@ -478,6 +478,44 @@ pub enum Event {
         /// Which peer.
         node: NodeId,
     },
+    /// A membership epoch has begun here. Members of the one before that are not in it are evicted: how far each of their
+    /// writes counts is told by [`Event::OriginClosed`].
+    EpochBegun {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its members, ascending.
+        members: Vec<NodeId>,
+    },
+    /// This node is not a member any more, or not yet: it takes no writes. Writes that no member has stay on its disk until it
+    /// is named again.
+    Evicted {
+        /// The epoch that does not name it.
+        epoch: Epoch,
+    },
+    /// An evicted node's writes end here: all members of the epoch have said what they hold. Later ones, acknowledged or not,
+    /// are on its disk only, and come back when it does.
+    OriginClosed {
+        /// Whose stream.
+        stream: StreamId,
+        /// The last write that counts; 0 when none does.
+        last: LogIndex,
+    },
+    /// This node was evicted and is named again: it has put away what only it may have, and begins anew with an empty state.
+    BeganAnew {
+        /// The epoch that names it.
+        epoch: Epoch,
+        /// Keys with something that was put away.
+        stashed: u64,
+    },
+    /// What this node had put away when it was evicted has been dealt with.
+    Resubmitted {
+        /// Writes that were made again, values that merge counted once each.
+        writes: u64,
+        /// Writes that some member had all the same.
+        known: u64,
+        /// Writes of others that this node had held and that no member had: they come back with their own nodes, or not.
+        dropped: u64,
+    },
     /// The storage failed; this replica acknowledges nothing any more.
     StorageFailed,
     /// The storage stalls; leadership was given up.
@@ -535,6 +573,8 @@ pub struct Status {
     pub applied_index: LogIndex,
     /// First index still in the log.
     pub first_index: LogIndex,
+    /// The membership epoch that it acts in.
+    pub epoch: Epoch,
     /// The newest snapshot.
     pub snapshot: Option<Position>,
     /// A leader's view of its followers, ascending by node.

@@ -19,6 +19,7 @@ use replikit_core::{
 use crate::home::Home;
 use crate::member::Member;
 use crate::record::{Change, Provenance, Record};
+use crate::register::Stage;
 use crate::replica::{MultiLeader, Standing, position};
 use crate::state::Found;
 use crate::stream::Stream;
@@ -30,7 +31,7 @@ pub(crate) const CEILING_AHEAD: Duration = Duration::from_millis(400);
 /// Own writes that are not stored yet.
 #[derive(Debug)]
 pub(crate) struct OpenBatch {
-    time: HybridTimestamp,
+    pub(crate) time: HybridTimestamp,
     first: u64,
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -71,6 +72,17 @@ pub(crate) struct Acks {
     // By what they wait for; each queue in the order of the writes, which is that of the deadlines too.
     queues: BTreeMap<Need, VecDeque<Waiting>>,
     count: usize,
+}
+
+impl OpenBatch {
+    /// The dot of the next write.
+    pub(crate) const fn next_dot(&self, origin: OriginId) -> Dot {
+        Dot { origin, sequence: self.first + self.ends.len() as u64 }
+    }
+
+    pub(crate) const fn is_full(&self, bytes_max: usize) -> bool {
+        self.bytes.len() >= bytes_max
+    }
 }
 
 impl Acks {
@@ -123,8 +135,11 @@ impl MultiLeader {
         if self.failed {
             return Err(Rejection::StorageFailed.into());
         }
+        if self.epochs.evicted {
+            return Err(Rejection::StaleRoute { current: self.epoch }.into());
+        }
         let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp.into()) };
-        let replicas = self.members.len() as u8 + 1;
+        let replicas = self.replicas();
         if copies(level, replicas) > replicas {
             return Err(Rejection::Unreachable { level, replicas }.into());
         }
@@ -142,7 +157,7 @@ impl MultiLeader {
         }
         self.begin_batch(now, origin);
         let open = self.open.as_ref().expect("begun just now");
-        let dot = Dot { origin, sequence: open.first + open.ends.len() as u64 };
+        let dot = open.next_dot(origin);
         let stamp = Stamp { time: open.time, dot };
         let (owned, provenance, effect) = self.prepare(&key, op, context.as_ref(), stamp)?;
         let change = match &owned {
@@ -162,7 +177,7 @@ impl MultiLeader {
         self.pending_bytes += bytes;
         let (sequence, reply, arrived) = (dot.sequence, encode(&effect), now.mono);
         open.waiting.push(Pending { token, level, sequence, bytes, reply, arrived });
-        if open.bytes.len() >= self.config.limits.batch_bytes_max {
+        if open.is_full(self.config.limits.batch_bytes_max) {
             self.close_batch();
         }
         Ok(())
@@ -170,12 +185,14 @@ impl MultiLeader {
 
     /// Whether this is the place to write a key.
     fn check_home(&self, key: &[u8]) -> Result<(), Rejection> {
-        let membership = self.config.epochs.current();
+        let membership = &self.epochs.membership;
         let elsewhere = |home: &crate::home::HomeFn| home(key, membership).filter(|home| *home != self.config.node);
         match &self.config.keyspaces.of(key).home {
             Home::Anywhere => Ok(()),
             Home::Require(home) => match elsewhere(home) {
                 Some(home) => Err(Rejection::NotLeader { leader: Some(home) }),
+                // Whoever was home before may have written what is not here yet.
+                None if !self.epochs.settled => Err(Rejection::CatchingUp),
                 None => Ok(()),
             },
             Home::Prefer(home) => match elsewhere(home) {
@@ -187,7 +204,7 @@ impl MultiLeader {
         }
     }
 
-    fn begin_batch(&mut self, now: Now, origin: OriginId) {
+    pub(crate) fn begin_batch(&mut self, now: Now, origin: OriginId) {
         if self.open.is_some() {
             return;
         }
@@ -204,7 +221,7 @@ impl MultiLeader {
         self.open = Some(OpenBatch { time, first, bytes, ends: Vec::new(), waiting: Vec::new() });
     }
 
-    fn write_record(&mut self, stamp: Stamp, record: &Record<'_>) {
+    pub(crate) fn write_record(&mut self, stamp: Stamp, record: &Record<'_>) {
         let open = self.open.as_mut().expect("a batch was begun");
         open.bytes = record.encode_into(core::mem::take(&mut open.bytes));
         open.ends.push(open.bytes.len());
@@ -253,7 +270,7 @@ impl MultiLeader {
             WriteOp::CompareAndSet { expected, new } => {
                 // Only at a home that others do not write at does comparing mean anything.
                 let here = Some(self.config.node);
-                if !matches!(&keyspace.home, Home::Require(home) if home(key, self.config.epochs.current()) == here) {
+                if !matches!(&keyspace.home, Home::Require(home) if home(key, &self.epochs.membership) == here) {
                     return Err(unsupported());
                 }
                 let found = self.state.find(key).values.into_iter().next();
@@ -324,14 +341,8 @@ impl MultiLeader {
         let standings = self.standings();
         while let Some(pending) = self.pending.release(self.durable) {
             self.pending_bytes -= pending.bytes;
-            let replicas = self.members.len() as u8 + 1;
-            let need = match pending.level {
-                WriteLevel::Memory | WriteLevel::LeaderDisk => None,
-                WriteLevel::Received(copies) => Some(Need::Received(copies)),
-                WriteLevel::Durable(copies) => Some(Need::Durable(copies)),
-                WriteLevel::Quorum => Some(Need::Durable(quorum::majority(replicas.into()) as u8)),
-                WriteLevel::Applied(copies) => Some(Need::Applied(copies)),
-            };
+            let replicas = self.replicas();
+            let need = need(pending.level, replicas);
             let Pending { token, level, sequence, reply, arrived, .. } = pending;
             match need.filter(|need| copies_of(*need) > 1) {
                 Some(need) => {
@@ -378,7 +389,7 @@ impl MultiLeader {
             return;
         }
         let Some(origin) = self.origin() else { return };
-        let replicas = self.members.len() as u8 + 1;
+        let replicas = self.replicas();
         let standings = self.standings();
         let needs: Vec<Need> = self.acks.queues.keys().copied().collect();
         let mut others: Vec<u64> = Vec::with_capacity(self.members.len());
@@ -392,7 +403,10 @@ impl MultiLeader {
             others.extend(self.members.values().map(has));
             others.sort_unstable_by(|a, b| b.cmp(a));
             // This replica counts as one: it has all of them.
-            let enough = others.get(usize::from(copies_of(need)) - 2).copied().unwrap_or(0);
+            let enough = match copies_of(need).checked_sub(2) {
+                Some(at) => others.get(usize::from(at)).copied().unwrap_or(0),
+                None => u64::MAX,
+            };
             while let Some(waiting) =
                 self.acks.queues.get_mut(&need).and_then(|queue| queue.pop_front_if(|first| first.sequence <= enough))
             {
@@ -423,29 +437,56 @@ impl MultiLeader {
 
     /// The storage failed: what waits for it may or may not be there later.
     pub(crate) fn fail_all(&mut self) {
+        self.give_up_writes();
+        self.fail_reads();
+    }
+
+    /// The requests that wait for their storage or for other replicas; they wait no longer.
+    pub(crate) fn waiting_tokens(&mut self) -> Vec<Token> {
         let mut tokens: Vec<Token> = self.pending.drain().map(|pending| pending.token).collect();
         tokens.extend(self.open.take().into_iter().flat_map(|open| open.waiting).map(|pending| pending.token));
         let queues = core::mem::take(&mut self.acks);
         tokens.extend(queues.queues.into_values().flatten().map(|waiting| waiting.token));
         self.pending_bytes = 0;
-        for token in tokens {
-            self.done(token, Outcome::Indeterminate { reached: Reached::default() });
+        tokens
+    }
+
+    /// The members have changed: a majority is another number.
+    pub(crate) fn count_anew(&mut self) {
+        let replicas = self.replicas();
+        let queues = core::mem::take(&mut self.acks.queues);
+        let mut all: Vec<Waiting> = queues.into_values().flatten().collect();
+        all.sort_by_key(|waiting| waiting.sequence);
+        for waiting in all {
+            let need = need(waiting.level, replicas).unwrap_or(Need::Durable(1));
+            self.acks.queues.entry(need).or_default().push_back(waiting);
         }
-        self.fail_reads();
+    }
+
+    /// How many replicas the group has; an evicted node counts none of them any more, and acknowledges for none.
+    fn replicas(&self) -> u8 {
+        if self.epochs.evicted { u8::MAX } else { self.members.len() as u8 + 1 }
     }
 
     /// Everybody has answered and all that they hold has been applied: a new incarnation may write.
     pub(crate) fn try_standing(&mut self) {
         let Standing::Asking { unheard, wanted, newest } = &self.standing else { return };
-        if !unheard.is_empty() || !wanted.values().all(|wanted| self.state.applied().covers(wanted)) {
+        let applied = self.state.applied();
+        if self.epochs.evicted || !unheard.is_empty() || !wanted.values().all(|wanted| applied.covers(wanted)) {
             return;
         }
         let incarnation = replikit_core::Incarnation((*newest).max(self.register.incarnation) + 1);
         let Ok(origin) = (Origin { node: self.config.node, incarnation }).id() else { return };
         self.register.incarnation = incarnation.0;
+        if self.register.stage != Stage::Regular {
+            self.register.first = incarnation.0;
+        }
         self.standing = Standing::Writer(origin);
         let (group, bytes) = (self.config.group, self.register.encode());
         self.incarnated = self.persist(Persist::Register { group, bytes });
+        if self.register.stage == Stage::Resubmitting {
+            self.resubmit();
+        }
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
     }
 }
@@ -484,6 +525,17 @@ enum Refusal {
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
+    }
+}
+
+/// What a level waits for; `None` when only for this node.
+fn need(level: WriteLevel, replicas: u8) -> Option<Need> {
+    match level {
+        WriteLevel::Memory | WriteLevel::LeaderDisk => None,
+        WriteLevel::Received(copies) => Some(Need::Received(copies)),
+        WriteLevel::Durable(copies) => Some(Need::Durable(copies)),
+        WriteLevel::Quorum => Some(Need::Durable(quorum::majority(replicas.into()) as u8)),
+        WriteLevel::Applied(copies) => Some(Need::Applied(copies)),
     }
 }
 

@@ -159,7 +159,8 @@ pub enum Founding {
     /// waits until all have answered. The default.
     #[default]
     Ask,
-    /// The operator says that this node never was a member: it begins at once. Saying so of a node that lost its disk breaks
+    /// The operator says that this node never was a member: it begins at once, if the group was founded with it. Who joins
+    /// later catches up first. Saying so of a node that lost its disk breaks
     /// everything: dots would be given away twice.
     New,
 }
@@ -172,7 +173,7 @@ pub struct Config {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// Who belongs to the group: asked once, when the replica is made.
+    /// Who belongs to the group: asked before every input.
     pub epochs: Box<dyn EpochSource>,
     /// Who sends to whom.
     pub topology: Topology,
@@ -215,10 +216,12 @@ impl Config {
         if let Some(&node) = members.iter().chain([&self.node]).find(|node| **node > Origin::NODE_MAX) {
             return Err(ConfigError::NodeTooLarge { node });
         }
-        if !members.contains(&self.node) {
-            return Err(ConfigError::NotAMember { node: self.node });
+        if !self.epochs.changes() {
+            if !members.contains(&self.node) {
+                return Err(ConfigError::NotAMember { node: self.node });
+            }
+            self.topology.graph(&members)?;
         }
-        self.topology.graph(&members)?;
         let positive = [
             ("exchange", self.timing.exchange),
             ("suspect_after", self.timing.suspect_after),
@@ -255,7 +258,7 @@ pub enum ConfigError {
         /// The node.
         node: NodeId,
     },
-    /// This node is not a member of its own group. Blame: the operator.
+    /// This node is not a member of its own group, and never will be. Blame: the operator.
     #[error("node {node} is not among the members")]
     NotAMember {
         /// The node.

@@ -18,6 +18,7 @@ use crate::member::{LIFE_MAX, News, first_number, life_of};
 use crate::message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 use crate::peer::Peer;
 use crate::record::{Change, Record, Writes};
+use crate::register::Stage;
 use crate::replica::{ASKED_MAX, MultiLeader, Standing};
 use crate::snapshot::{Image, Incoming};
 use crate::stream::Stream;
@@ -32,7 +33,11 @@ const REFUSED_EXCHANGES: u32 = 256;
 impl MultiLeader {
     pub(crate) fn handle_message(&mut self, now: Now, from: NodeId, message: Message<Head>) {
         let Some(member) = self.members.get_mut(&from) else {
-            return self.misbehaved(from, "not a member of the group");
+            if !self.config.epochs.changes() {
+                self.misbehaved(from, "not a member of the group");
+            }
+            // Evicted, or not named yet: one of the two has still to hear of an epoch.
+            return;
         };
         member.heard = Some(now.mono);
         self.down.remove(&from);
@@ -41,10 +46,10 @@ impl MultiLeader {
         }
         match message.head {
             Head::Push(push) if push.epoch == self.epoch => self.handle_push(now, from, push, message.batches),
-            Head::Report(report) => self.handle_report(from, *report),
+            Head::Report(report) if self.counts(from, &report) => self.handle_report(from, *report),
             Head::Gossip(hearsay) => {
                 for Hearsay { node, report } in hearsay {
-                    if node != self.config.node && self.members.contains_key(&node) {
+                    if node != self.config.node && self.members.contains_key(&node) && self.counts(node, &report) {
                         let news = self.learn(node, report);
                         self.is_told_of(now, node, news);
                     }
@@ -54,7 +59,7 @@ impl MultiLeader {
             Head::Piece(piece) if piece.epoch == self.epoch => self.handle_piece(now, from, piece),
             Head::PieceWanted(wanted) => self.handle_piece_wanted(from, wanted),
             // Of another epoch: its next report tells.
-            Head::Push(_) | Head::Piece(_) => {}
+            Head::Push(_) | Head::Piece(_) | Head::Report(_) => {}
         }
     }
 
@@ -108,7 +113,8 @@ impl MultiLeader {
             Ok(writes) => writes,
             Err(what) => return self.misbehaved(from, what),
         };
-        let ready = self.streams[&origin].waiting.is_empty() && self.state.is_ready(&writes);
+        let next = self.streams[&origin].waiting.is_empty();
+        let ready = next && (self.state.is_ready(&writes) || self.is_ready_without_lost(&writes));
         if !ready && self.waiting_bytes + batch.bytes() > self.config.limits.causal_buffer_bytes_max {
             // What it waits for comes first, and is never refused; this comes again with a later exchange.
             return;
@@ -159,15 +165,33 @@ impl MultiLeader {
                     progress = true;
                 }
             }
-            if !progress {
+            if !progress && !self.apply_without_lost() {
                 return;
             }
         }
     }
 
+    /// Applies the first batch that waits for writes that nobody has any more, if there is one.
+    fn apply_without_lost(&mut self) -> bool {
+        let ready = |stream: &&Stream| stream.waiting.front().is_some_and(|first| self.is_ready_without_lost(first));
+        let Some(origin) = self.streams.values().find(ready).map(|stream| stream.origin) else { return false };
+        self.close_batch();
+        let waiting = &mut self.streams.get_mut(&origin).expect("found just now").waiting;
+        let writes = waiting.pop_front().expect("found just now");
+        self.waiting_bytes -= writes.batch.bytes();
+        self.state.apply_next(&writes);
+        // After a restart the log alone would have it wait again, and what was written after it as well.
+        self.unfounded = true;
+        true
+    }
+
     fn after_applying(&mut self) {
+        if core::mem::take(&mut self.unfounded) {
+            self.save();
+        }
         self.release_reads();
         self.try_standing();
+        self.try_settling();
     }
 
     /// Drops the oldest batches of the largest cache until all fit.
@@ -187,6 +211,7 @@ impl MultiLeader {
             return self.misbehaved(from, "its keyspaces are not the same as here");
         }
         let (number, echo, ask) = (report.number, report.echo, report.ask);
+        let current = report.epoch == self.epoch;
         let newest = self.report_number;
         if ask {
             self.owed.insert(from);
@@ -207,6 +232,8 @@ impl MultiLeader {
         let member = self.members.get_mut(&from).expect("looked up by the caller");
         member.echo = member.echo.max(Some(number));
         if news != News::Old {
+            // Who is of another epoch may not know of members whose writes are missing here.
+            let asked = asked.filter(|_| current);
             if let Some(asked) = asked {
                 member.answered(from, asked, applied);
             }
@@ -253,8 +280,12 @@ impl MultiLeader {
         }
     }
 
-    fn after_news(&mut self) {
+    pub(crate) fn after_news(&mut self) {
         self.release_acks();
+        self.try_settling();
+        if self.waiting_bytes > 0 {
+            self.drain_waiting();
+        }
         self.after_applying();
     }
 
@@ -275,7 +306,11 @@ impl MultiLeader {
         if node == self.config.node {
             return true;
         }
-        node != to && (!self.bypassed.has(node, to) || self.suspected.contains(&node))
+        if node == to {
+            // It has begun anew, and lacks what it wrote before.
+            return self.is_closed(origin);
+        }
+        !self.bypassed.has(node, to) || self.suspected.contains(&node)
     }
 
     /// Sends every peer what it lacks, as far as it goes.
@@ -290,6 +325,10 @@ impl MultiLeader {
 
     /// The last sequence of a stream that may leave this node: of its own, what is on its disk.
     pub(crate) fn sendable(&self, stream: &Stream) -> u64 {
+        // Of a closed origin, what a disk has: nobody may have taken it in before that disk loses it.
+        if self.is_closed(stream.origin) {
+            return stream.durable();
+        }
         if self.standing == Standing::Writer(stream.origin) { stream.durable() } else { stream.held() }
     }
 
@@ -313,8 +352,15 @@ impl MultiLeader {
         let held = report.held.clone();
         let limits = self.config.limits;
         let mut peer = self.peers.remove(&to).expect("a peer");
+        // Who has joined or come back has nothing: whole histories, origin by origin, would wait for each other there.
+        let joins = held.is_empty() && self.epochs.membership.joined.contains_key(&to);
         let mut wants_snapshot = false;
-        if peer.outgoing.is_none() {
+        if joins && !self.state.applied().is_empty() {
+            // Once an exchange: it takes one snapshot at a time, perhaps another's.
+            if peer.outgoing.is_none() && core::mem::take(&mut peer.repair) {
+                self.begin_transfer(&mut peer);
+            }
+        } else if peer.outgoing.is_none() {
             let origins: Vec<OriginId> = self.streams.keys().copied().collect();
             'origins: for origin in origins {
                 if !peer.repair && !self.is_sender(origin, to) {
@@ -438,6 +484,9 @@ impl MultiLeader {
 
     /// The regular exchange: tells everybody around what is held, and finds out who has not come forward.
     pub(crate) fn exchange(&mut self, now: Now) {
+        if self.epochs.evicted {
+            return;
+        }
         self.suspect(now);
         let report = self.next_report();
         for (node, peer) in &mut self.peers {
@@ -463,7 +512,7 @@ impl MultiLeader {
             self.tell(to, &report, true);
         }
         self.gossip(&around);
-        if self.stability.advance(&report, &self.members) {
+        if report.epoch == self.epoch && self.stability.advance(&report, &self.members) {
             let stable = self.stability.stable().clone();
             self.state.collect(&stable, self.durable);
         }
@@ -661,19 +710,25 @@ impl MultiLeader {
     }
 
     pub(crate) fn maybe_snapshot(&mut self) {
-        if self.log_bytes >= self.config.limits.snapshot_log_bytes {
+        if self.log_bytes >= self.config.limits.snapshot_log_bytes && self.register.stage == Stage::Regular {
             self.take_snapshot();
         }
     }
 
-    /// Writes the own state down and gives up the log behind it, as far as every member has it; beyond the limit also
-    /// further: who comes back late gets a snapshot.
-    pub(crate) fn take_snapshot(&mut self) {
+    /// Writes the own state down.
+    pub(crate) fn save(&mut self) -> Position {
         self.close_batch();
         self.log_bytes = 0;
         let at = self.next_snapshot();
         self.snapshot = Some(at);
         self.persist(Persist::Snapshot { at, source: Box::new(Image::of(&self.state)) });
+        at
+    }
+
+    /// Writes the own state down and gives up the log behind it, as far as every member has it; beyond the limit also
+    /// further: who comes back late gets a snapshot.
+    pub(crate) fn take_snapshot(&mut self) {
+        let at = self.save();
         let all = self.retained_bytes > self.config.limits.retained_bytes_max;
         let mut releases = Vec::new();
         for stream in self.streams.values_mut() {

@@ -65,7 +65,8 @@ mod tests {
 
     fn membership(epoch: u64, nodes: impl IntoIterator<Item = u32>) -> Membership {
         let info = |id| NodeInfo { id: NodeId(id), address: String::new(), region: String::new(), zone: String::new() };
-        Membership { epoch: Epoch(epoch), nodes: nodes.into_iter().map(info).collect() }
+        let founded = Membership::founding(nodes.into_iter().map(info).collect());
+        Membership { epoch: Epoch(epoch), ..founded }
     }
 
     #[test]

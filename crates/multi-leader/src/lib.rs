@@ -16,8 +16,14 @@
 //! # What it does not do
 //!
 //! Linearizable reads, compare-and-set at a key without a required home, uniqueness and other invariants across keys,
-//! exactly-once retries of a request (a counter's retry counts twice), and membership change: the members are those of the
-//! epoch in which the replica was made.
+//! and exactly-once retries of a request (a counter's retry counts twice).
+//!
+//! # Members
+//!
+//! The members are those of the newest epoch that an [`EpochSource`](replikit_core::EpochSource) tells of; none is ever taken
+//! for gone because of a clock. A node that an epoch evicts takes no more writes as soon as it knows. Of what it wrote, that
+//! counts which some member had when it took over the epoch; the rest is on its own disk, and when a later epoch names it
+//! again it begins with an empty state, catches up, and makes those writes again under their old dots.
 //!
 //! # Fault model
 //!
@@ -67,6 +73,7 @@
 mod audit;
 mod commit;
 mod config;
+mod epoch;
 mod exchange;
 mod guarantees;
 pub mod home;
@@ -79,6 +86,7 @@ mod reads;
 mod record;
 mod register;
 mod replica;
+mod resubmission;
 mod snapshot;
 mod state;
 mod stream;
@@ -91,7 +99,7 @@ pub use guarantees::{guarantees, guarantees_with_reads};
 pub use home::{Home, HomeFn};
 pub use message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 #[cfg(feature = "runtime")]
-pub use node::{Cluster, Node, Settings};
+pub use node::{Cluster, Node, Settings, SharedEpochs};
 pub use record::LoggedWrite;
 pub use replica::{Figures, MultiLeader};
 #[cfg(feature = "runtime")]

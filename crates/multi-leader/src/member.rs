@@ -69,6 +69,11 @@ impl Member {
         News::More
     }
 
+    /// Whether it has told of an epoch.
+    pub(crate) fn tells_of(&self, epoch: replikit_core::Epoch) -> bool {
+        self.report.as_ref().is_some_and(|report| report.epoch == epoch)
+    }
+
     /// What it holds, in its log.
     pub(crate) fn held(&self, origin: OriginId) -> u64 {
         self.report.as_ref().map_or(0, |report| report.held.base(origin))
@@ -117,7 +122,7 @@ impl Member {
 pub(crate) struct Stability {
     /// Applied by every member, durably, and nothing is on its way that was made without having seen it.
     stable: VersionVector,
-    /// The next such set, as soon as the second has been applied here: everything that any member had applied.
+    /// The next such set, as soon as the second has been applied here: everything that any member held.
     next: Option<(VersionVector, VersionVector)>,
 }
 
@@ -129,6 +134,11 @@ impl Stability {
     /// A member has begun a new life: what it had applied before may be lost, and is not waited for.
     pub(crate) fn begin_anew(&mut self) {
         self.next = None;
+    }
+
+    /// Other members are asked from now on.
+    pub(crate) fn begin_epoch(&mut self) {
+        *self = Self::default();
     }
 
     /// Looks at what is known of all others; returns whether more is stable.
@@ -151,7 +161,8 @@ impl Stability {
                     return grown;
                 };
                 stable = stable.meet(report.applied()).meet(report.durable());
-                seen.join(report.applied());
+                // Of an origin whose node is no member, what is held anywhere may not have been applied anywhere.
+                seen.join(&report.held);
             }
             if !self.stable.covers(&stable) {
                 self.next = Some((stable, seen));

@@ -29,6 +29,8 @@ pub struct Push {
 }
 
 /// What a replica holds: three sets of writes, of which usually all are the same.
+///
+/// All that the sender had in its log when it took over the epoch is durable before it tells of the epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The sender's membership epoch.
@@ -37,6 +39,8 @@ pub struct Report {
     pub keyspaces: u64,
     /// The sender's present incarnation; `None` while it has none yet.
     pub current: Option<u32>,
+    /// The sender's first incarnation since it was last named as a member: those before it are closed.
+    pub first: u32,
     /// Grows with every report of one incarnation: an older one says nothing.
     pub number: u64,
     /// What its log has, perhaps in memory only. What it lacks is to be sent.

@@ -2,9 +2,10 @@
 //! cluster in one process. A handle speaks to one node, for there is no leader to follow.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use replikit_core::keyspace::Keyspace as Marker;
-use replikit_core::{ClusterId, GroupId, NodeId};
+use replikit_core::{ClusterId, EpochSource, GroupId, NodeId};
 use replikit_runtime::{KvHandle, LocalCluster, LocalConfig, NodeConfig, OpenError};
 
 use crate::config::{Config, Founding, Keyspaces, Limits, Timing};
@@ -26,6 +27,19 @@ pub struct Settings {
     pub timing: Timing,
     /// What an empty disk means.
     pub founding: Founding,
+    /// Where the members of each epoch come from; without it they are the node and its peers, for ever.
+    pub epochs: Option<SharedEpochs>,
+}
+
+/// A source of membership epochs, shared: for example [`Announcements`](replikit_core::Announcements) that the process makes
+/// when it reads of them in the register that the nodes agree on.
+#[derive(Clone)]
+pub struct SharedEpochs(pub Arc<dyn EpochSource + Sync>);
+
+impl core::fmt::Debug for SharedEpochs {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("SharedEpochs").field(self.0.current()).finish()
+    }
 }
 
 impl Settings {
@@ -39,6 +53,14 @@ impl Settings {
     #[must_use]
     pub fn topology(mut self, topology: Topology) -> Self {
         self.topology = topology;
+        self
+    }
+
+    /// The same, with members that change: those of the newest epoch that this source tells of. All nodes that may ever be
+    /// members are peers of the node, for it must know their addresses.
+    #[must_use]
+    pub fn epochs(mut self, source: Arc<dyn EpochSource + Sync>) -> Self {
+        self.epochs = Some(SharedEpochs(source));
         self
     }
 
@@ -57,6 +79,9 @@ impl Settings {
         config.limits = self.limits;
         config.timing = self.timing;
         config.founding = self.founding;
+        if let Some(SharedEpochs(source)) = &self.epochs {
+            config.epochs = Box::new(source.clone());
+        }
         config
     }
 }
@@ -72,7 +97,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens a node; the members are it and its peers. Blocks until its log is recovered.
+    /// Opens a node; the members are it and its peers, or those that [`Settings::epochs`] tells of. Blocks until its log is recovered.
     ///
     /// A node whose disk is empty takes writes once it has heard from all others, unless [`Settings::founding`] says that it
     /// is new; until then it answers [`Rejection::CatchingUp`](replikit_core::Rejection::CatchingUp).

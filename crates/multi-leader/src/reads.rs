@@ -104,12 +104,18 @@ impl MultiLeader {
             let over = writer.incarnation.0 < self.register.incarnation && self.origin().is_some();
             return over.then(|| self.streams.get(&origin).map_or(0, |stream| stream.held()));
         }
+        if let Some(last) = self.closed_at(origin) {
+            return Some(last);
+        }
         let report = self.members.get(&writer.node)?.report.as_ref()?;
         (report.current? > writer.incarnation.0).then(|| report.held.base(origin))
     }
 
     /// Everything acknowledged anywhere up to this long ago has been applied here; `None` when that is not known.
     pub(crate) fn staleness(&mut self, now: Time) -> Option<Duration> {
+        if self.epochs.evicted {
+            return None;
+        }
         let applied = self.state.applied();
         let mut oldest = now;
         for member in self.members.values_mut() {
@@ -200,6 +206,13 @@ impl MultiLeader {
     pub(crate) fn expire_reads(&mut self, now: Time) {
         while let Some(read) = self.reads.behind.pop_front_if(|first| first.until <= now) {
             self.reject(read.token, Rejection::TooStale { bound: Duration::ZERO });
+        }
+    }
+
+    /// The state is about to be dropped: what a read had found here already may be missing when the rest comes.
+    pub(crate) fn give_up_reads(&mut self) {
+        for read in core::mem::take(&mut self.reads.behind) {
+            self.reject(read.token, Rejection::CatchingUp);
         }
     }
 

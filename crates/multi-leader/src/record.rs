@@ -5,7 +5,7 @@
 //! first entry. Source: Dynamo-style contexts per key are the special case of [`Provenance::These`].
 
 use bytes::Bytes;
-use replikit_core::{Batch, BatchKind, Causality, Dot, HybridTimestamp, Origin, VersionVector};
+use replikit_core::{Batch, BatchKind, Causality, Dot, HybridTimestamp, Origin, OriginId, VersionVector};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// What a write does to its key.
@@ -29,8 +29,16 @@ pub(crate) enum Provenance {
     All,
     /// These, and every delete that its origin had applied: the writer had read some versions, and not others.
     These(Vec<Dot>),
-    /// As `All`; it is a write of an evicted incarnation, made again. The old dot is what its client was told.
-    Again(Dot),
+    /// A write of an evicted incarnation of its node, made again. It has seen what its node has applied now; but it replaces
+    /// only what it did then.
+    Again {
+        /// What its client was told.
+        dot: Dot,
+        /// When it was made first.
+        time: HybridTimestamp,
+        /// The versions that it replaces, of those that are there now. Nobody was told of that: they go to the audit.
+        replaces: Vec<Dot>,
+    },
     /// As `All`; but its writer had read these only. The others are replaced without having been read: that is for the audit.
     Over(Vec<Dot>),
 }
@@ -48,6 +56,13 @@ pub(crate) struct Record<'a> {
 impl<'a> Record<'a> {
     pub(crate) fn encode_into(&self, out: Vec<u8>) -> Vec<u8> {
         postcard::to_extend(self, out).expect("a record always encodes into memory")
+    }
+
+    /// Whether what is made again was made before, by an earlier incarnation of the same node.
+    fn is_honest(&self, origin: OriginId, now: HybridTimestamp) -> bool {
+        let Provenance::Again { dot, time, .. } = &self.provenance else { return true };
+        let node = |origin| Origin::of(origin).map(|origin| origin.node);
+        dot.origin < origin && node(dot.origin) == node(origin) && *time <= now
     }
 
     fn decode(bytes: &'a [u8]) -> Option<Self> {
@@ -114,6 +129,9 @@ impl Writes {
         for (_, record) in writes.records() {
             match record {
                 None => return Err("an entry is no write"),
+                Some(record) if !record.is_honest(origin, writes.time) => {
+                    return Err("a write is made again that was not made before, by the same node");
+                }
                 Some(record) if !fits(&record) => return Err("a write that its keyspace does not have"),
                 Some(_) => {}
             }
@@ -136,7 +154,7 @@ impl Writes {
         self.records().map(|(dot, record)| (dot, record.expect("checked when the batch came in")))
     }
 
-    pub(crate) fn origin(&self) -> replikit_core::OriginId {
+    pub(crate) fn origin(&self) -> OriginId {
         self.batch.stream().origin
     }
 
@@ -156,7 +174,7 @@ impl Writes {
 pub struct LoggedWrite {
     /// Which write.
     pub dot: Dot,
-    /// When it was made.
+    /// When it was made; of one that was made again, when it was first.
     pub time: HybridTimestamp,
     /// What of other origins its origin had applied.
     pub past: VersionVector,
@@ -170,7 +188,7 @@ pub struct LoggedWrite {
     pub replaces: Option<Vec<Dot>>,
     /// The dot that its client was told, when it is not this one.
     pub again: Option<Dot>,
-    /// The versions that its client had read, when it said so and others are replaced as well.
+    /// The versions that its client had read, when it said so and others are replaced as well; none, when it was made again.
     pub read: Option<Vec<Dot>>,
 }
 
@@ -183,7 +201,7 @@ impl LoggedWrite {
         let writes = Writes::of(batch.clone(), |_| true)?;
         let read = |(dot, record): (Dot, Record<'_>)| Self {
             dot,
-            time: writes.time,
+            time: if let Provenance::Again { time, .. } = &record.provenance { *time } else { writes.time },
             past: writes.past.clone(),
             key: Bytes::copy_from_slice(record.key),
             value: match record.change {
@@ -191,9 +209,16 @@ impl LoggedWrite {
                 Change::Delete => None,
             },
             merges: matches!(record.change, Change::Merge(_)),
-            again: if let Provenance::Again(old) = &record.provenance { Some(*old) } else { None },
-            read: if let Provenance::Over(dots) = &record.provenance { Some(dots.clone()) } else { None },
-            replaces: if let Provenance::These(dots) = record.provenance { Some(dots) } else { None },
+            again: if let Provenance::Again { dot, .. } = &record.provenance { Some(*dot) } else { None },
+            read: match &record.provenance {
+                Provenance::Over(dots) => Some(dots.clone()),
+                Provenance::Again { .. } => Some(Vec::new()),
+                _ => None,
+            },
+            replaces: match record.provenance {
+                Provenance::These(dots) | Provenance::Again { replaces: dots, .. } => Some(dots),
+                _ => None,
+            },
         };
         Ok(writes.iter().map(read).collect())
     }

@@ -1,12 +1,24 @@
 //! The small record that survives everything: which incarnation writes, and how far its clock may run.
 
 use bytes::Bytes;
-use replikit_core::{Boot, HybridTimestamp};
+use replikit_core::{Boot, Epoch, HybridTimestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
 
 const FORMAT: u8 = 0x4d;
+
+/// How far a node that was evicted has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// It was not evicted, or has long been back.
+    #[default]
+    Regular,
+    /// What only it may have has been put away as a whole; its state is being dropped.
+    Resetting,
+    /// Its state has been dropped; it catches up, and then makes its writes again.
+    Resubmitting,
+}
 
 /// What a replica must not forget, in the group's register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -19,6 +31,14 @@ pub(crate) struct Register {
     pub(crate) unclean: u32,
     /// No timestamp at or above this was given away.
     pub(crate) ceiling: HybridTimestamp,
+    /// The newest epoch in which this node was a member, with its state made anew if it had been evicted before.
+    pub(crate) epoch: Epoch,
+    /// The first incarnation since then: those before it are closed.
+    pub(crate) first: u32,
+    /// The newest epoch of which all members have said what they hold, and in which all that has been applied here.
+    pub(crate) settled: Epoch,
+    /// How far it has come back.
+    pub(crate) stage: Stage,
 }
 
 impl Register {

@@ -4,19 +4,21 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::{
-    Action, Admin, Batch, Batches, Boot, Event, FollowerStatus, HybridClock, Incarnation, Input, Link, LogId, LogIndex,
-    Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role, SequenceSet, Status,
-    StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, FollowerStatus, HybridClock, Incarnation, Input, Link, LogId,
+    LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
+    SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
 use crate::commit::{Acks, OpenBatch, Pending};
 use crate::config::{Config, ConfigError, Founding};
+use crate::epoch::Epochs;
 use crate::member::{Member, Stability, first_number};
 use crate::message::{Head, Report};
 use crate::peer::Peer;
 use crate::reads::Reads;
 use crate::record::Writes;
-use crate::register::Register;
+use crate::register::{Register, Stage};
+use crate::resubmission::Stash;
 use crate::snapshot::Incoming;
 use crate::state::State;
 use crate::stream::Stream;
@@ -47,7 +49,14 @@ pub struct MultiLeader {
     /// The keyspaces in short.
     pub(crate) keyspaces: u64,
     pub(crate) members: BTreeMap<NodeId, Member>,
-    pub(crate) epoch: replikit_core::Epoch,
+    pub(crate) epoch: Epoch,
+    pub(crate) epochs: Epochs,
+    /// What it had put away when it was evicted.
+    pub(crate) stash: Stash,
+    /// Writes were applied without something that they had seen and nobody has.
+    pub(crate) unfounded: bool,
+    /// The clocks at the input that is being handled.
+    pub(crate) now: Now,
     pub(crate) graph: Graph,
     /// The graph with links round the suspected ones.
     pub(crate) bypassed: Graph,
@@ -115,18 +124,28 @@ impl MultiLeader {
     pub fn new(config: Config, boot: &Boot) -> Result<Self, ConfigError> {
         config.check()?;
         let mut register = Register::of(boot)?;
-        let membership = config.epochs.current();
+        let membership = config.epochs.current().clone();
         let epoch = membership.epoch;
-        let all: Vec<NodeId> = membership.nodes.iter().map(|node| node.id).collect();
-        let others: BTreeSet<NodeId> = all.iter().copied().filter(|node| *node != config.node).collect();
-        let graph = config.topology.graph(&all)?;
+        let epochs = Epochs::new(membership, config.node, register.settled);
+        let membership = &epochs.membership;
+        let all: Vec<NodeId> = membership.ids().collect();
+        let mut others: BTreeSet<NodeId> = all.iter().copied().filter(|node| *node != config.node).collect();
+        if epochs.evicted {
+            others.clear();
+        }
+        let graph = config.topology.over(&all);
         let clock = HybridClock::resume(register.ceiling);
         let was_cut = boot.tail_cut.iter().any(|stream| stream.group == config.group);
         let is_new = register.incarnation == 0;
         let unclean = register.unclean != boot.incarnation;
         register.life += 1;
         register.unclean = boot.incarnation;
-        let asks = was_cut || is_new && config.founding == Founding::Ask;
+        // Who joins a group that is there catches up before it writes, whatever its operator says.
+        let joins = membership.since(config.node) != Some(membership.founded);
+        let asks = was_cut || is_new && (config.founding == Founding::Ask || joins) || register.stage != Stage::Regular;
+        if is_new && register.epoch == Epoch(0) && !epochs.evicted {
+            register.epoch = epoch;
+        }
         let standing = if asks {
             Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
@@ -141,6 +160,10 @@ impl MultiLeader {
             keyspaces: config.keyspaces.digest(),
             members: others.iter().map(|node| (*node, Member::default())).collect(),
             epoch,
+            epochs,
+            stash: Stash::default(),
+            unfounded: false,
+            now: Now::default(),
             peers: graph.receivers(config.node).map(|node| (node, Peer::default())).collect(),
             bypassed: graph.clone(),
             graph,
@@ -294,6 +317,12 @@ impl MultiLeader {
         if batch.stream().group != self.config.group {
             return;
         }
+        if origin == OriginId::LOCAL {
+            return self.stash.recover(&batch);
+        }
+        if self.register.stage != Stage::Regular && Origin::of(origin).is_some_and(|o| o.node == self.config.node) {
+            self.stash.recover_own(&batch);
+        }
         let Ok(writes) = Writes::of(batch.clone(), |_| true) else { return };
         let applied = self.state.applied().base(origin);
         let digest = self.state.digest(origin);
@@ -344,6 +373,9 @@ impl MultiLeader {
         for stream in core::mem::take(&mut self.cut) {
             self.event(Event::TailCut { stream });
         }
+        if !self.must_begin_anew() && !self.epochs.evicted {
+            self.register.epoch = self.epoch;
+        }
         self.raise_ceiling(now);
         // A snapshot may be ahead of what the log has of a stream: the stream goes on behind it.
         let logged = core::mem::take(&mut self.logged);
@@ -353,6 +385,14 @@ impl MultiLeader {
             let next = LogIndex(held + 1);
             self.persist(Persist::Reset { stream: self.stream_id(origin), next });
             self.streams.get_mut(&origin).expect("listed above").released(held + 1);
+        }
+        self.resume_coming_back();
+        if self.must_begin_anew() {
+            self.begin_anew();
+        }
+        if self.epochs.evicted {
+            let epoch = self.epoch;
+            self.event(Event::Evicted { epoch });
         }
         self.try_standing();
         self.event(Event::RoleChanged { role: Role::Equal, term: Term(0) });
@@ -377,6 +417,7 @@ impl MultiLeader {
     }
 
     fn handle_durable(&mut self, up_to: WriteId) {
+        let before = self.durable;
         self.durable = self.durable.max(up_to);
         let mut grown = false;
         for stream in self.streams.values_mut() {
@@ -384,6 +425,7 @@ impl MultiLeader {
         }
         self.release_pending();
         self.release_reads();
+        self.tell_of_epoch(before);
         if grown {
             self.outdated = true;
             // Who waits for more than that stays: a report that says less does not answer it.
@@ -431,6 +473,7 @@ impl MultiLeader {
                 let values = vec![self.status().encode()];
                 self.done(token, Outcome::Value { values, seen: None, strict: false, staleness: None });
             }
+            Admin::Snapshot if self.register.stage != Stage::Regular => self.reject(token, Rejection::CatchingUp),
             Admin::Snapshot => {
                 self.take_snapshot();
                 self.done(token, Outcome::Value { values: Vec::new(), seen: None, strict: false, staleness: None });
@@ -464,6 +507,7 @@ impl MultiLeader {
             commit_index: LogIndex(durable),
             applied_index: LogIndex(self.state.applied().base(origin)),
             first_index: LogIndex(first),
+            epoch: self.epoch,
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
             suspected: self.suspected.iter().copied().collect(),
@@ -487,12 +531,13 @@ impl MultiLeader {
         let durable = self.streams.values().any(|stream| stream.durable() != self.sendable(stream));
         let applied = self.visible();
         Report {
-            epoch: self.epoch,
+            epoch: self.told_epoch(),
             keyspaces: self.keyspaces,
             current: match self.standing {
                 Standing::Writer(_) => Some(self.register.incarnation),
                 Standing::Asking { .. } => None,
             },
+            first: self.register.first,
             number: self.report_number,
             applied: (*applied != held).then(|| applied.into_owned()),
             durable: durable.then(|| self.vector(Stream::durable)),
@@ -537,6 +582,10 @@ impl Replica for MultiLeader {
     type Head = Head;
 
     fn handle(&mut self, now: Now, input: Input<Head>) {
+        self.now = now;
+        if self.recovered && !self.failed {
+            self.observe_epoch();
+        }
         match input {
             Input::RecoverSnapshot { at, chunk, last } => self.handle_recovered_snapshot(at, &chunk, last),
             Input::Recover { batch } => self.handle_recovered_batch(batch),

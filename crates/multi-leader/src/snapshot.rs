@@ -15,7 +15,7 @@ use crate::record::as_bytes;
 use crate::state::{Content, Slot, State};
 use crate::versions::Versions;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Largest record: a key in conflict, with as many values as there may be origins in a large group.
 const RECORD_BYTES_MAX: usize = 256 * VALUE_BYTES_MAX;
 

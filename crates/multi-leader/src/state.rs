@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::audit::Audit;
 use crate::config::Keyspaces;
-use crate::record::{Change, Past, Record, Writes};
+use crate::record::{Change, Past, Provenance, Record, Writes};
 use crate::versions::{Sibling, Versions};
 
 /// What is kept of a key.
@@ -71,7 +71,8 @@ impl Content {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Versions(versions) => matches!(versions, Versions::None),
-            Self::Merging(state) => state.is_bottom(),
+            // What it has seen above the replica's vector was brought by a value that was made again: it stays away.
+            Self::Merging(state) => state.is_bottom() && state.above().is_empty(),
         }
     }
 }
@@ -151,6 +152,12 @@ impl State {
     /// Applies a batch that is ready.
     pub(crate) fn apply(&mut self, writes: &Writes) {
         debug_assert!(self.is_ready(writes), "writes are applied in causal order");
+        self.apply_next(writes);
+    }
+
+    /// Applies the next batch of its origin, also if something that it had seen is lost for good.
+    pub(crate) fn apply_next(&mut self, writes: &Writes) {
+        debug_assert_eq!(self.applied.base(writes.origin()) + 1, writes.first(), "an origin's writes have no gap");
         let mut applied = core::mem::take(&mut self.applied);
         for (dot, record) in writes.iter() {
             let past = Past { others: &writes.past, dot };
@@ -183,6 +190,11 @@ impl State {
         pending: WriteId,
     ) {
         let keyspace = self.keyspaces.of(record.key);
+        // One that is made again keeps its time.
+        let stamp = match &record.provenance {
+            Provenance::Again { time, .. } => Stamp { time: *time, ..stamp },
+            _ => stamp,
+        };
         let mut decide = false;
         let (mut overwritten, mut conflict) = (Vec::new(), false);
         let (before, after, place) = self.map.update(record.key, |slot| {
@@ -194,6 +206,11 @@ impl State {
                     // Checked where it entered; another replica's cannot be of another type, for keyspaces are the same.
                     let joined = state.join_delta(applied, delta);
                     debug_assert!(joined.is_ok(), "a delta is checked before it is applied");
+                    if state.is_bottom() {
+                        let mut seen = applied.clone();
+                        seen.insert(stamp.dot);
+                        state.strip(&seen);
+                    }
                     (0, delta.len(), slot.place())
                 }
                 (Change::Put(_) | Change::Delete, policy) if !matches!(policy, ConflictPolicy::Crdt(_)) => {
@@ -332,6 +349,14 @@ impl State {
         &self.map
     }
 
+    /// The versions of a key, shown or not.
+    pub(crate) fn versions(&self, key: &[u8]) -> Versions {
+        match self.map.get(key).map(|slot| slot.content.clone()) {
+            Some(Content::Versions(versions)) => versions,
+            _ => Versions::None,
+        }
+    }
+
     /// The digests, for a snapshot.
     pub(crate) const fn digests(&self) -> &BTreeMap<OriginId, u64> {
         &self.digests
@@ -358,6 +383,11 @@ impl State {
                 (Content::Merging(mine), Content::Merging(theirs)) => {
                     let joined = mine.join(applied, &theirs, their_applied);
                     debug_assert!(joined.is_ok(), "keyspaces have one type of value");
+                    if mine.is_bottom() {
+                        let mut seen = applied.clone();
+                        seen.join(their_applied);
+                        mine.strip(&seen);
+                    }
                 }
                 _ => {}
             }

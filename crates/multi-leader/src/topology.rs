@@ -89,6 +89,33 @@ impl Topology {
         }
     }
 
+    /// Lays the topology over the members of any epoch. What it names and is no member is passed by, with the links that would
+    /// lead round it if it were silent; where even that does not reach everybody, everybody sends to everybody.
+    #[must_use]
+    pub fn over(&self, members: &[NodeId]) -> Graph {
+        if let Ok(graph) = self.graph(members) {
+            return graph;
+        }
+        let mut named: BTreeSet<NodeId> = members.iter().copied().collect();
+        match self {
+            Self::Star { hub } => {
+                named.insert(*hub);
+            }
+            Self::Custom(links) => named.extend(links.iter().flat_map(|(from, to)| [*from, *to])),
+            Self::AllToAll | Self::Ring => {}
+        }
+        let gone: BTreeSet<NodeId> = named.iter().copied().filter(|node| !members.contains(node)).collect();
+        let named: Vec<NodeId> = named.into_iter().collect();
+        let whole = self.lay(&named).expect("it names nobody else");
+        let mut rest = whole.with(&whole.bypass(&gone));
+        rest.links.retain(|node, _| !gone.contains(node));
+        rest.links.values_mut().for_each(|sends| sends.retain(|node| !gone.contains(node)));
+        match rest.unreached(&BTreeSet::new(), None) {
+            None => rest,
+            Some(_) => Self::AllToAll.lay(members).expect("it names nobody"),
+        }
+    }
+
     fn lay(&self, members: &[NodeId]) -> Result<Graph, TopologyError> {
         let members: BTreeSet<NodeId> = members.iter().copied().collect();
         let mut links: BTreeMap<NodeId, BTreeSet<NodeId>> =
@@ -265,6 +292,21 @@ mod tests {
         assert_eq!(one_way.graph(&nodes(2)), Err(missing));
         let foreign = Topology::Star { hub: NodeId(9) };
         assert_eq!(foreign.graph(&nodes(2)), Err(TopologyError::NotAMember { node: NodeId(9) }));
+    }
+
+    #[test]
+    fn a_topology_that_names_nodes_which_have_left_still_reaches_everybody() {
+        let custom = Topology::Custom((1..=5).map(|node| (NodeId(node), NodeId(node % 5 + 1))).collect());
+        let half = Topology::Custom(vec![(NodeId(1), NodeId(2)), (NodeId(2), NodeId(1)), (NodeId(2), NodeId(3))]);
+        for topology in [Topology::Ring, Topology::Star { hub: NodeId(3) }, Topology::AllToAll, custom, half] {
+            for members in 1_u32..64 {
+                let members: Vec<NodeId> =
+                    nodes(6).into_iter().filter(|node| members >> (node.0 - 1) & 1 == 1).collect();
+                let graph = topology.over(&members);
+                assert_eq!(graph.unreached(&BTreeSet::new(), None), None, "{topology:?} over {members:?}");
+                assert!(graph.members().eq(members.iter().copied()));
+            }
+        }
     }
 
     #[test]

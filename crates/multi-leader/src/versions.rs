@@ -23,6 +23,8 @@ pub(crate) struct Sibling {
     after: Vec<Dot>,
     /// Whether the audit has it.
     audited: bool,
+    /// What its client was told, when its writer was evicted before anybody had it and has made it again.
+    again: Option<Dot>,
 }
 
 /// The versions of one key, ascending by dot.
@@ -37,6 +39,11 @@ pub(crate) enum Versions {
 impl Sibling {
     pub(crate) const fn dot(&self) -> Dot {
         self.version.stamp.dot
+    }
+
+    /// What its client was told.
+    pub(crate) fn identity(&self) -> Dot {
+        self.again.unwrap_or(self.dot())
     }
 
     const fn is_delete(&self) -> bool {
@@ -119,21 +126,22 @@ impl Versions {
                 return !(is_delete && seen && old.version.stamp < stamp);
             }
             match provenance {
-                Provenance::All | Provenance::Again(_) | Provenance::Over(_) => !seen,
-                Provenance::These(dots) => !dots.contains(&old.dot()),
+                Provenance::All | Provenance::Over(_) => !seen,
+                Provenance::These(dots) | Provenance::Again { replaces: dots, .. } => !dots.contains(&old.dot()),
             }
         };
+        let again = if let Provenance::Again { dot, .. } = provenance { Some(*dot) } else { None };
         match self {
             // The common cases first: nothing there, or one value that is replaced.
             Self::None => {
                 let version = Version { stamp, value: value.map(Bytes::copy_from_slice) };
-                *self = Self::One(Sibling { version, after: Vec::new(), audited: false });
+                *self = Self::One(Sibling { version, after: Vec::new(), audited: false, again });
                 return is_delete;
             }
             Self::One(old) if !stays(old) => {
                 let place = old.version.value.take();
                 let value = value.map(|value| written_over(place.unwrap_or_default(), value));
-                *old = Sibling { version: Version { stamp, value }, after: Vec::new(), audited: false };
+                *old = Sibling { version: Version { stamp, value }, after: Vec::new(), audited: false, again };
                 return is_delete;
             }
             _ => {}
@@ -143,18 +151,22 @@ impl Versions {
         siblings.retain(|old| stays(old));
         let after =
             siblings.iter().filter(|old| old.is_delete() && past.contains(old.dot())).map(Sibling::dot).collect();
-        siblings.push(Sibling { version, after, audited: false });
+        siblings.push(Sibling { version, after, audited: false, again });
         self.set(siblings);
         true
     }
 
     /// The values that a write is about to replace although its writer had not read them, as far as the audit has them not.
     pub(crate) fn unread(&self, past: &Past<'_>, provenance: &Provenance, by: Stamp) -> Vec<Overwritten> {
-        let Provenance::Over(read) = provenance else { return Vec::new() };
-        let unread = self
-            .as_slice()
-            .iter()
-            .filter(|old| past.contains(old.dot()) && !old.is_delete() && !old.audited && !read.contains(&old.dot()));
+        let replaced = |dot: Dot| match provenance {
+            Provenance::Over(read) => past.contains(dot) && !read.contains(&dot),
+            Provenance::Again { replaces, .. } => replaces.contains(&dot),
+            Provenance::All | Provenance::These(_) => false,
+        };
+        if matches!(provenance, Provenance::All | Provenance::These(_)) {
+            return Vec::new();
+        }
+        let unread = self.as_slice().iter().filter(|old| !old.is_delete() && !old.audited && replaced(old.dot()));
         let lost = |old: &Sibling| Overwritten { version: old.version.clone(), by, cause: Cause::Newer };
         unread.map(lost).collect()
     }

@@ -368,8 +368,8 @@ fn show_followers(answers: &Answers) {
 /// Own writes of each node, and how far each of the others is behind it as it knows.
 fn show_equals(answers: &Answers) {
     let header = format!(
-        "{:<5} {:<22} {:<14} {:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
-        "node", "address", "role", "origin", "written", "durable", "applied", "snapshot", "acked", "fsyncs"
+        "{:<5} {:<22} {:<14} {:>5} {:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
+        "node", "address", "role", "epoch", "origin", "written", "durable", "applied", "snapshot", "acked", "fsyncs"
     );
     show(header, answers, |node, address, status| {
         let replica = &status.replica;
@@ -377,8 +377,9 @@ fn show_equals(answers: &Answers) {
         // Without an origin it has to hear from the others before it writes.
         let origin = origin.map_or_else(|| "none yet".to_owned(), |own| format!("{}.{}", own.node, own.incarnation.0));
         format!(
-            "{node:<5} {address:<22} {:<14} {origin:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
+            "{node:<5} {address:<22} {:<14} {:>5} {origin:>8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10}",
             replica.role.to_string(),
+            replica.epoch,
             replica.last.id.index,
             replica.commit_index,
             replica.applied_index,

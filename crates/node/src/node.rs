@@ -123,6 +123,24 @@ fn report(node: NodeId, group: u32, event: &Event) {
         Event::ClockAhead { node: peer, ahead } => {
             tracing::warn!(%node, "the clock of node {peer} is {ahead:?} ahead of this one");
         }
+        Event::EpochBegun { epoch, members } => {
+            let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+            tracing::info!(%node, group, "epoch {epoch} has begun, with nodes {}", members.join(", "));
+        }
+        Event::Evicted { epoch } => {
+            tracing::warn!(%node, group, "not a member in epoch {epoch}: this node takes no writes; what only it has stays on its disk");
+        }
+        Event::OriginClosed { stream, last } => {
+            tracing::warn!(%node, "{stream} is closed: of its evicted node, writes up to {last} count, and later ones when it comes back");
+        }
+        Event::BeganAnew { epoch, stashed } => {
+            tracing::warn!(%node, group, "named again in epoch {epoch}: begins with an empty state; {stashed} keys are put away");
+        }
+        Event::Resubmitted { writes, known, dropped } => tracing::warn!(
+            %node,
+            group,
+            "of what was put away, {writes} writes were made again, {known} were there; {dropped} writes of others that nobody else has are not here any more"
+        ),
         Event::StorageFailed => {
             tracing::error!(%node, "the storage failed: this node acknowledges nothing any more; restart it once the disk works");
         }

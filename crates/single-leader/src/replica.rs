@@ -217,6 +217,7 @@ impl<M: StateMachine> Raft<M> {
             commit_index: self.commit,
             applied_index: self.applied.id.index,
             first_index: self.view.floor().id.index.next(),
+            epoch: replikit_core::Epoch(1),
             snapshot: self.snapshots.newest,
             followers,
             suspected: Vec::new(),

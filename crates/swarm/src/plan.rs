@@ -22,6 +22,8 @@ pub struct Plan {
     pub lasts: Duration,
     /// How many nodes stay dead from the healing on: less than half, and none where a log is torn or a disk faulty.
     pub dead: u32,
+    /// Whether the members of a group may change, where they can.
+    pub members: bool,
     /// Switches that were turned off.
     pub without: Vec<&'static str>,
 }
@@ -86,6 +88,7 @@ pub const SWITCHES: &[Switch] = &[
     ("lost-tail", |plan| plan.disks_never(Fault::TailLost)),
     ("helical", |plan| plan.disks_never(Fault::Helical)),
     ("dead-nodes", |plan| plan.dead = 0),
+    ("members", |plan| plan.members = false),
     ("odd-requests", |plan| plan.workload.odd_per_mille = 0),
     ("other-operations", |plan| plan.workload.other_ops_per_mille = 0),
     ("weak-writes", |plan| plan.workload.levels = vec![WriteLevel::Quorum]),
@@ -137,7 +140,7 @@ impl Plan {
         // Majorities that take turns serve less.
         let longer = if settings.leader.shift.is_some() { 500 } else { 0 };
         let lasts = Duration::from_millis(rng.u64(600..=1200) + longer);
-        Self { seed, settings, workload, lasts, dead, without: Vec::new() }
+        Self { seed, settings, workload, lasts, dead, members: true, without: Vec::new() }
     }
 
     /// Without a kind of fault of the disk.

@@ -119,6 +119,18 @@ probes! {
     ValueOverwritten,
     /// Writes became known to be stable.
     StableAdvanced,
+    /// A replica took over a membership epoch.
+    EpochBegun,
+    /// A node learned that it is no member.
+    NodeEvicted,
+    /// A node put away what only it had.
+    StashWritten,
+    /// A node that was evicted began with an empty state.
+    NodeBeganAnew,
+    /// A write of a node that was evicted was made again.
+    WriteMadeAgain,
+    /// A write was applied although something that it had seen is lost.
+    PastWasLost,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.
@@ -144,6 +156,12 @@ impl Probe {
         Self::WritesConflicted,
         Self::ValueOverwritten,
         Self::StableAdvanced,
+        Self::EpochBegun,
+        Self::NodeEvicted,
+        Self::StashWritten,
+        Self::NodeBeganAnew,
+        Self::WriteMadeAgain,
+        Self::PastWasLost,
     ];
 }
 

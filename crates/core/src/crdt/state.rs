@@ -126,6 +126,17 @@ impl CrdtState {
         })
     }
 
+    /// The whole state as one encoded delta, which carries its own context: what it has seen, and all of `base`, the vector of
+    /// the replica that keeps it. Joined elsewhere it takes away what was removed here, and brings what only was here.
+    #[must_use]
+    pub fn to_delta(&self, base: &VersionVector) -> Bytes {
+        each!(self, value => {
+            let mut whole = value.clone();
+            whole.context.fill(base);
+            whole.to_bytes()
+        })
+    }
+
     /// Takes in a delta; one that has been taken in already changes nothing.
     ///
     /// `base` is the vector of this replica *before* the delta's dot is added to it, and says only what has been applied to

@@ -2,6 +2,7 @@
 //! a test stops them, and every node has a wall clock of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +15,17 @@ use replikit_multi_leader::{Config, Founding, Head, MultiLeader};
 
 pub(crate) const GROUP: GroupId = GroupId(0);
 
+fn info(node: u32) -> NodeInfo {
+    NodeInfo { id: NodeId(node), address: String::new(), region: String::new(), zone: String::new() }
+}
+
 pub(crate) struct Place {
     pub(crate) replica: MultiLeader,
     log: MemoryLog,
     pub(crate) events: Vec<Event>,
     pub(crate) disk_stopped: bool,
+    /// How many more storage actions its disk takes; what comes behind them is never durable.
+    disk_takes: Option<u32>,
     /// Storage actions that wait for a disk, a snapshot or a release not counted.
     pub(crate) appends: u64,
 }
@@ -42,13 +49,25 @@ pub(crate) struct Group {
     now: Time,
     tokens: u64,
     members: Vec<NodeId>,
+    /// The newest membership, and what each node knows of it.
+    membership: Membership,
+    sources: BTreeMap<NodeId, Arc<Announcements>>,
     configure: Box<dyn Fn(&mut Config)>,
 }
 
 impl Group {
     pub(crate) fn new(nodes: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
+        Self::founded_by(nodes, nodes, configure)
+    }
+
+    /// A group that the first few of the nodes have founded; the others run as well.
+    pub(crate) fn founded_by(founders: u32, nodes: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
         let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let membership = Membership::founding((1..=founders).map(info).collect());
+        let source = || Arc::new(Announcements::new(membership.clone()));
+        let sources = members.iter().map(|node| (*node, source())).collect();
         let mut group = Self {
+            sources,
             places: BTreeMap::new(),
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
@@ -62,6 +81,7 @@ impl Group {
             now: Time(1_000_000_000),
             tokens: 0,
             members: members.clone(),
+            membership,
             configure: Box::new(configure),
         };
         for node in members {
@@ -76,12 +96,39 @@ impl Group {
         Now { mono: self.now, wall: WallTime(1_750_000_000_000_000_000_u64.saturating_add_signed(skew) + self.now.0) }
     }
 
+    /// A new epoch with these members; nobody knows of it yet.
+    pub(crate) fn plan(&mut self, nodes: &[u32]) {
+        self.membership = self.membership.next(nodes.iter().copied().map(info).collect());
+    }
+
+    /// A node hears of the newest epoch.
+    pub(crate) fn tell(&mut self, node: u32) {
+        self.sources[&NodeId(node)].announce(self.membership.clone());
+        if self.places.contains_key(&NodeId(node)) {
+            self.input(NodeId(node), Input::Timer);
+        }
+    }
+
+    /// A new epoch with these members, of which everybody knows at once.
+    pub(crate) fn begin_epoch(&mut self, nodes: &[u32]) {
+        self.plan(nodes);
+        for node in self.members.clone() {
+            self.tell(node.0);
+        }
+    }
+
+    /// What a node has told its operator since it began.
+    pub(crate) fn told(&self, node: u32, what: impl Fn(&Event) -> bool) -> bool {
+        self.places[&NodeId(node)].events.iter().any(what)
+    }
+
     /// Starts a node on what its log holds.
     pub(crate) fn start(&mut self, node: NodeId) {
         let mut log = self.logs.remove(&node).expect("the node is stopped");
         log.restart();
         let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, self.members.clone());
         config.founding = Founding::New;
+        config.epochs = Box::new(self.sources[&node].clone());
         (self.configure)(&mut config);
         let mut replica = MultiLeader::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
         let now = self.clock(node);
@@ -89,7 +136,7 @@ impl Group {
             replica.handle(now, item.into_input());
         }
         replica.handle(now, Input::Recovered);
-        let place = Place { replica, log, events: Vec::new(), disk_stopped: false, appends: 0 };
+        let place = Place { replica, log, events: Vec::new(), disk_stopped: false, disk_takes: None, appends: 0 };
         self.places.insert(node, place);
         self.drain(node);
     }
@@ -129,6 +176,11 @@ impl Group {
                 match action {
                     Action::Persist { id, op } => {
                         place.appends += u64::from(matches!(op, Persist::Append { .. }));
+                        match &mut place.disk_takes {
+                            Some(0) => continue,
+                            Some(left) => *left -= 1,
+                            None => {}
+                        }
                         place.log.persist(id, op);
                     }
                     Action::Send { to, message } => {
@@ -154,6 +206,11 @@ impl Group {
                 place.replica.handle(now, input);
             }
         }
+    }
+
+    /// The disk of a node takes so many storage actions more, and none behind them.
+    pub(crate) fn disk_takes(&mut self, node: NodeId, actions: u32) {
+        self.places.get_mut(&node).expect("the node runs").disk_takes = Some(actions);
     }
 
     /// The disk of a node goes on.
@@ -263,6 +320,22 @@ impl Group {
 
     pub(crate) fn replica(&self, node: u32) -> &MultiLeader {
         &self.places[&NodeId(node)].replica
+    }
+
+    /// What a client is answered.
+    pub(crate) fn outcome(&mut self, node: u32, write: &WriteRequest) -> Outcome {
+        let token = self.ask(node, &write.clone().at(WriteLevel::LeaderDisk));
+        self.outcomes[&token].clone()
+    }
+
+    /// These replicas have applied the same writes and show the same.
+    pub(crate) fn assert_agreed_at(&self, nodes: &[u32]) {
+        let first = self.replica(nodes[0]);
+        for &node in nodes {
+            let replica = self.replica(node);
+            assert_eq!(replica.applied(), first.applied(), "node {node} and node {} differ", nodes[0]);
+            assert_eq!(replica.state_hash(), first.state_hash(), "node {node} and node {} differ", nodes[0]);
+        }
     }
 
     /// All replicas have applied the same writes and show the same.

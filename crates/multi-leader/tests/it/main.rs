@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod group;
+mod members;
 #[cfg(feature = "runtime")]
 mod node;
 mod replication;

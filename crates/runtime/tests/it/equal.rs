@@ -112,6 +112,7 @@ impl Replica for Equal {
                     commit_index: LogIndex(self.written),
                     applied_index: LogIndex(self.written),
                     first_index: LogIndex(1),
+                    epoch: replikit_core::Epoch(1),
                     snapshot: None,
                     followers: Vec::new(),
                     suspected: Vec::new(),

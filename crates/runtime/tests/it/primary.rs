@@ -201,6 +201,7 @@ impl Primary {
             commit_index: self.applied,
             applied_index: self.applied,
             first_index: LogIndex(1),
+            epoch: replikit_core::Epoch(1),
             snapshot: None,
             followers: Vec::new(),
             suspected: Vec::new(),

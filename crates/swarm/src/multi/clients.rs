@@ -63,6 +63,8 @@ pub(crate) struct Crowd {
     behaviour: Behaviour,
     group: GroupId,
     nodes: u32,
+    /// Those that clients turn to.
+    places: Vec<NodeId>,
     clients: Vec<Client>,
     pub(crate) open: BTreeMap<Token, Open>,
     written: u64,
@@ -79,6 +81,7 @@ impl Crowd {
             behaviour,
             group,
             nodes,
+            places: (1..=nodes).map(NodeId).collect(),
             clients,
             open: BTreeMap::new(),
             written: 0,
@@ -95,6 +98,11 @@ impl Crowd {
 
     pub(crate) const fn nodes(&self) -> u32 {
         self.nodes
+    }
+
+    /// From now on clients turn to these nodes only.
+    pub(crate) fn turn_to(&mut self, nodes: &[NodeId]) {
+        self.places = nodes.to_vec();
     }
 
     pub(crate) const fn stop(&mut self) {
@@ -139,7 +147,9 @@ impl Crowd {
     fn ask(&mut self, client: u32, clients: &mut Clients<Head>) {
         let rng = &mut clients.rng;
         let roams = rng.u16(0..1000) < self.behaviour.roam_per_mille;
-        let node = NodeId(if roams { rng.u32(1..=self.nodes) } else { client % self.nodes + 1 });
+        let places = self.places.len() as u32;
+        let place = if roams { rng.u32(1..=places) - 1 } else { client % places };
+        let node = self.places[place as usize];
         let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
         let key = Bytes::from(format!("{prefix}{}", rng.u32(0..self.behaviour.keys)));
         let known = self.clients[client as usize].contexts.get(&key).cloned();

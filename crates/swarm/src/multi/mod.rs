@@ -1,6 +1,7 @@
 //! The standard run of a multi-leader group: every replica takes writes under every fault, and each answer is what a model of
 //! all writes says.
 
+pub(crate) mod census;
 pub(crate) mod clients;
 pub(crate) mod model;
 pub(crate) mod subject;
@@ -20,6 +21,7 @@ use replikit_sim::{Fault, Replicas, SimStorage, World};
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::{Failure, Run, Telling};
+use census::Census;
 use clients::{Behaviour, Crowd, PREFIXES};
 use subject::MultiSubject;
 
@@ -31,15 +33,23 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("sent_after_durable", "A write leaves its node only once it is on its disk."),
     ("applied_in_order", "What is applied of an origin has no gap."),
     ("applied_in_causal_order", "A write is applied after everything that its origin had applied."),
-    ("applied_never_goes_back", "A living replica does not forget what it has applied."),
+    (
+        "applied_never_goes_back",
+        "A living replica does not forget what it has applied, unless it was evicted and says so.",
+    ),
     ("acked_is_there", "An acknowledged write has come into as many logs and onto as many disks as its level says."),
     ("reads_show_the_past", "A read shows what a model of all writes shows for what the answer says it has seen."),
     ("sessions_do_not_go_back", "A read with a token has seen what the session has read and written, at any replica."),
     ("staleness_is_bounded", "A read is no staler than it says."),
-    ("homes_have_no_conflicts", "Writes of keys with a required home never stand beside each other."),
+    (
+        "homes_have_no_conflicts",
+        "Writes of keys with a required home never stand beside each other, also when the home changes; but those that a home \
+         made because it did not know that it was evicted.",
+    ),
     (
         "conserved",
-        "Every acknowledged write is live, or replaced by one that had seen it, or in the audit of every replica.",
+        "Every acknowledged write is live, or replaced by one that had seen it, or in the audit of every replica; or it is on \
+         the disk of a node that was evicted, until that has come back and made it again.",
     ),
     ("audit_answers", "The audit can be read."),
     ("converges", "Healed replicas apply the same writes, whoever of them is dead and whatever the topology."),
@@ -151,6 +161,8 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     // Who asks before it begins waits for everybody, also for one whose log refuses to open.
     let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
     let founding = if plan.dead == 0 && rng.bool() && sound { Founding::Ask } else { Founding::New };
+    let census = Census::draw(&mut plan.rng(13), nodes, plan.lasts, plan.members && sound);
+    let sources: Vec<_> = (1..=nodes).map(|node| census.source(NodeId(node))).collect();
     let (spaces, shape) = (keyspaces.clone(), topology.clone());
     let settings = plan.settings.clone();
     let mut world: World<MultiLeader, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
@@ -158,6 +170,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         (config.timing, config.limits) = (timing, limits);
         (config.keyspaces, config.topology) = (spaces.clone(), shape.clone());
         config.founding = founding;
+        config.epochs = Box::new(sources[node.0 as usize - 1].clone());
         MultiLeader::new(config, &boots.of(GROUP)).expect("the knobs are in range")
     });
     let copies = 1 + rng.u8(0..nodes as u8);
@@ -192,7 +205,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let steady = clock.suspend.is_none();
     let crowd = Crowd::new(behaviour, GROUP, nodes);
     let drift = steady.then_some(clock.drift_ppm_max);
-    let mut subject = MultiSubject::new(GROUP, keyspaces, crowd, drift);
+    let mut subject = MultiSubject::new(GROUP, keyspaces, crowd, drift, census);
     subject.bounded = world.is_bounded();
     telling.to(&mut world);
     let graph = topology.graph(&(1..=nodes).map(NodeId).collect::<Vec<_>>()).expect("everybody is reached");
@@ -218,6 +231,9 @@ fn play<S: SimStorage>(
         subject.probes.hit(Probe::MinorityDead);
     }
     world.heal_all_but(&dead, subject);
+    subject.census.finish(&dead);
+    let members = subject.census.members();
+    subject.crowd.turn_to(&members);
     subject.crowd.hurry();
     let wanted = (subject.crowd.writes + 10, subject.crowd.reads + 10);
     let patience = Duration::from_secs(12) + plan.workload.timeout * 4 + timing.exchange * 40;
@@ -239,10 +255,15 @@ fn play<S: SimStorage>(
     let bound = patience + timing.exchange * 8 * (diameter + 2) + timing.suspect_after * 4;
     let up = |world: &World<MultiLeader, S>| -> Vec<NodeId> {
         let nodes = world.replicas().nodes();
-        nodes.into_iter().filter(|node| !dead.contains(node) && !world.is_refused(*node)).collect()
+        let lives = |node: &NodeId| members.contains(node) && !dead.contains(node) && !world.is_refused(*node);
+        nodes.into_iter().filter(lives).collect()
     };
-    let agreed = |world: &World<MultiLeader, S>, _: &MultiSubject| {
+    let agreed = |world: &World<MultiLeader, S>, subject: &MultiSubject| {
         let replicas = world.replicas();
+        let writes = |node: NodeId| replicas.replica(node).is_some_and(|replica| replica.origin().is_some());
+        if subject.census.changes() && !up(world).into_iter().all(writes) {
+            return false;
+        }
         let mut first: Option<&VersionVector> = None;
         let mut applied = up(world).into_iter().map(|node| replicas.replica(node).map(MultiLeader::applied));
         applied.all(|applied| applied.is_some_and(|applied| first.get_or_insert(applied) == &applied))
@@ -253,7 +274,7 @@ fn play<S: SimStorage>(
     }
     let alive = up(world);
     check_views(world, subject, &alive)?;
-    if dead.is_empty() && alive.len() == plan.settings.nodes as usize {
+    if alive == members {
         let settled = |world: &World<MultiLeader, S>, _: &MultiSubject| {
             let replicas = world.replicas();
             alive

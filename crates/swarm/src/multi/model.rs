@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
-use replikit_core::{Batch, Dot, Stamp, VersionVector};
+use replikit_core::{Batch, Dot, Origin, Stamp, VersionVector};
 use replikit_multi_leader::{Keyspace, Keyspaces, LoggedWrite};
 
 /// All writes of a run.
@@ -81,12 +81,56 @@ impl Model {
         self.replaced_by.get(&dot).is_some_and(|others| others.iter().any(|other| seen.contains(*other)))
     }
 
+    /// The writes that took its place; of a delete, the later ones too that stand for it.
+    pub(crate) fn replaced_by(&self, dot: Dot) -> Vec<Dot> {
+        let mut others = self.replaced_by.get(&dot).cloned().unwrap_or_default();
+        if let Some(delete) = self.writes.get(&dot).filter(|write| write.value.is_none()) {
+            let all = self.by_key[&delete.key].iter().filter(|other| self.writes[other].value.is_none());
+            others.extend(all.filter(|other| is_before(dot, &self.writes[other])));
+        }
+        others
+    }
+
+    /// The write that was made in place of this one, after its node was evicted and had come back, among those that are seen.
+    pub(crate) fn is_made_again(&self, dot: Dot, seen: &VersionVector) -> bool {
+        self.writes.values().any(|write| write.again == Some(dot) && seen.contains(write.dot))
+    }
+
+    /// A write that was made again and is there all the same, or was made again twice.
+    pub(crate) fn counts_twice(&self, seen: &VersionVector) -> Option<Dot> {
+        let mut made = BTreeSet::new();
+        let again = self.writes.values().filter(|write| seen.contains(write.dot)).filter_map(|write| write.again);
+        again.into_iter().find(|dot| seen.contains(*dot) || !made.insert(*dot))
+    }
+
+    /// Whether some write of a key was made again.
+    pub(crate) fn has_returned(&self, key: &Bytes) -> bool {
+        self.by_key.get(key).into_iter().flatten().any(|dot| self.writes[dot].again.is_some())
+    }
+
+    /// Whether a value that merges shows what this write and the others of its node did: as themselves, or within others.
+    pub(crate) fn is_merged(&self, keyspaces: &Keyspaces, dot: Dot, seen: &VersionVector) -> bool {
+        let Some(write) = self.writes.get(&dot) else { return false };
+        if !matches!(keyspaces.of(&write.key).conflicts, ConflictPolicy::Crdt(_)) {
+            return false;
+        }
+        let node = |dot: Dot| Origin::of(dot.origin).map(|origin| origin.node);
+        let mut whole = seen.clone();
+        for other in self.by_key[&write.key].iter().filter(|other| node(**other) == node(dot)) {
+            whole.insert(*other);
+        }
+        self.view(keyspaces, &write.key, seen) == self.view(keyspaces, &write.key, &whole)
+    }
+
     /// All writes of a key, for a human.
     pub(crate) fn story(&self, key: &Bytes) -> String {
         let tell = |dot: &Dot| {
-            let LoggedWrite { time, past, value, replaces, .. } = &self.writes[dot];
+            let LoggedWrite { time, past, value, replaces, again, .. } = &self.writes[dot];
             let past: Vec<(u32, u64)> = past.iter().map(|(origin, held)| (origin.0, held.base())).collect();
-            format!("({}, {}) at {} after {past:?}: {value:?} {replaces:?}", dot.origin.0, dot.sequence, time.0)
+            format!(
+                "({}, {}) at {} after {past:?}: {value:?} {replaces:?} {again:?}",
+                dot.origin.0, dot.sequence, time.0
+            )
         };
         self.by_key[key].iter().map(tell).collect::<Vec<_>>().join("; ")
     }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use replikit_core::keyspace::{decode_conflict_page, decode_effect, decode_versions, encode_conflicts};
 use replikit_core::{
-    Action, Batch, CausalContext, Dot, Event, GroupId, Input, NodeId, Outcome, Persist, ReadLevel, Rejection,
-    SequenceSet, Time, Token, VersionVector, WriteEffect, WriteId, WriteLevel,
+    Action, Batch, CausalContext, Dot, Event, GroupId, Input, LogIndex, NodeId, OriginId, Outcome, Persist, ReadLevel,
+    Rejection, SequenceSet, Time, Token, VersionVector, WriteEffect, WriteId, WriteLevel,
 };
 use replikit_multi_leader::{Head, Keyspaces, MultiLeader};
 use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
 
+use super::census::Census;
 use super::clients::{Asked, Crowd};
 use super::model::Model;
 use crate::probe::{Probe, Probes};
@@ -42,6 +43,8 @@ struct Place {
     /// What it had applied when it was last looked at.
     applied: VersionVector,
     audit: BTreeSet<Dot>,
+    /// How many members its epoch has.
+    members: usize,
 }
 
 /// Clients and invariants of one multi-leader group.
@@ -67,6 +70,7 @@ pub(crate) struct MultiSubject {
     drift_ppm: u64,
     /// Whether promises must hold.
     pub(crate) bounded: bool,
+    pub(crate) census: Census,
 }
 
 /// How often a batch goes from one node to another, on average, at most.
@@ -78,7 +82,13 @@ fn dots(batch: &Batch) -> Vec<Dot> {
 }
 
 impl MultiSubject {
-    pub(crate) fn new(group: GroupId, keyspaces: Keyspaces, crowd: Crowd, drift_ppm: Option<u32>) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        keyspaces: Keyspaces,
+        crowd: Crowd,
+        drift_ppm: Option<u32>,
+        census: Census,
+    ) -> Self {
         Self {
             group,
             keyspaces,
@@ -94,6 +104,7 @@ impl MultiSubject {
             clocks_run: drift_ppm.is_some(),
             drift_ppm: drift_ppm.unwrap_or(0).into(),
             bounded: true,
+            census,
         }
     }
 
@@ -103,6 +114,10 @@ impl MultiSubject {
 
     fn on_persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
         match op {
+            // What it puts away for itself.
+            Persist::Append { batch, .. } if batch.stream().origin == OriginId::LOCAL => {
+                self.probes.hit(Probe::StashWritten);
+            }
             Persist::Append { batch, .. } => {
                 let lost = self.model.others_than(batch);
                 if !lost.is_empty() && !lost.iter().any(|dot| self.is_known(node, *dot)) {
@@ -121,7 +136,17 @@ impl MultiSubject {
                 self.probes.hit(Probe::SnapshotInstalled);
                 self.place(node).installed.push((id, VersionVector::new()));
             }
-            Persist::Reset { .. } => self.probes.hit(Probe::LogReset),
+            Persist::Reset { stream, next } => {
+                self.probes.hit(Probe::LogReset);
+                if *next == LogIndex(1) {
+                    let place = self.place(node);
+                    place.held.retire(stream.origin);
+                    place.durable.retire(stream.origin);
+                    for (_, dots) in &mut place.stored {
+                        dots.retain(|dot| dot.origin != stream.origin);
+                    }
+                }
+            }
             Persist::Release { .. } => self.probes.hit(Probe::LogReleased),
             _ => {}
         }
@@ -183,7 +208,7 @@ impl MultiSubject {
         (held, self.places.values().filter(|place| place.durable.contains(dot)).count())
     }
 
-    fn on_acked(&mut self, dot: Dot, asked: &Asked, at: Time, reply: &Bytes) -> Result<(), String> {
+    fn on_acked(&mut self, node: NodeId, dot: Dot, asked: &Asked, at: Time, reply: &Bytes) -> Result<(), String> {
         let Asked::Write { key, level, .. } = asked else {
             return Err("acked_is_there: a read was acknowledged".into());
         };
@@ -198,7 +223,7 @@ impl MultiSubject {
             WriteLevel::Received(copies) => (usize::from(*copies), 1),
             WriteLevel::Durable(copies) => (1, usize::from(*copies)),
             WriteLevel::Applied(copies) => (usize::from(*copies), 1),
-            WriteLevel::Quorum => (1, self.places.len() / 2 + 1),
+            WriteLevel::Quorum => (1, self.places[&node].members / 2 + 1),
         };
         if held < promised.0 || durable < promised.1 {
             return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
@@ -250,7 +275,9 @@ impl MultiSubject {
             let since = staleness + slack + Duration::from_millis(1);
             let missing = self.acked.iter().find(|acked| {
                 let early = acked.at + since < asked_at;
-                early && acked.level != WriteLevel::Memory && !seen.contains(acked.dot) && !self.is_cut_off(acked.dot)
+                // What only an evicted node has is not the group's; what a cut disk has told of may be lost.
+                let outside = self.is_of_outsider(acked.dot) || self.is_cut_off(acked.dot);
+                early && !outside && acked.level != WriteLevel::Memory && !seen.contains(acked.dot)
             });
             if let Some(missing) = missing {
                 return Err(format!("staleness_is_bounded: at {now:?}, {staleness:?} stale, without {missing:?}"));
@@ -265,6 +292,9 @@ impl MultiSubject {
             let all = self.union(nodes);
             let (values, stamps) = self.model.view(&self.keyspaces, key, &all);
             let lost = self.model.beside(&self.keyspaces, key, &all);
+            if self.model.has_returned(key) {
+                continue;
+            }
             if values.len() > 1 || !lost.is_empty() {
                 return Err(format!(
                     "homes_have_no_conflicts: {key:?} shows {values:?} of {stamps:?}, and lost {lost:?}"
@@ -272,6 +302,25 @@ impl MultiSubject {
             }
         }
         Ok(())
+    }
+
+    /// Whether a write is of a node that was no member at some time.
+    fn is_of_outsider(&self, dot: Dot) -> bool {
+        replikit_core::Origin::of(dot.origin).is_some_and(|origin| self.census.is_ever_outside(origin.node))
+    }
+
+    /// Whether an acknowledged write that the members have not is accounted for all the same: it was made again, or what took
+    /// its place is accounted for, or the audit of its node has it.
+    fn is_accounted(&self, dot: Dot, all: &VersionVector, nodes: &[NodeId]) -> bool {
+        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+        // A node that stays evicted has it on its disk, put away or not.
+        let evicted = self.census.is_ever_outside(writer) && !nodes.contains(&writer);
+        all.contains(dot)
+            || evicted
+            || self.model.is_made_again(dot, all)
+            || self.model.is_merged(&self.keyspaces, dot, all)
+            || self.places.get(&writer).is_some_and(|place| place.audit.contains(&dot))
+            || self.model.replaced_by(dot).iter().any(|other| self.is_accounted(*other, all, nodes))
     }
 
     /// Everything that these nodes have applied.
@@ -284,9 +333,9 @@ impl MultiSubject {
     }
 
     /// Every acknowledged write is live, or was replaced by one that had seen it, or is in the audit.
-    pub(crate) fn check_conservation(&self, nodes: &[NodeId], dropped: bool) -> Result<(), String> {
+    pub(crate) fn check_conservation(&mut self, nodes: &[NodeId], dropped: bool) -> Result<(), String> {
         let all = self.union(nodes);
-        for acked in &self.acked {
+        for acked in &self.acked.clone() {
             let down = self.places.iter().filter(|(node, _)| !nodes.contains(node));
             // Acknowledged on one disk, and that is the disk of a node that is down: it is there when the node comes back.
             let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
@@ -295,9 +344,15 @@ impl MultiSubject {
             let mut others = self.places.iter().filter(|(node, _)| **node != writer);
             let told = self.cut.contains(&writer) && !others.any(|(_, place)| place.durable.contains(acked.dot));
             let volatile = acked.level == WriteLevel::Memory && self.crashed;
-            if !all.contains(acked.dot) && !volatile && !told && !away() {
+            if !volatile && !told && !self.is_accounted(acked.dot, &all, nodes) && !away() {
                 return Err(format!("conserved: {acked:?} is nowhere"));
             }
+            if !all.contains(acked.dot) && self.model.is_made_again(acked.dot, &all) {
+                self.probes.hit(Probe::WriteMadeAgain);
+            }
+        }
+        if let Some(twice) = self.model.counts_twice(&all) {
+            return Err(format!("conserved: {twice:?} was made again although it, or another one for it, is there"));
         }
         for key in self.model.keys() {
             for lost in self.model.lost(&self.keyspaces, key, &all) {
@@ -349,14 +404,26 @@ impl MultiSubject {
 
 impl Subject<MultiLeader> for MultiSubject {
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<Head>) {
+        if self.census.on_alarm(client) {
+            return;
+        }
+        if client == 0 {
+            for (alarm, after) in self.census.alarms() {
+                clients.alarm(alarm, after);
+            }
+        }
         self.crowd.on_alarm(client, clients);
     }
 
     fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
+        let members = self.census.size(node);
         let place = self.place(node);
+        place.members = members;
         let mut held = VersionVector::new();
         for item in &recovery.items {
-            if let RecoveryItem::Batch(batch) = item {
+            if let RecoveryItem::Batch(batch) = item
+                && batch.stream().origin != OriginId::LOCAL
+            {
                 for dot in dots(batch) {
                     held.insert(dot);
                 }
@@ -422,7 +489,7 @@ impl Subject<MultiLeader> for MultiSubject {
         match outcome {
             Outcome::Acked { at, reply, .. } => {
                 let dot = Dot { origin: at.stream.origin, sequence: at.id.index.0 };
-                let kept = self.on_acked(dot, &open.asked, now, &reply);
+                let kept = self.on_acked(node, dot, &open.asked, now, &reply);
                 if at.id.index.0 > 0 {
                     self.crowd.wrote(open.client, at);
                 }
@@ -438,7 +505,7 @@ impl Subject<MultiLeader> for MultiSubject {
             Outcome::Rejected(Rejection::LostWrites { .. }) => {
                 self.probes.hit(Probe::SessionReadRefused);
                 self.crowd.forget(open.client);
-                if self.bounded && !self.crashed {
+                if self.bounded && !self.crashed && !self.census.changes() {
                     Err("weak_loss_is_reported: nothing was lost".into())
                 } else {
                     Ok(())
@@ -452,6 +519,22 @@ impl Subject<MultiLeader> for MultiSubject {
         match event {
             Event::TailCut { .. } => {
                 self.cut.insert(at);
+                Ok(())
+            }
+            Event::EpochBegun { members, .. } => {
+                self.probes.hit(Probe::EpochBegun);
+                self.place(at).members = members.len();
+                Ok(())
+            }
+            Event::Evicted { .. } => {
+                self.probes.hit(Probe::NodeEvicted);
+                Ok(())
+            }
+            Event::BeganAnew { .. } => {
+                self.probes.hit(Probe::NodeBeganAnew);
+                let place = self.place(at);
+                place.applied = VersionVector::new();
+                place.installed.clear();
                 Ok(())
             }
             Event::PeerMisbehaved { node, what } if self.bounded => {
@@ -500,6 +583,14 @@ impl Subject<MultiLeader> for MultiSubject {
                 if let Some(write) = self.model.write(dot)
                     && !applied.covers(&write.past)
                 {
+                    let lost = |dot: Dot| {
+                        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+                        self.census.is_ever_outside(writer)
+                    };
+                    if write.past.minus(applied).all(lost) {
+                        self.probes.hit(Probe::PastWasLost);
+                        continue;
+                    }
                     return Err(format!(
                         "applied_in_causal_order: node {node} has applied {dot:?} but not {:?}",
                         write.past

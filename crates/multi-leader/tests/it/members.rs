@@ -1,0 +1,372 @@
+//! Membership by epoch: who is asked, whose writes count, and how a node that was evicted comes back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use replikit_core::crdt::{CrdtKind, CrdtOp};
+use replikit_core::policy::{ConflictPolicy, DeletePolicy};
+use replikit_core::*;
+use replikit_multi_leader::{Config, Home, Keyspace, Keyspaces, Topology, home};
+
+use crate::group::Group;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn put(key: &str, value: &str) -> WriteRequest {
+    WriteRequest::put(key.to_owned(), value.to_owned())
+}
+
+fn many_kinds(config: &mut Config) {
+    let crdt = |kind| Keyspace::new(ConflictPolicy::Crdt(kind));
+    config.keyspaces = Keyspaces::default()
+        .with("s/", Keyspace::new(ConflictPolicy::Siblings))
+        .with("c/", crdt(CrdtKind::Counter))
+        .with("e/", crdt(CrdtKind::Set));
+}
+
+#[test]
+fn a_delete_is_collected_as_soon_as_the_member_that_never_heard_of_it_is_evicted() {
+    let mut group = Group::new(3, |_| {});
+    group.write(1, put("k", "v"));
+    group.run(SECOND);
+    group.kill(NodeId(3));
+    group.write(1, WriteRequest::delete("k"));
+    group.run(SECOND * 3);
+    assert_eq!(group.replica(1).figures().unsettled, 1, "no clock evicts anybody");
+    group.begin_epoch(&[1, 2]);
+    group.run(SECOND);
+    for node in [1, 2] {
+        assert_eq!(group.replica(node).figures().keys, 0);
+    }
+}
+
+#[test]
+fn an_evicted_node_takes_no_writes_as_soon_as_it_knows_and_its_operator_is_told() {
+    let mut group = Group::new(3, |_| {});
+    group.begin_epoch(&[1, 2]);
+    let refused = Outcome::Rejected(Rejection::StaleRoute { current: Epoch(2) });
+    assert_eq!(group.outcome(3, &put("k", "v")), refused);
+    assert!(group.told(3, |event| *event == Event::Evicted { epoch: Epoch(2) }));
+    assert!(
+        group.told(1, |event| matches!(event, Event::EpochBegun { epoch: Epoch(2), members } if members.len() == 2))
+    );
+    group.write(1, put("k", "v"));
+    group.run(SECOND);
+    assert!(group.values(3, "k").is_empty(), "and is sent nothing");
+    assert_eq!(group.replica(1).status().epoch, Epoch(2));
+}
+
+#[test]
+fn all_members_agree_how_much_of_an_evicted_node_counts_whoever_of_them_had_it() {
+    let mut group = Group::new(4, |_| {});
+    group.run(SECOND);
+    // Only node 2 gets the first write, nobody the second.
+    group.cut.extend([(NodeId(4), NodeId(1)), (NodeId(4), NodeId(3))]);
+    let first = group.write(4, put("a", "one got it"));
+    for (from, to, message) in std::mem::take(&mut group.wire) {
+        if to == NodeId(2) {
+            group.places.get_mut(&to).unwrap().replica.handle(Now::default(), Input::Message { from, message });
+        }
+    }
+    group.isolate(NodeId(4), true);
+    group.write(4, put("a", "nobody got it"));
+    group.plan(&[1, 2, 3]);
+    for node in [1, 3, 2] {
+        group.tell(node);
+    }
+    // Late, and of the epoch before: it is not taken any more.
+    group.isolate(NodeId(4), false);
+    group.run(SECOND * 2);
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "a"), ["one got it"]);
+        let closed = |event: &Event| matches!(event, Event::OriginClosed { stream, last } if stream.origin == first.origin && last.0 == first.sequence);
+        assert!(group.told(node, closed), "node {node} tells how far it counts");
+    }
+    group.assert_agreed_at(&[1, 2, 3]);
+}
+
+#[test]
+fn an_evicted_node_comes_back_and_makes_its_unsent_writes_again_once() {
+    let mut group = Group::new(3, many_kinds);
+    group.write(1, put("lww", "first"));
+    group.write(1, put("s/x", "first"));
+    group.write(3, WriteRequest::add("c/n", 5));
+    group.write(3, WriteRequest::crdt("e/s", CrdtOp::Insert { element: "old".into() }));
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    // Unsent: replaces what it has seen, counts, removes and adds.
+    group.write(3, put("lww", "unsent"));
+    let seen = group.read(3, "s/x").context.unwrap();
+    group.write(3, put("s/x", "unsent").over(seen));
+    group.write(3, WriteRequest::add("c/n", 7));
+    group.write(3, WriteRequest::crdt("e/s", CrdtOp::Remove { element: "old".into() }));
+    group.write(3, WriteRequest::crdt("e/s", CrdtOp::Insert { element: "new".into() }));
+    group.begin_epoch(&[1, 2]);
+    group.run(SECOND);
+    group.write(2, put("s/x", "meanwhile"));
+    group.write(2, WriteRequest::add("c/n", 100));
+    group.run(SECOND);
+    group.isolate(NodeId(3), false);
+    group.begin_epoch(&[1, 2, 3]);
+    group.run(SECOND * 3);
+    group.assert_agreed();
+    let again = |event: &Event| matches!(event, Event::Resubmitted { writes: 4, dropped: 0, .. });
+    assert!(group.told(3, again), "{:?}", group.places[&NodeId(3)].events);
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "lww"), ["unsent"]);
+        assert_eq!(group.values(node, "s/x"), ["meanwhile", "unsent"], "what it had replaced stays replaced");
+        assert_eq!(group.values(node, "c/n"), ["112"], "each addition counts once");
+        assert_eq!(group.values(node, "e/s"), ["new"]);
+        assert!(group.audit(node).contains(&Some(Bytes::from("first"))), "what nobody was told of is on record");
+    }
+    // And once more: nothing is left to be made again.
+    group.begin_epoch(&[1, 2]);
+    group.run(SECOND);
+    group.begin_epoch(&[1, 2, 3]);
+    group.run(SECOND * 3);
+    group.assert_agreed();
+    assert_eq!((group.values(1, "c/n"), group.values(3, "s/x").len()), (vec!["112".to_owned()], 2));
+}
+
+#[test]
+fn a_write_that_reached_somebody_before_the_eviction_is_recognised_by_its_dot() {
+    let mut group = Group::new(3, many_kinds);
+    group.cut.insert((NodeId(3), NodeId(1)));
+    group.write(3, put("s/x", "reached two"));
+    group.write(3, WriteRequest::add("c/n", 1));
+    group.deliver();
+    group.isolate(NodeId(3), true);
+    group.begin_epoch(&[1, 2]);
+    group.run(SECOND);
+    group.isolate(NodeId(3), false);
+    group.begin_epoch(&[1, 2, 3]);
+    group.run(SECOND * 3);
+    group.assert_agreed();
+    assert!(group.told(3, |event| matches!(event, Event::Resubmitted { writes: 0, .. })));
+    assert_eq!(
+        (group.values(1, "s/x"), group.values(1, "c/n")),
+        (vec!["reached two".to_owned()], vec!["1".to_owned()])
+    );
+}
+
+#[test]
+fn a_node_that_missed_the_epoch_which_evicted_it_learns_of_that_from_the_next_one() {
+    let mut group = Group::new(3, many_kinds);
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    let before = group.write(3, put("lww", "unsent"));
+    group.plan(&[1, 2]);
+    group.tell(1);
+    group.tell(2);
+    group.run(SECOND);
+    group.write(1, WriteRequest::delete("lww"));
+    group.run(SECOND);
+    group.isolate(NodeId(3), false);
+    group.plan(&[1, 2, 3]);
+    for node in 1..=3 {
+        group.tell(node);
+    }
+    assert!(group.told(3, |event| matches!(event, Event::BeganAnew { .. })));
+    group.run(SECOND * 3);
+    group.assert_agreed();
+    assert_eq!(group.values(1, "lww"), ["unsent"]);
+    let after = group.write(3, put("lww", "next"));
+    assert!(after.origin > before.origin, "its old incarnations are closed");
+}
+
+#[test]
+fn a_value_that_was_deleted_while_its_holder_was_evicted_does_not_come_back() {
+    for deletes in [DeletePolicy::AddWins, DeletePolicy::DeleteWins, DeletePolicy::NewerWins] {
+        for conflicts in [ConflictPolicy::Lww, ConflictPolicy::Siblings] {
+            let space = Keyspace { deletes, ..Keyspace::new(conflicts.clone()) };
+            let mut group = Group::new(3, move |config| config.keyspaces = Keyspaces::all(space.clone()));
+            group.write(3, put("k", "own"));
+            group.write(1, put("l", "of another"));
+            group.run(SECOND);
+            group.begin_epoch(&[1, 2]);
+            group.write(1, WriteRequest::delete("k"));
+            group.write(1, WriteRequest::delete("l"));
+            group.run(SECOND);
+            assert_eq!(group.replica(1).figures().keys, 0, "collected");
+            group.begin_epoch(&[1, 2, 3]);
+            group.run(SECOND * 3);
+            group.assert_agreed();
+            for node in 1..=3 {
+                assert!(group.values(node, "k").is_empty() && group.values(node, "l").is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_moment_of_coming_back_loses_nothing_and_doubles_nothing() {
+    for steps in 0..40 {
+        let mut group = Group::new(3, many_kinds);
+        group.run(SECOND);
+        group.isolate(NodeId(3), true);
+        for n in 0..5 {
+            group.write(3, put(&format!("s/{n}"), "unsent"));
+            group.write(3, WriteRequest::add("c/n", 1));
+        }
+        group.begin_epoch(&[1, 2]);
+        group.run(SECOND);
+        group.isolate(NodeId(3), false);
+        group.disk_takes(NodeId(3), steps);
+        group.begin_epoch(&[1, 2, 3]);
+        group.run(Duration::from_millis(500));
+        group.kill(NodeId(3));
+        group.start(NodeId(3));
+        group.run(Duration::from_millis(300));
+        group.kill(NodeId(3));
+        group.start(NodeId(3));
+        group.run(SECOND * 3);
+        group.assert_agreed();
+        for n in 0..5 {
+            assert_eq!(group.values(1, &format!("s/{n}")), ["unsent"], "after {steps} storage actions");
+        }
+        assert_eq!(group.values(1, "c/n"), ["5"], "after {steps} storage actions");
+        group.write(3, put("done", "it writes again"));
+    }
+}
+
+#[test]
+fn who_joins_catches_up_without_stopping_anybody_and_writes_only_then() {
+    let mut group = Group::founded_by(3, 4, |config| {
+        config.limits.snapshot_log_bytes = 4 << 10;
+        config.limits.retained_bytes_max = 4 << 10;
+        config.limits.snapshot_piece_bytes = 512;
+        config.limits.cache_bytes_max = 512;
+    });
+    for n in 0..300 {
+        group.write(1 + n % 3, put(&format!("k{}", n % 40), &format!("v{n}")));
+        group.run(Duration::from_millis(10));
+    }
+    assert!(matches!(group.outcome(4, &put("k", "v")), Outcome::Rejected(Rejection::StaleRoute { .. })));
+    group.begin_epoch(&[1, 2, 3, 4]);
+    assert_eq!(group.outcome(4, &put("k", "v")), Outcome::Rejected(Rejection::CatchingUp), "also one that is new");
+    for n in 0..100 {
+        group.write(1 + n % 3, put(&format!("k{}", n % 40), &format!("w{n}")));
+        group.run(Duration::from_millis(10));
+    }
+    group.run(SECOND * 2);
+    assert!(group.told(4, |event| matches!(event, Event::SnapshotInstalled { .. })));
+    group.write(4, put("mine", "written"));
+    group.run(SECOND);
+    group.assert_agreed();
+    assert_eq!(group.replica(1).stable(), group.replica(1).applied(), "and counts");
+}
+
+#[test]
+fn a_home_that_leaves_hands_over_once_everything_it_wrote_is_here() {
+    let mut group = Group::new(3, |config| {
+        let homes = home::by_prefix(vec![("eu/".into(), NodeId(3))]);
+        config.keyspaces = Keyspaces::all(Keyspace { home: Home::Require(homes), ..Keyspace::default() });
+    });
+    group.write(3, put("eu/k", "by the old home"));
+    group.run(SECOND);
+    group.cut.insert((NodeId(3), NodeId(1)));
+    group.cut.insert((NodeId(3), NodeId(2)));
+    group.write(3, put("eu/k", "unsent"));
+    group.plan(&[1, 2]);
+    group.tell(1);
+    let moved = |outcome: &Outcome| matches!(outcome, Outcome::Rejected(Rejection::NotLeader { .. }));
+    let (first, second) = (group.outcome(1, &put("eu/k", "new")), group.outcome(2, &put("eu/k", "new")));
+    assert!(moved(&second), "who has not heard of the epoch sends its clients to the old home");
+    let new_home = if moved(&first) { 2 } else { 1 };
+    if new_home == 1 {
+        assert_eq!(first, Outcome::Rejected(Rejection::CatchingUp), "not before all have said what they hold");
+    }
+    group.tell(2);
+    group.run(SECOND);
+    group.write(new_home, put("eu/k", "by the new home"));
+    group.run(SECOND);
+    // What the old home wrote because it did not know comes back as a conflict, and is told.
+    group.cut.clear();
+    group.tell(3);
+    assert!(matches!(group.outcome(3, &put("eu/k", "late")), Outcome::Rejected(Rejection::StaleRoute { .. })));
+    group.begin_epoch(&[1, 2, 3]);
+    group.run(SECOND * 3);
+    group.assert_agreed();
+    assert_eq!(group.values(1, "eu/k"), ["by the new home"], "its time decides");
+    for node in 1..=3 {
+        assert!(group.audit(node).contains(&Some(Bytes::from("unsent"))), "node {node}");
+    }
+    group.write(3, put("eu/k", "home again"));
+}
+
+#[test]
+fn a_ring_or_a_star_that_loses_a_member_goes_on_and_nothing_goes_round_for_ever() {
+    for topology in [Topology::Ring, Topology::Star { hub: NodeId(2) }] {
+        let mut group = Group::new(5, move |config| config.topology = topology.clone());
+        group.write(2, put("k", "v"));
+        group.run(SECOND);
+        group.write(2, put("l", "v"));
+        group.begin_epoch(&[1, 3, 4, 5]);
+        group.run(SECOND * 2);
+        let pushed = group.pushed;
+        group.run(SECOND * 2);
+        assert_eq!(group.pushed, pushed, "it is quiet");
+        group.write(1, put("m", "v"));
+        group.run(SECOND);
+        assert_eq!(group.values(4, "m"), ["v"]);
+        assert!(group.pushed - pushed <= 12, "{} pushes for one write", group.pushed - pushed);
+        group.assert_agreed_at(&[1, 3, 4, 5]);
+    }
+}
+
+#[test]
+fn a_quorum_is_one_of_the_epoch_and_an_evicted_node_acknowledges_none() {
+    let mut group = Group::new(3, |_| {});
+    group.kill(NodeId(3));
+    group.isolate(NodeId(2), true);
+    let token = group.ask(1, &put("k", "v").at(WriteLevel::Quorum));
+    group.run(SECOND);
+    assert!(!group.outcomes.contains_key(&token));
+    group.plan(&[1]);
+    group.tell(1);
+    assert!(matches!(group.outcomes[&token], Outcome::Acked { strict: true, .. }), "of one, one is a majority");
+    let token = group.ask(2, &put("k", "v").at(WriteLevel::Quorum));
+    group.tell(2);
+    group.run(SECOND * 6);
+    assert!(matches!(group.outcomes[&token], Outcome::Indeterminate { .. }));
+}
+
+#[test]
+fn writes_that_had_seen_what_is_lost_with_another_evicted_node_are_kept() {
+    let mut group = Group::new(5, |_| {});
+    group.run(SECOND);
+    // Node 5 writes, and only node 4 has it.
+    for other in 1..=3 {
+        group.cut.insert((NodeId(5), NodeId(other)));
+    }
+    group.write(5, put("a", "lost"));
+    group.deliver();
+    assert_eq!(group.values(4, "a"), ["lost"]);
+    // Node 4 writes on, and only its own write gets to the others.
+    group.isolate(NodeId(5), true);
+    let kept = group.write(4, put("b", "kept"));
+    group.wire.retain(|(from, _, message)| {
+        let own = |batch: &Batch| batch.stream().origin == kept.origin;
+        *from == NodeId(4) && !message.batches.is_empty() && message.batches.as_slice().iter().all(own)
+    });
+    while let Some((_, to, message)) = group.wire.pop_front() {
+        group.input(to, Input::Message { from: NodeId(4), message });
+    }
+    group.kill(NodeId(4));
+    assert!(
+        group.values(1, "b").is_empty() && group.replica(1).figures().waiting_bytes > 0,
+        "not before what it had seen"
+    );
+    group.begin_epoch(&[1, 2, 3]);
+    group.run(SECOND * 2);
+    for node in 1..=3 {
+        assert_eq!((group.values(node, "a").len(), group.values(node, "b")), (0, vec!["kept".to_owned()]));
+    }
+    group.write(1, put("c", "after it"));
+    group.kill(NodeId(1));
+    group.start(NodeId(1));
+    assert_eq!(group.values(1, "c"), ["after it"], "its own write waits for nothing");
+    group.write(1, put("d", "it goes on"));
+    group.run(SECOND);
+    group.assert_agreed_at(&[1, 2, 3]);
+}
