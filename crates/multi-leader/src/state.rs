@@ -295,15 +295,16 @@ impl State {
                 self.unsettled.remove(&key);
                 continue;
             };
-            let Content::Versions(versions) = &slot.content else {
+            if slot.content.is_empty() {
                 // Nothing is left of it, but a reader has to wait until that is on disk.
-                let (empty, pending) = (slot.content.is_empty(), slot.pending > durable);
-                if !pending {
+                if slot.pending <= durable {
                     self.unsettled.remove(&key);
-                    if empty {
-                        self.map.remove(&key);
-                    }
+                    self.map.remove(&key);
                 }
+                continue;
+            }
+            let Content::Versions(versions) = &slot.content else {
+                self.unsettled.remove(&key);
                 continue;
             };
             // Looked at first: a shard that an image shares is copied by a change.

@@ -435,6 +435,32 @@ fn a_message_that_comes_twice_does_not_double_the_rest_of_a_snapshot() {
     assert!(twice <= 3 * once, "{twice} bytes instead of {once}");
 }
 
+/// Seed 4408 of the simulator: the key's place was freed, and with it what says that its reader has to wait.
+#[test]
+fn a_removal_that_is_not_durable_is_not_shown_either_when_a_snapshot_comes_in() {
+    let mut group = Group::new(2, |config| {
+        config.keyspaces = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Set)));
+        config.limits.snapshot_log_bytes = 1 << 10;
+        config.limits.retained_bytes_max = 1 << 10;
+        config.limits.cache_bytes_max = 256;
+    });
+    group.write(1, WriteRequest::crdt("s", CrdtOp::Insert { element: "e".into() }));
+    group.run(Duration::from_millis(300));
+    group.isolate(NodeId(2), true);
+    for n in 0..100 {
+        group.write(1, WriteRequest::crdt(format!("other-{n}"), CrdtOp::Insert { element: "e".into() }));
+    }
+    group.places.get_mut(&NodeId(2)).unwrap().disk_stopped = true;
+    group.ask(2, &WriteRequest::delete("s").at(WriteLevel::Memory));
+    group.isolate(NodeId(2), false);
+    group.run(Duration::from_secs(3));
+    assert!(group.told(2, |event| matches!(event, Event::SnapshotInstalled { .. })));
+    assert_eq!(group.read_at(2, "s", ReadLevel::Local), None, "the answer waits for the disk");
+    group.resume_disk(NodeId(2));
+    group.run(Duration::from_secs(1));
+    assert!(group.values(1, "s").is_empty() && group.values(2, "s").is_empty());
+}
+
 #[test]
 fn causality_takes_at_most_24_bytes_a_write_with_three_origins() {
     let mut group = Group::new(3, |_| {});
