@@ -71,6 +71,8 @@ integer_newtype!(
 impl OriginId {
     /// The group's own log, ordered by consensus.
     pub const CONSENSUS: Self = Self(0);
+    /// What this node has put away for itself for a while, never replicated.
+    pub const STASH: Self = Self(1);
     /// This node's own records, never replicated.
     pub const LOCAL: Self = Self(u32::MAX);
 }
@@ -115,7 +117,7 @@ impl WriteId {
 }
 
 /// One stream of entries in the shared log: a group's consensus log ([`OriginId::CONSENSUS`]), a node's own records
-/// ([`OriginId::LOCAL`]), or the writes of one origin (an index into the group's table of node incarnations).
+/// ([`OriginId::LOCAL`], [`OriginId::STASH`]), or the writes of one origin (an index into the group's table of node incarnations).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct StreamId {
     /// The group that the stream belongs to.
@@ -154,6 +156,7 @@ impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
             OriginId::CONSENSUS => write!(f, "{}/consensus", self.group),
+            OriginId::STASH => write!(f, "{}/stash", self.group),
             OriginId::LOCAL => write!(f, "{}/local", self.group),
             OriginId(origin) => write!(f, "{}/{origin}", self.group),
         }

@@ -317,7 +317,7 @@ impl MultiLeader {
         if batch.stream().group != self.config.group {
             return;
         }
-        if origin == OriginId::LOCAL {
+        if origin == OriginId::STASH {
             return self.stash.recover(&batch);
         }
         if self.register.stage != Stage::Regular && Origin::of(origin).is_some_and(|o| o.node == self.config.node) {

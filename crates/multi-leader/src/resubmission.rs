@@ -61,13 +61,13 @@ enum Item {
     Overwritten(Conflict),
 }
 
-/// What a node that was evicted has put away, in its log's local stream.
+/// What a node that was evicted has put away, in a stream of its log.
 #[derive(Debug, Default)]
 pub(crate) struct Stash {
     // Each with what had been applied in its life.
     items: Vec<(Arc<VersionVector>, Item)>,
     lives: Vec<Arc<VersionVector>>,
-    /// The end of the local stream, and the digest of its last batch.
+    /// The end of the stream, and the digest of its last batch.
     last: u64,
     digest: u64,
     /// The identities of own writes that have been made again.
@@ -75,7 +75,7 @@ pub(crate) struct Stash {
 }
 
 impl Stash {
-    /// A batch of the local stream was found on disk.
+    /// A batch of the stream was found on disk.
     pub(crate) fn recover(&mut self, batch: &Batch) {
         for entry in batch.entries() {
             match postcard::from_bytes(entry.payload) {
@@ -138,7 +138,7 @@ impl MultiLeader {
 
     fn forget_stash(&mut self) {
         self.stash = Stash::default();
-        self.persist(Persist::Reset { stream: self.stream_id(OriginId::LOCAL), next: LogIndex(1) });
+        self.persist(Persist::Reset { stream: self.stream_id(OriginId::STASH), next: LogIndex(1) });
     }
 
     fn is_own(&self, dot: Dot) -> bool {
@@ -212,7 +212,7 @@ impl MultiLeader {
             if bytes >= STASH_BATCH_BYTES || at + 1 == records.len() {
                 let meta = BatchMeta {
                     cluster: self.config.cluster,
-                    stream: self.stream_id(OriginId::LOCAL),
+                    stream: self.stream_id(OriginId::STASH),
                     base: LogIndex(self.stash.last + 1),
                     term: Term(0),
                     prev_digest: self.stash.digest,

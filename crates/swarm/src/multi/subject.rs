@@ -115,7 +115,7 @@ impl MultiSubject {
     fn on_persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
         match op {
             // What it puts away for itself.
-            Persist::Append { batch, .. } if batch.stream().origin == OriginId::LOCAL => {
+            Persist::Append { batch, .. } if batch.stream().origin == OriginId::STASH => {
                 self.probes.hit(Probe::StashWritten);
             }
             Persist::Append { batch, .. } => {
@@ -309,6 +309,13 @@ impl MultiSubject {
         replikit_core::Origin::of(dot.origin).is_some_and(|origin| self.census.is_ever_outside(origin.node))
     }
 
+    /// Whether one disk had it, and lost it, and said so: what its level may lose.
+    fn is_told_lost(&self, dot: Dot) -> bool {
+        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+        let mut others = self.places.iter().filter(|(node, _)| **node != writer);
+        self.cut.contains(&writer) && !others.any(|(_, place)| place.durable.contains(dot))
+    }
+
     /// Whether an acknowledged write that the members have not is accounted for all the same: it was made again, or what took
     /// its place is accounted for, or the audit of its node has it.
     fn is_accounted(&self, dot: Dot, all: &VersionVector, nodes: &[NodeId]) -> bool {
@@ -339,10 +346,7 @@ impl MultiSubject {
             let down = self.places.iter().filter(|(node, _)| !nodes.contains(node));
             // Acknowledged on one disk, and that is the disk of a node that is down: it is there when the node comes back.
             let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
-            // One disk had it, and lost it, and said so: what that level may lose.
-            let writer = replikit_core::Origin::of(acked.dot.origin).map_or(NodeId(0), |origin| origin.node);
-            let mut others = self.places.iter().filter(|(node, _)| **node != writer);
-            let told = self.cut.contains(&writer) && !others.any(|(_, place)| place.durable.contains(acked.dot));
+            let told = self.is_told_lost(acked.dot);
             let volatile = acked.level == WriteLevel::Memory && self.crashed;
             if !volatile && !told && !self.is_accounted(acked.dot, &all, nodes) && !away() {
                 return Err(format!("conserved: {acked:?} is nowhere"));
@@ -422,7 +426,7 @@ impl Subject<MultiLeader> for MultiSubject {
         let mut held = VersionVector::new();
         for item in &recovery.items {
             if let RecoveryItem::Batch(batch) = item
-                && batch.stream().origin != OriginId::LOCAL
+                && batch.stream().origin != OriginId::STASH
             {
                 for dot in dots(batch) {
                     held.insert(dot);
