@@ -84,6 +84,8 @@ pub struct MultiLeader {
     pub(crate) durable: WriteId,
     /// The storage action that makes the incarnation durable under which this replica writes.
     pub(crate) incarnated: WriteId,
+    /// The storage action that makes this life durable: before it, no report leaves, for another life could use its number.
+    pub(crate) lived: WriteId,
     pub(crate) failed: bool,
     recovered: bool,
     /// Streams whose end was torn.
@@ -188,6 +190,7 @@ impl MultiLeader {
             last_write: WriteId(0),
             durable: WriteId(0),
             incarnated: WriteId(1),
+            lived: WriteId(1),
             failed: false,
             recovered: false,
             cut: boot.tail_cut.iter().copied().filter(|stream| stream.group == config.group).collect(),
@@ -514,6 +517,11 @@ impl MultiLeader {
         }
     }
 
+    /// Whether no crash can give the numbers of this life's reports to those of another life.
+    fn may_report(&self) -> bool {
+        self.lived <= self.durable
+    }
+
     /// What the log has, but for own writes that are not durable: a crash may still take those back, and then nobody must
     /// wait for them.
     pub(crate) fn held(&self) -> VersionVector {
@@ -548,7 +556,7 @@ impl MultiLeader {
     }
 
     fn handle_timer(&mut self, now: Now) {
-        if now.mono >= self.next_exchange {
+        if now.mono >= self.next_exchange && self.may_report() {
             self.next_exchange = now.mono + self.config.timing.exchange;
             self.exchange(now);
         }
@@ -629,7 +637,7 @@ impl Replica for MultiLeader {
                 self.close_batch();
             } else if core::mem::take(&mut self.outdated) {
                 self.fill_peers();
-            } else if !self.owed.is_empty() {
+            } else if !self.owed.is_empty() && self.may_report() {
                 self.tell_owed();
             } else {
                 return None;
@@ -641,7 +649,8 @@ impl Replica for MultiLeader {
         if !self.recovered {
             return None;
         }
-        [Some(self.next_exchange), self.acks.deadline(), self.reads.deadline()].into_iter().flatten().min()
+        let exchange = self.may_report().then_some(self.next_exchange);
+        [exchange, self.acks.deadline(), self.reads.deadline()].into_iter().flatten().min()
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Group {
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
     /// Nodes whose pushes are lost on the wire.
     pub(crate) pushes_lost: BTreeSet<NodeId>,
+    /// Nodes whose disks are stopped when they start.
+    pub(crate) starts_stopped: BTreeSet<NodeId>,
     /// Every message comes twice.
     pub(crate) duplicates: bool,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
@@ -73,6 +75,7 @@ impl Group {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             pushes_lost: BTreeSet::new(),
+            starts_stopped: BTreeSet::new(),
             duplicates: false,
             outcomes: BTreeMap::new(),
             pushed: 0,
@@ -136,7 +139,8 @@ impl Group {
             replica.handle(now, item.into_input());
         }
         replica.handle(now, Input::Recovered);
-        let place = Place { replica, log, events: Vec::new(), disk_stopped: false, disk_takes: None, appends: 0 };
+        let disk_stopped = self.starts_stopped.contains(&node);
+        let place = Place { replica, log, events: Vec::new(), disk_stopped, disk_takes: None, appends: 0 };
         self.places.insert(node, place);
         self.drain(node);
     }

@@ -189,6 +189,27 @@ fn nobody_waits_for_a_write_that_was_lost_with_the_only_disk_that_had_it() {
     }
 }
 
+/// Seed 10220 of the simulator on the real log: the next life used the numbers again, took an old answer to them for its own, and
+/// a read told of a staleness that it did not have.
+#[test]
+fn no_report_leaves_before_its_life_is_on_disk() {
+    let mut group = Group::new(2, |_| {});
+    let reports = |group: &Group| group.wire.iter().filter(|(from, _, _)| *from == NodeId(1)).count();
+    group.kill(NodeId(1));
+    group.starts_stopped.insert(NodeId(1));
+    group.start(NodeId(1));
+    group.input(NodeId(1), Input::Timer);
+    group.input(NodeId(1), Input::Peer { node: NodeId(2), link: Link::Up });
+    assert_eq!((reports(&group), group.replica(1).deadline()), (0, None), "it waits for its disk and nothing else");
+    group.resume_disk(NodeId(1));
+    assert!(
+        group.replica(1).deadline().is_some() && reports(&group) > 0,
+        "it answers, and asks as soon as it is called"
+    );
+    group.run(Duration::from_millis(300));
+    group.assert_agreed();
+}
+
 #[test]
 fn who_asks_before_it_begins_does_not_wait_for_a_write_that_is_lost_meanwhile() {
     let mut group = group_of_a_lost_write();
@@ -249,8 +270,11 @@ fn a_write_to_memory_is_acknowledged_only_once_its_incarnation_is_durable() {
     group.run(Duration::from_secs(1));
     group.kill(NodeId(3));
     group.lose_disk(NodeId(3));
+    group.isolate(NodeId(2), true);
     group.start(NodeId(3));
+    group.run(Duration::from_secs(1));
     group.places.get_mut(&NodeId(3)).expect("it runs").disk_stopped = true;
+    group.isolate(NodeId(2), false);
     group.run(Duration::from_secs(1));
     assert!(group.replica(3).origin().is_some(), "everybody has answered");
     let token = group.ask(3, &put("k", "w").at(WriteLevel::Memory));
