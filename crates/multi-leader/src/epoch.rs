@@ -54,6 +54,13 @@ impl Epochs {
     }
 }
 
+impl Epochs {
+    /// A member has begun a new life, and may have lost what it had told of.
+    pub(crate) fn look_anew(&mut self) {
+        self.union = None;
+    }
+}
+
 impl MultiLeader {
     /// Takes over a newer epoch, if there is one.
     pub(crate) fn observe_epoch(&mut self) {

@@ -263,6 +263,7 @@ impl MultiLeader {
                 wanted.remove(&node);
                 unheard.insert(node);
             }
+            self.epochs.look_anew();
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             if news == News::NewLife {

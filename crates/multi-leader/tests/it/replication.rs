@@ -485,6 +485,30 @@ fn a_removal_that_is_not_durable_is_not_shown_either_when_a_snapshot_comes_in() 
     assert!(group.values(1, "s").is_empty() && group.values(2, "s").is_empty());
 }
 
+/// Seed 226 of the simulator on the real log: what was lost after it had been told of was waited for.
+#[test]
+fn collection_goes_on_after_a_member_has_lost_a_write_that_it_had_told_of() {
+    let mut group = Group::new(3, |_| {});
+    group.write(3, put("first", "v"));
+    group.run(Duration::from_secs(1));
+    group.write(3, put("told", "v"));
+    // The report gets through, the write does not.
+    group.wire.clear();
+    group.input(NodeId(3), Input::Peer { node: NodeId(1), link: Link::Up });
+    group.deliver();
+    assert!(group.values(1, "told").is_empty());
+    group.write(1, put("k", "v"));
+    group.deliver();
+    group.kill(NodeId(3));
+    group.lose_disk(NodeId(3));
+    group.run(Duration::from_millis(300));
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(3));
+    group.run(Duration::from_secs(3));
+    group.assert_agreed();
+    assert_eq!(group.replica(1).stable(), group.replica(1).applied());
+}
+
 #[test]
 fn causality_takes_at_most_24_bytes_a_write_with_three_origins() {
     let mut group = Group::new(3, |_| {});
