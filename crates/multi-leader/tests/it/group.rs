@@ -47,6 +47,8 @@ pub(crate) struct Group {
     pub(crate) pushed: u64,
     /// Bytes that were handed to the network: heads and batches.
     pub(crate) sent_bytes: usize,
+    /// How often messages that were under way together have arrived: half round trips.
+    pub(crate) flights: u64,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
     tokens: u64,
@@ -80,6 +82,7 @@ impl Group {
             outcomes: BTreeMap::new(),
             pushed: 0,
             sent_bytes: 0,
+            flights: 0,
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
             tokens: 0,
@@ -225,13 +228,16 @@ impl Group {
 
     /// Lets all messages arrive that are under way.
     pub(crate) fn deliver(&mut self) {
-        while let Some((from, to, message)) = self.wire.pop_front() {
-            let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
-            if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
-                if self.duplicates {
-                    self.input(to, Input::Message { from, message: message.clone() });
+        while !self.wire.is_empty() {
+            self.flights += 1;
+            for (from, to, message) in std::mem::take(&mut self.wire) {
+                let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
+                if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
+                    if self.duplicates {
+                        self.input(to, Input::Message { from, message: message.clone() });
+                    }
+                    self.input(to, Input::Message { from, message });
                 }
-                self.input(to, Input::Message { from, message });
             }
         }
     }

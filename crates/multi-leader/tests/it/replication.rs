@@ -676,3 +676,35 @@ fn a_log_that_was_given_up_for_who_is_away_sends_nobody_else_a_snapshot() {
     assert!(group.places[&NodeId(3)].events.iter().any(installed));
     group.assert_agreed();
 }
+
+#[test]
+fn what_both_sides_wrote_during_a_netsplit_is_there_after_one_exchange_and_two_round_trips() {
+    let mut group = Group::new(3, |_| {});
+    group.isolate(NodeId(3), true);
+    let mut written = 0;
+    for n in 0..300 {
+        let key = |i: u32| format!("key {:06}", n * 100 + i);
+        let writes: Vec<WriteRequest> = (0..100).map(|i| put(&key(i), "a value of some length")).collect();
+        group.write_together(if n % 2 == 0 { 1 } else { 3 }, &writes);
+        written += writes.len() * ("key 000000".len() + "a value of some length".len());
+        group.run(Duration::from_millis(20));
+    }
+    group.isolate(NodeId(3), false);
+    let equal = |group: &Group| group.places.values().all(|p| p.replica.applied() == group.replica(1).applied());
+    assert!(!equal(&group));
+    let (mut flights, sent) = (0, group.sent_bytes);
+    for _ in 0..200 {
+        let before = group.flights;
+        group.run(Duration::from_millis(10));
+        flights = group.flights - before;
+        if equal(&group) {
+            break;
+        }
+    }
+    group.assert_agreed();
+    // Until nothing is under way any more, reports of what was received included.
+    assert!(flights <= 4, "{flights} flights after the exchange that found out");
+    // The half of node 3 goes to both others; the other half comes to it from both, who find out at the same time.
+    let repair = group.sent_bytes - sent;
+    assert!(repair < 3 * written, "{repair} bytes for {written}");
+}
