@@ -441,7 +441,7 @@ fn a_message_that_comes_twice_does_not_double_the_rest_of_a_snapshot() {
             config.limits.snapshot_log_bytes = 1 << 10;
             config.limits.retained_bytes_max = 1 << 10;
             config.limits.snapshot_piece_bytes = 160;
-            config.limits.cache_bytes_max = 512;
+            config.limits.cache_bytes_max = 0;
         });
         group.isolate(NodeId(2), true);
         for n in 0..40 {
