@@ -28,6 +28,7 @@ mod clock;
 mod context;
 pub mod crdt;
 mod dot;
+pub mod dotted;
 mod dvvs;
 mod epoch;
 mod guarantees;

@@ -1,0 +1,89 @@
+//! Sending writes to one peer: what has gone out, what it has confirmed, and what has to be read first.
+//!
+//! Invariant: writes of an origin leave in order; what is not confirmed within an exchange goes out again from where the peer
+//! stands, so messages may be lost. A peer that has never told what it holds is sent nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Outgoing;
+use crate::{OriginId, Ticket, VersionVector};
+
+/// One that this replica sends writes to.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// The last sequence of each origin that has gone out.
+    sent: BTreeMap<OriginId, u64>,
+    /// What has gone out and is not confirmed: origin, last sequence, bytes.
+    inflight: VecDeque<(OriginId, u64, usize)>,
+    inflight_bytes: usize,
+    /// What it held at the last exchange, and the number of the report that said so.
+    held_before: (u64, VersionVector),
+    /// It did not come forward since the last exchange: send whatever it lacks, whoever else should.
+    pub repair: bool,
+    /// A read of the log that is under way for it.
+    pub reading: Option<(Ticket, OriginId)>,
+    /// A snapshot on its way to it.
+    pub outgoing: Option<Outgoing>,
+}
+
+impl Peer {
+    /// The first sequence of an origin to send next, when the peer holds everything up to `held`.
+    #[must_use]
+    pub fn next(&self, origin: OriginId, held: u64) -> u64 {
+        self.sent.get(&origin).copied().unwrap_or(0).max(held) + 1
+    }
+
+    /// A batch goes out.
+    pub fn sends(&mut self, origin: OriginId, last: u64, bytes: usize) {
+        self.sent.insert(origin, last);
+        self.inflight.push_back((origin, last, bytes));
+        self.inflight_bytes += bytes;
+    }
+
+    /// Bytes that have gone out and are not confirmed.
+    #[must_use]
+    pub const fn inflight_bytes(&self) -> usize {
+        self.inflight_bytes
+    }
+
+    /// Whether writes of this origin are on their way.
+    #[must_use]
+    pub fn is_sending(&self, origin: OriginId) -> bool {
+        self.inflight.iter().any(|(sending, ..)| *sending == origin)
+    }
+
+    /// It holds this.
+    pub fn confirms(&mut self, held: &VersionVector) {
+        let bytes = &mut self.inflight_bytes;
+        self.inflight.retain(|(origin, last, size)| {
+            let confirmed = held.base(*origin) >= *last;
+            if confirmed {
+                *bytes -= size;
+            }
+            !confirmed
+        });
+    }
+
+    /// Nothing that was sent counts as sent any more.
+    pub fn go_back(&mut self) {
+        self.sent.clear();
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+
+    /// An exchange later: if it says once more that it stands where it stood, although it lacks something, that is sent again.
+    /// One that says nothing is sent nothing.
+    pub fn exchange(&mut self, report: u64, held: &VersionVector, lacks: bool) {
+        let (before, held_before) = &mut self.held_before;
+        if *before == report {
+            self.repair = false;
+            return;
+        }
+        self.repair = lacks && *held == *held_before;
+        *before = report;
+        held_before.clone_from(held);
+        if self.repair {
+            self.go_back();
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Leaderless replication: quorums without a leader.
+#![forbid(unsafe_code)]
