@@ -28,6 +28,36 @@ pub enum WriteLevel {
     Quorum,
     /// Committed, and applied by this many replicas, the leader counted: a local read at any of them sees it.
     Applied(u8),
+    /// On the disks of the owners that the name asks for, in families whose owners are equal; others refuse it.
+    Owners(Owners),
+}
+
+/// How many owners of a key take part, by name, in families whose owners are equal. What a read sees of earlier writes follows
+/// from both sizes: with R + W > N, all of them.
+///
+/// Source: Dynamo (DeCandia et al., SOSP 2007); the names are Cassandra's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Owners {
+    /// One.
+    One,
+    /// Two.
+    Two,
+    /// Three.
+    Three,
+    /// As many as the group is set up for: a majority unless said otherwise.
+    Quorum,
+    /// All of them.
+    All,
+    /// One in the region of the node that is asked.
+    LocalOne,
+    /// A majority of those in the region of the node that is asked.
+    LocalQuorum,
+    /// A majority in every region.
+    EachQuorum,
+    /// For writes: one owner, or one node that keeps the write for an owner until it is back. Such a write is never called
+    /// strict: no read need see it.
+    Any,
 }
 
 /// How fresh a read must be. Per read.
@@ -44,6 +74,8 @@ pub enum ReadLevel {
     Local,
     /// The newest of the answers of this many replicas (families without a leader).
     Replicas(u8),
+    /// What the owners that the name asks for know together (families whose owners are equal).
+    Owners(Owners),
 }
 
 /// What a session has seen: carried by the client from one request to the next, also to another replica.

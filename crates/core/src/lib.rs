@@ -65,7 +65,7 @@ pub use id::{
     Ticket, Token, WriteId,
 };
 pub use laws::{Counterexample, check_resolver};
-pub use level::{ReadLevel, SessionToken, WriteLevel};
+pub use level::{Owners, ReadLevel, SessionToken, WriteLevel};
 pub use machine::{BytesSource, RestoreError, Small, StateMachine};
 pub use origin::{Admission, Incarnation, Origin, OriginClosed, OriginError, OriginState, OriginTable};
 pub use outcome::{Outcome, Queue, Reached, Rejection};

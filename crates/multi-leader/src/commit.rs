@@ -139,6 +139,9 @@ impl MultiLeader {
             return Err(Rejection::StaleRoute { current: self.epoch }.into());
         }
         let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp.into()) };
+        if matches!(level, WriteLevel::Owners(_)) {
+            return Err(Rejection::Unsupported.into());
+        }
         let replicas = self.replicas();
         if copies(level, replicas) > replicas {
             return Err(Rejection::Unreachable { level, replicas }.into());
@@ -534,7 +537,7 @@ fn need(level: WriteLevel, replicas: u8) -> Option<Need> {
         WriteLevel::Memory | WriteLevel::LeaderDisk => None,
         WriteLevel::Received(copies) => Some(Need::Received(copies)),
         WriteLevel::Durable(copies) => Some(Need::Durable(copies)),
-        WriteLevel::Quorum => Some(Need::Durable(quorum::majority(replicas.into()) as u8)),
+        WriteLevel::Quorum | WriteLevel::Owners(_) => Some(Need::Durable(quorum::majority(replicas.into()) as u8)),
         WriteLevel::Applied(copies) => Some(Need::Applied(copies)),
     }
 }
@@ -550,7 +553,7 @@ fn copies(level: WriteLevel, replicas: u8) -> u8 {
     match level {
         WriteLevel::Memory | WriteLevel::LeaderDisk => 1,
         WriteLevel::Received(copies) | WriteLevel::Durable(copies) | WriteLevel::Applied(copies) => copies,
-        WriteLevel::Quorum => quorum::majority(replicas.into()) as u8,
+        WriteLevel::Quorum | WriteLevel::Owners(_) => quorum::majority(replicas.into()) as u8,
     }
 }
 

@@ -24,7 +24,9 @@ pub fn guarantees_with_reads(write: WriteLevel, read: &ReadLevel) -> Guarantees 
         WriteLevel::Durable(k) => {
             (format!("on the disks of {k} replicas"), Survival::PowerLoss, "this node and the replicas counted")
         }
-        WriteLevel::Quorum => ("on the disks of a majority".to_owned(), Survival::Minority, "a majority"),
+        WriteLevel::Quorum | WriteLevel::Owners(_) => {
+            ("on the disks of a majority".to_owned(), Survival::Minority, "a majority")
+        }
         WriteLevel::Applied(k) => (
             format!("on this node's disk, visible at {k} replicas"),
             Survival::PowerLoss,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use replikit_core::crdt::Path;
-use replikit_core::{CausalContext, Cursor, LogIndex, NodeId, ReadLevel, WriteLevel};
+use replikit_core::{CausalContext, Cursor, LogIndex, NodeId, Owners, ReadLevel, WriteLevel};
 
 use crate::shape::{Shape, Strategy};
 
@@ -381,8 +381,26 @@ fn write_level(text: &str) -> Result<WriteLevel, String> {
         ("received", _) => Ok(WriteLevel::Received(replicas()?)),
         ("durable", _) => Ok(WriteLevel::Durable(replicas()?)),
         ("applied", _) => Ok(WriteLevel::Applied(replicas()?)),
-        _ => Err("levels are memory, leader-disk, received:K, durable:K, quorum, applied:K".into()),
+        (name, None) if let Some(owners) = owners(name) => Ok(WriteLevel::Owners(owners)),
+        _ => Err("levels are memory, leader-disk, received:K, durable:K, quorum, applied:K; without a leader also \
+                  one, two, three, all, local-one, local-quorum, each-quorum, any"
+            .into()),
     }
+}
+
+fn owners(name: &str) -> Option<Owners> {
+    Some(match name {
+        "one" => Owners::One,
+        "two" => Owners::Two,
+        "three" => Owners::Three,
+        "quorum" => Owners::Quorum,
+        "all" => Owners::All,
+        "local-one" => Owners::LocalOne,
+        "local-quorum" => Owners::LocalQuorum,
+        "each-quorum" => Owners::EachQuorum,
+        "any" => Owners::Any,
+        _ => return None,
+    })
 }
 
 fn read_level(text: &str) -> Result<ReadLevel, String> {
@@ -393,7 +411,12 @@ fn read_level(text: &str) -> Result<ReadLevel, String> {
             let ms = ms.parse().map_err(|_| format!("`{ms}` is not a number of milliseconds"))?;
             Ok(ReadLevel::BoundedStale(Duration::from_millis(ms)))
         }
-        _ => Err("levels are linearizable, local, stale:MS".into()),
+        None if let Some(owners) = owners(text).filter(|owners| *owners != Owners::Any) => {
+            Ok(ReadLevel::Owners(owners))
+        }
+        _ => Err("levels are linearizable, local, stale:MS; without a leader also one, two, three, quorum, all, \
+                  local-one, local-quorum, each-quorum"
+            .into()),
     }
 }
 

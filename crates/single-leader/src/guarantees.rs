@@ -15,7 +15,9 @@ pub fn guarantees(level: WriteLevel) -> Guarantees {
         WriteLevel::Durable(k) => {
             (format!("on the disks of {k} replicas"), Survival::PowerLoss, "the leader and the replicas counted")
         }
-        WriteLevel::Quorum => ("on the disks of a majority, never undone".to_owned(), Survival::Minority, "a majority"),
+        WriteLevel::Quorum | WriteLevel::Owners(_) => {
+            ("on the disks of a majority, never undone".to_owned(), Survival::Minority, "a majority")
+        }
         WriteLevel::Applied(k) => (
             format!("on the disks of a majority, visible at {k} replicas"),
             Survival::Minority,
@@ -49,7 +51,9 @@ pub fn guarantees_with_reads(write: WriteLevel, read: &ReadLevel) -> Guarantees 
         ReadLevel::Linearizable => return guarantees(write),
         ReadLevel::Session(_) => (ReadGuarantee::Session, "session reads", "session_reads_do_not_go_back"),
         ReadLevel::BoundedStale(_) => (ReadGuarantee::BoundedStale, "bounded-stale reads", "staleness_is_bounded"),
-        ReadLevel::Local | ReadLevel::Replicas(_) => (ReadGuarantee::Stale, "local reads", "reads_show_their_position"),
+        ReadLevel::Local | ReadLevel::Replicas(_) | ReadLevel::Owners(_) => {
+            (ReadGuarantee::Stale, "local reads", "reads_show_their_position")
+        }
     };
     let mut guarantees = guarantees(write);
     guarantees.reads = reads;

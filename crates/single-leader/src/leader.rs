@@ -171,6 +171,7 @@ impl<M: StateMachine> Raft<M> {
             _ if body.len() > limits.command_bytes_max => {
                 Some(Rejection::TooLarge { bytes: body.len() as u64, bytes_max: limits.command_bytes_max as u64 })
             }
+            WriteLevel::Owners(_) => Some(Rejection::Unsupported),
             WriteLevel::Received(k) | WriteLevel::Durable(k) | WriteLevel::Applied(k) if k == 0 || k > replicas => {
                 Some(Rejection::Unreachable { level, replicas })
             }
@@ -511,7 +512,7 @@ impl<M: StateMachine> Raft<M> {
         weak.retain_mut(|waiter| {
             let reached = leader.reached(waiter.index, durable, applied);
             let done = match waiter.level {
-                WriteLevel::Memory | WriteLevel::Quorum => true,
+                WriteLevel::Memory | WriteLevel::Quorum | WriteLevel::Owners(_) => true,
                 WriteLevel::LeaderDisk => durable >= waiter.index,
                 WriteLevel::Received(k) => reached.received >= k,
                 WriteLevel::Durable(k) => reached.durable >= k,

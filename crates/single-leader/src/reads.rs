@@ -133,7 +133,7 @@ impl<M: StateMachine> Raft<M> {
                 Some(seen) if seen.id.index <= self.applied.id.index => self.serve(&query, self.fresh_as_of()),
                 Some(seen) => self.wait(seen.id.index, query, Proof::Seen(seen)),
             },
-            ReadLevel::Replicas(_) => self.reject(token, Rejection::Unsupported),
+            ReadLevel::Replicas(_) | ReadLevel::Owners(_) => self.reject(token, Rejection::Unsupported),
         }
     }
 

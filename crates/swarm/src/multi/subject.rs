@@ -223,7 +223,7 @@ impl MultiSubject {
             WriteLevel::Received(copies) => (usize::from(*copies), 1),
             WriteLevel::Durable(copies) => (1, usize::from(*copies)),
             WriteLevel::Applied(copies) => (usize::from(*copies), 1),
-            WriteLevel::Quorum => (1, self.places[&node].members / 2 + 1),
+            WriteLevel::Quorum | WriteLevel::Owners(_) => (1, self.places[&node].members / 2 + 1),
         };
         if held < promised.0 || durable < promised.1 {
             return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
