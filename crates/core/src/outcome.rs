@@ -151,6 +151,8 @@ pub enum Queue {
     Subscriptions,
     /// Writes waiting for other replicas.
     Acknowledgements,
+    /// Versions of one key beside each other.
+    Siblings,
 }
 
 impl core::fmt::Display for Queue {
@@ -162,6 +164,7 @@ impl core::fmt::Display for Queue {
             Self::SessionWindow => "session window",
             Self::Subscriptions => "subscriptions",
             Self::Acknowledgements => "writes waiting for other replicas",
+            Self::Siblings => "siblings of one key",
         })
     }
 }

@@ -8,6 +8,7 @@
 //! | `raft` | one group of single-leader replication on the storage model |
 //! | `raft-groups` | several such groups in one container |
 //! | `multi-leader` | one multi-leader group on the storage model |
+//! | `leaderless` | one leaderless group on the storage model |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
 //!
@@ -15,8 +16,10 @@
 #![forbid(unsafe_code)]
 
 pub mod coverage;
+mod crowd;
 pub mod groups;
 pub mod guarantees;
+pub mod leaderless;
 mod many;
 pub mod multi;
 #[cfg(test)]
@@ -40,7 +43,7 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 11] = [
+pub const SCENARIOS: [(&str, Scenario); 13] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -52,6 +55,8 @@ pub const SCENARIOS: [(&str, Scenario); 11] = [
     ("register-log", register::run::<LogStorage>),
     ("register-groups", groups::registers::<ModelStorage>),
     ("register-groups-log", groups::registers::<LogStorage>),
+    ("leaderless", leaderless::run::<ModelStorage>),
+    ("leaderless-log", leaderless::run::<LogStorage>),
 ];
 
 /// Half of the seeds on the standard scenario, the rest on the others.
@@ -92,8 +97,8 @@ pub fn unreachable_faults(scenario: &str) -> Vec<Fault> {
     match scenario {
         "all" | "raft-log" => Vec::new(),
         "raft" => Fault::OF_THE_DISK.to_vec(),
-        "multi-leader" => [multi::UNMET_FAULTS, Fault::OF_THE_DISK].concat(),
-        "multi-leader-log" => multi::UNMET_FAULTS.to_vec(),
+        "multi-leader" | "leaderless" => [multi::UNMET_FAULTS, Fault::OF_THE_DISK].concat(),
+        "multi-leader-log" | "leaderless-log" => multi::UNMET_FAULTS.to_vec(),
         _ => Fault::ALL.to_vec(),
     }
 }
@@ -104,8 +109,9 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
     let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
         "all" => Vec::new(),
-        "raft-log" => Probe::OF_MANY_LEADERS.to_vec(),
-        "raft" => [Probe::OF_MANY_LEADERS, &[Probe::TailCut]].concat(),
+        "raft-log" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS].concat(),
+        "raft" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, &[Probe::TailCut]].concat(),
+        "leaderless" | "leaderless-log" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES].concat()),
         "multi-leader" | "multi-leader-log" => all_but(&[Probe::OF_MANY_LEADERS, multi::PROBES].concat()),
         _ => Probe::ALL.to_vec(),
     }

@@ -131,6 +131,16 @@ probes! {
     WriteMadeAgain,
     /// A write was applied although something that it had seen is lost.
     PastWasLost,
+    /// An owner had something newer than a write that came to it.
+    WriteBehind,
+    /// A write was stamped anew because an owner had a newer one.
+    WriteStampedAnew,
+    /// A read found owners that knew less, and told them.
+    RepairSent,
+    /// An owner took what a read had put together.
+    ReadRepaired,
+    /// Another owner was asked in place of a slow one.
+    ReadHedged,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.
@@ -146,6 +156,10 @@ probes! {
 }
 
 impl Probe {
+    /// Those of owners that answer in quorums.
+    pub const OF_QUORUMS: &'static [Self] =
+        &[Self::WriteBehind, Self::WriteStampedAnew, Self::RepairSent, Self::ReadRepaired, Self::ReadHedged];
+
     /// Those of replicas that all take writes.
     pub const OF_MANY_LEADERS: &'static [Self] = &[
         Self::SiblingsRead,

@@ -18,6 +18,8 @@ pub struct Peer {
     inflight_bytes: usize,
     /// What it held at the last exchange, and the number of the report that said so.
     held_before: (u64, VersionVector),
+    /// What it said last that it misses: an origin, and up to where it holds its writes.
+    missing: Option<(OriginId, u64)>,
     /// It did not come forward since the last exchange: send whatever it lacks, whoever else should.
     pub repair: bool,
     /// A read of the log that is under way for it.
@@ -64,6 +66,37 @@ impl Peer {
         });
     }
 
+    /// It holds an origin's writes up to this.
+    pub fn confirms_up_to(&mut self, origin: OriginId, held: u64) {
+        let bytes = &mut self.inflight_bytes;
+        self.inflight.retain(|(sending, last, size)| {
+            let confirmed = *sending == origin && *last <= held;
+            if confirmed {
+                *bytes -= size;
+            }
+            !confirmed
+        });
+    }
+
+    /// It holds an origin's writes up to this and has missed what came next: that goes out again. Says whether it does:
+    /// once for each place until the next exchange, however often it is said.
+    pub fn missed(&mut self, origin: OriginId, held: u64) -> bool {
+        let sent = self.sent.get(&origin).copied().unwrap_or(0);
+        if sent <= held || self.missing == Some((origin, held)) {
+            return false;
+        }
+        self.missing = Some((origin, held));
+        self.sent.insert(origin, held);
+        let bytes = &mut self.inflight_bytes;
+        self.inflight.retain(|(sending, _, size)| {
+            if *sending == origin {
+                *bytes -= size;
+            }
+            *sending != origin
+        });
+        true
+    }
+
     /// Nothing that was sent counts as sent any more.
     pub fn go_back(&mut self) {
         self.sent.clear();
@@ -74,6 +107,7 @@ impl Peer {
     /// An exchange later: if it says once more that it stands where it stood, although it lacks something, that is sent again.
     /// One that says nothing is sent nothing.
     pub fn exchange(&mut self, report: u64, held: &VersionVector, lacks: bool) {
+        self.missing = None;
         let (before, held_before) = &mut self.held_before;
         if *before == report {
             self.repair = false;

@@ -22,6 +22,11 @@ impl Stability {
         &self.stable
     }
 
+    /// A member may hold less than it said: what is not known to be stable yet is found out anew.
+    pub fn begin_anew(&mut self) {
+        self.next = None;
+    }
+
     /// Looks at what this replica and each other member has applied, and has on disk, in this order; of a member that has not
     /// told yet in this epoch there is `None`. Returns whether more is stable.
     pub fn advance<'a>(

@@ -2,7 +2,6 @@
 //! all writes says.
 
 pub(crate) mod census;
-pub(crate) mod clients;
 pub(crate) mod model;
 pub(crate) mod subject;
 
@@ -18,11 +17,11 @@ use replikit_core::{ClusterId, GroupId, NodeId, Time, VersionVector, WriteLevel}
 use replikit_multi_leader::{Config, Founding, Home, Keyspace, Keyspaces, Limits, MultiLeader, Timing, Topology, home};
 use replikit_sim::{Fault, Replicas, SimStorage, World};
 
+use crate::crowd::{Behaviour, Crowd, PREFIXES};
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::{Failure, Run, Telling};
 use census::Census;
-use clients::{Behaviour, Crowd, PREFIXES};
 use subject::MultiSubject;
 
 const GROUP: GroupId = GroupId(1);
@@ -198,6 +197,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         deletes_per_mille: if rng.bool() { rng.u16(0..400) } else { 0 },
         roam_per_mille: if rng.bool() { rng.u16(0..1000) } else { 0 },
         levels,
+        reads: Vec::new(),
         think_max: Duration::from_micros(rng.u64(500..30_000)),
         timeout: plan.workload.timeout,
     };

@@ -13,8 +13,8 @@ use replikit_multi_leader::{Head, Keyspaces, MultiLeader};
 use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
 
 use super::census::Census;
-use super::clients::{Asked, Crowd};
 use super::model::Model;
+use crate::crowd::{Asked, Crowd};
 use crate::probe::{Probe, Probes};
 
 /// A write that a client was told is there.

@@ -1,4 +1,4 @@
-//! Clients of a multi-leader group: any of them at any replica, with sessions and contexts, every operation and level.
+//! Clients of a group without a leader: any of them at any replica, with sessions and contexts, every operation and level.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -11,7 +11,6 @@ use replikit_core::{
     CausalContext, GroupId, Input, NodeId, ReadLevel, SessionToken, Time, Token, VersionVector, WriteLevel, WriteOp,
     WriteRequest,
 };
-use replikit_multi_leader::Head;
 use replikit_sim::Clients;
 
 /// What a client has asked for.
@@ -50,6 +49,8 @@ pub(crate) struct Behaviour {
     pub(crate) deletes_per_mille: u16,
     pub(crate) roam_per_mille: u16,
     pub(crate) levels: Vec<WriteLevel>,
+    /// Levels of reads that owners are asked for; where there are none, replicas answer alone.
+    pub(crate) reads: Vec<ReadLevel>,
     pub(crate) think_max: Duration,
     pub(crate) timeout: Duration,
 }
@@ -123,7 +124,7 @@ impl Crowd {
     }
 
     /// Alarm 0 begins; alarm n is client n - 1's, and also says that it has waited long enough.
-    pub(crate) fn on_alarm(&mut self, alarm: u32, clients: &mut Clients<Head>) {
+    pub(crate) fn on_alarm<H>(&mut self, alarm: u32, clients: &mut Clients<H>) {
         let Some(client) = alarm.checked_sub(1) else {
             for client in 0..self.behaviour.clients {
                 let after = self.think(&mut clients.rng);
@@ -144,7 +145,7 @@ impl Crowd {
         }
     }
 
-    fn ask(&mut self, client: u32, clients: &mut Clients<Head>) {
+    fn ask<H>(&mut self, client: u32, clients: &mut Clients<H>) {
         let rng = &mut clients.rng;
         let roams = rng.u16(0..1000) < self.behaviour.roam_per_mille;
         let places = self.places.len() as u32;
@@ -174,6 +175,9 @@ impl Crowd {
         } else {
             let session = self.clients[client as usize].session.clone();
             let level = match rng.u8(0..4) {
+                _ if !self.behaviour.reads.is_empty() && rng.u8(0..4) > 0 => {
+                    self.behaviour.reads[rng.usize(0..self.behaviour.reads.len())].clone()
+                }
                 0 => ReadLevel::Local,
                 1 => ReadLevel::BoundedStale(Duration::from_millis(1 << rng.u32(2..11))),
                 _ => ReadLevel::Session(session),
@@ -199,13 +203,13 @@ impl Crowd {
         self.alarm(client, self.behaviour.timeout, clients);
     }
 
-    fn alarm(&mut self, client: u32, after: Duration, clients: &mut Clients<Head>) {
+    fn alarm<H>(&mut self, client: u32, after: Duration, clients: &mut Clients<H>) {
         self.clients[client as usize].due = clients.now + after;
         clients.alarm(client + 1, after);
     }
 
     /// A request has ended; returns it, unless its client has given up.
-    pub(crate) fn end(&mut self, token: Token, clients: &mut Clients<Head>) -> Option<Open> {
+    pub(crate) fn end<H>(&mut self, token: Token, clients: &mut Clients<H>) -> Option<Open> {
         let open = self.open.remove(&token)?;
         self.clients[open.client as usize].busy = None;
         let after = self.think(&mut clients.rng);

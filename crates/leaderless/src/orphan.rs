@@ -1,0 +1,84 @@
+//! What a key has seen that no log has brought here: a read has repaired it, and the owner whose write it was may never come
+//! back with its log.
+//!
+//! Invariant: such a key is told to every other owner until that has confirmed it, so owners come to agree without any further
+//! read, whoever stays away. Usually the log follows within an exchange, and nothing is sent.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use replikit_core::{Batches, NodeId};
+
+use crate::levels::Set;
+use crate::member::first_number;
+use crate::message::{Head, Repair};
+use crate::replica::Leaderless;
+
+/// Most keys that are told in one exchange.
+const KEYS_MAX: usize = 256;
+/// So many exchanges the logs have to bring it themselves.
+const PATIENCE: u32 = 2;
+
+/// A key that has seen more than the logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Orphan {
+    /// What it is, in short.
+    digest: u64,
+    exchanges: u32,
+    /// Owners that have it.
+    confirmed: Set,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans {
+    keys: BTreeMap<Bytes, Orphan>,
+    /// Repairs under way, by number.
+    told: BTreeMap<u64, Bytes>,
+    next: u64,
+}
+
+impl Leaderless {
+    /// At every exchange: tells others of keys that no log has explained for a while.
+    pub(crate) fn spread_orphans(&mut self) {
+        let found = self.state.orphans(KEYS_MAX);
+        self.orphans.told.clear();
+        self.orphans.keys.retain(|key, _| found.iter().any(|(orphan, _)| orphan == key));
+        if self.incarnated > self.durable || self.installed > self.durable {
+            return;
+        }
+        let others: Vec<(NodeId, u32)> =
+            self.owners.others().filter_map(|node| Some((node, self.owners.index(node)?))).collect();
+        for (key, digest) in found {
+            let orphan = self.orphans.keys.entry(key.clone()).or_default();
+            if orphan.digest != digest {
+                *orphan = Orphan { digest, ..Orphan::default() };
+            }
+            orphan.exchanges += 1;
+            let orphan = *orphan;
+            // What a crash here could take back is told to nobody.
+            if orphan.exchanges <= PATIENCE || self.state.pending(&key) > self.durable {
+                continue;
+            }
+            let copy = self.state.copy(&key);
+            for &(to, index) in &others {
+                if orphan.confirmed.contains(index) || self.down.contains(&to) {
+                    continue;
+                }
+                // Numbers of reads and these never meet: they count from the other end of a life.
+                self.orphans.next += 1;
+                let read = first_number(self.register.life + 1) - self.orphans.next;
+                self.orphans.told.insert(read, key.clone());
+                let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: copy.clone() };
+                self.send(to, Head::Repair(Box::new(repair)), Batches::None);
+            }
+        }
+    }
+
+    /// An owner has it.
+    pub(crate) fn orphan_confirmed(&mut self, index: u32, read: u64) {
+        if let Some(orphan) = self.orphans.told.get(&read).and_then(|key| self.orphans.keys.get_mut(key)) {
+            orphan.confirmed.insert(index);
+        }
+    }
+}

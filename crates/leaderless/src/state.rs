@@ -1,0 +1,484 @@
+//! The data of a replica: what has been applied, and what the keys hold.
+//!
+//! Invariants: the writes of each origin are applied in order, each once, those of different origins in any order; so the
+//! vector has no gap and says only what has been applied to the keys. What a key shows depends on the writes that it knows
+//! only. What is not on disk here is known as such: a reader waits for it.
+
+use core::ops::{Bound, ControlFlow};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+
+use bytes::Bytes;
+use replikit_core::crdt::CrdtState;
+use replikit_core::keyspace::{Conflict, Map};
+use replikit_core::policy::Version;
+use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::audit::Audit;
+use crate::config::Keyspaces;
+use crate::content::{Content, Found, KeyCopy, Known, Stored, Versions};
+use crate::message::NotLast;
+use crate::record::{Change, Record, Saw, Writes};
+
+/// A key's place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) content: Content,
+    /// The newest storage action that changed the key and may not be durable: a reader waits for it.
+    pub(crate) pending: WriteId,
+}
+
+/// The data of a replica.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) keyspaces: Keyspaces,
+    map: Map<Slot>,
+    base: VersionVector,
+    /// Digest of the newest applied batch of each origin.
+    digests: BTreeMap<OriginId, u64>,
+    /// Keys with something to decide, to collect, to strip, or to be waited for.
+    unsettled: BTreeSet<Bytes>,
+    pub(crate) audit: Audit,
+    bytes: usize,
+    conflicts: u64,
+}
+
+impl State {
+    pub(crate) fn new(keyspaces: Keyspaces, audit_bytes_max: usize) -> Self {
+        Self {
+            keyspaces,
+            map: Map::new(),
+            base: VersionVector::new(),
+            digests: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            audit: Audit::new(audit_bytes_max),
+            bytes: 0,
+            conflicts: 0,
+        }
+    }
+
+    /// What has been applied.
+    pub(crate) const fn base(&self) -> &VersionVector {
+        &self.base
+    }
+
+    /// Digest of the newest applied batch of an origin; 0 if there is none.
+    pub(crate) fn digest(&self, origin: OriginId) -> u64 {
+        self.digests.get(&origin).copied().unwrap_or(0)
+    }
+
+    /// Bytes of the keys and their versions, about.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) const fn keys(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Writes that met another one that neither had seen.
+    pub(crate) const fn conflicts(&self) -> u64 {
+        self.conflicts
+    }
+
+    /// Keys with something to decide or to collect.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// Keys with more than one version that nothing will decide between but a write.
+    pub(crate) fn siblings(&self) -> usize {
+        let mut keys = 0;
+        self.map.for_each_from(Bound::Unbounded, |key, slot| {
+            let many = matches!(&slot.content, Content::Versions(versions) if versions.as_slice().len() > 1);
+            keys += usize::from(many && !self.keyspaces.of(key).is_lww());
+            ControlFlow::Continue(())
+        });
+        keys
+    }
+
+    /// Applies the next batch of an origin, which the storage action `pending` makes durable. Returns the writes that are
+    /// not the last ones of keys where the last one wins, ascending.
+    pub(crate) fn apply(&mut self, writes: &Writes, pending: WriteId) -> Vec<(u64, NotLast)> {
+        let mut not_last = Vec::new();
+        for (dot, record) in writes.iter() {
+            let saw = Saw { past: &writes.past, dot, record: &record };
+            if let Some(why) = self.apply_record(&saw, Stamp { time: writes.time, dot }, pending) {
+                not_last.push((dot.sequence, why));
+            }
+        }
+        self.digests.insert(writes.origin(), writes.batch.digest());
+        not_last
+    }
+
+    /// Applies an own write whose batch is still open.
+    pub(crate) fn apply_own(&mut self, past: &VersionVector, stamp: Stamp, record: &Record<'_>, pending: WriteId) {
+        self.apply_record(&Saw { past, dot: stamp.dot, record }, stamp, pending);
+    }
+
+    /// The batch of the newest own writes is closed.
+    pub(crate) fn close_own(&mut self, origin: OriginId, digest: u64) {
+        self.digests.insert(origin, digest);
+    }
+
+    fn apply_record(&mut self, saw: &Saw<'_>, stamp: Stamp, pending: WriteId) -> Option<NotLast> {
+        let key = saw.record.key;
+        let base = &self.base;
+        let keyspace = self.keyspaces.of(key);
+        let (mut overwritten, mut conflict, mut not_last) = (Vec::new(), false, None);
+        let (before, after, settled) = self.map.update(key, |slot| {
+            slot.pending = slot.pending.max(pending);
+            slot.content.shape(keyspace);
+            let before = slot.content.bytes();
+            match (saw.record.change, &mut slot.content) {
+                (Change::Merge(value), Content::Merging(state)) => {
+                    // A value that claims what it has not seen changes nothing: only a peer that lies makes one.
+                    if let Ok(theirs) = CrdtState::decode(state.kind(), value) {
+                        let _ = state.join(base, &theirs, &saw.base());
+                    }
+                }
+                (Change::Put(_) | Change::Delete, Content::Versions(versions)) => {
+                    let value = match saw.record.change {
+                        Change::Put(value) => Some(Bytes::copy_from_slice(value)),
+                        _ => None,
+                    };
+                    versions.update(base, saw, Version { stamp, value }, keyspace);
+                    conflict = versions.as_slice().len() > 1;
+                    overwritten = versions.audit(keyspace);
+                    let stands = versions.as_slice().iter().any(|sibling| sibling.dot() == stamp.dot);
+                    if keyspace.is_lww() {
+                        let newer = versions.newest().filter(|newest| *newest > stamp);
+                        let behind = newer.map(|newest| NotLast::Behind(newest.time));
+                        not_last = if stands { behind } else { Some(NotLast::Superseded) };
+                    }
+                }
+                // A write that its keyspace does not have: replicas with other keyspaces are not listened to.
+                _ => {}
+            }
+            (before, slot.content.bytes(), slot.content.is_settled() && !slot.content.is_void())
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        self.conflicts += u64::from(conflict);
+        for lost in overwritten {
+            self.audit.add(key, lost);
+        }
+        self.base.insert(stamp.dot);
+        if !settled {
+            self.settle(key);
+        }
+        not_last
+    }
+
+    /// Strips a key of what the vector says by now, and notes it if something is left to do.
+    fn settle(&mut self, key: &[u8]) {
+        let base = &self.base;
+        let settled = self.map.update(key, |slot| {
+            slot.content.strip(base);
+            slot.content.is_settled() && !slot.content.is_void()
+        });
+        if !settled {
+            self.unsettled.insert(Bytes::copy_from_slice(key));
+        }
+    }
+
+    /// Takes in a copy of a key that a coordinator has put together; the storage action `pending` makes it durable. Returns
+    /// whether it says anything new; a malformed copy does not.
+    pub(crate) fn repair(&mut self, key: &[u8], copy: KeyCopy, pending: WriteId) -> bool {
+        let Some(mut known) = self.known(key) else { return false };
+        let before = known.content.clone();
+        let keyspace = self.keyspaces.of(key);
+        if known.join(copy, keyspace).is_none() {
+            return false;
+        }
+        // What the copy has seen above this replica's vector has to be remembered at the key.
+        let (base, other) = (&self.base, known.base);
+        let mut content = before;
+        content.shape(keyspace);
+        if !content.join(base, &known.content, &other) {
+            return false;
+        }
+        let overwritten = match &mut content {
+            Content::Versions(versions) => versions.audit(keyspace),
+            Content::Merging(_) => Vec::new(),
+        };
+        let bytes = content.bytes();
+        let before = self.map.update(key, |slot| {
+            slot.pending = slot.pending.max(pending);
+            let before = slot.content.bytes();
+            slot.content = content;
+            before
+        });
+        self.bytes = (self.bytes + bytes).saturating_sub(before);
+        for lost in overwritten {
+            self.audit.add(key, lost);
+        }
+        self.unsettled.insert(Bytes::copy_from_slice(key));
+        true
+    }
+
+    /// What is known of a key here.
+    pub(crate) fn known(&mut self, key: &[u8]) -> Option<Known> {
+        let keyspace = self.keyspaces.of(key);
+        let mut content = self.map.peek(key).map_or_else(Content::default, |slot| slot.content.clone());
+        content.shape(keyspace);
+        Some(Known { base: self.base.clone(), content })
+    }
+
+    /// The newest storage action that changed a key.
+    pub(crate) fn pending(&mut self, key: &[u8]) -> WriteId {
+        self.map.peek(key).map_or(WriteId(0), |slot| slot.pending)
+    }
+
+    /// A key's copy, for another replica.
+    pub(crate) fn copy(&mut self, key: &[u8]) -> KeyCopy {
+        let nothing = Content::default();
+        let content = self.map.peek(key).map_or(&nothing, |slot| &slot.content);
+        KeyCopy { base: self.base.clone(), stored: Stored::for_others(content) }
+    }
+
+    /// What a key has seen here.
+    pub(crate) fn seen(&self, key: &[u8]) -> VersionVector {
+        let mut seen = CausalContext::from(self.base.clone());
+        match self.map.get(key).map(|slot| slot.content) {
+            Some(Content::Versions(versions)) => versions.above().into_iter().for_each(|above| seen.join(above)),
+            Some(Content::Merging(state)) => seen.join(state.above()),
+            None => {}
+        }
+        seen.vector().clone()
+    }
+
+    /// Keys that have seen more than the logs have brought, each with a digest of what it is; the first so many.
+    pub(crate) fn orphans(&mut self, most: usize) -> Vec<(Bytes, u64)> {
+        let (mut orphans, base) = (Vec::new(), &self.base);
+        for key in &self.unsettled {
+            let Some(slot) = self.map.peek(key) else { continue };
+            let above = match &slot.content {
+                Content::Versions(versions) => versions.above(),
+                Content::Merging(state) => Some(state.above()),
+            };
+            let Some(above) = above.filter(|above| !base.covers(above.vector())) else { continue };
+            let mut hash = Xxh3::new();
+            hash.write_u64(slot.content.digest());
+            hash.write(&above.to_token());
+            orphans.push((key.clone(), hash.finish()));
+            if orphans.len() == most {
+                break;
+            }
+        }
+        orphans
+    }
+
+    /// Equal for replicas whose copies of the key have the same versions.
+    pub(crate) fn key_digest(&mut self, key: &[u8]) -> u64 {
+        let keyspace = self.keyspaces.of(key);
+        match self.map.peek(key) {
+            Some(slot) => slot.content.digest(),
+            None => {
+                let mut nothing = Content::default();
+                nothing.shape(keyspace);
+                nothing.digest()
+            }
+        }
+    }
+
+    /// Looks at a value that merges, to make a delta of it.
+    pub(crate) fn merging(&mut self, key: &[u8]) -> Option<&CrdtState> {
+        match self.map.peek(key).map(|slot| &slot.content) {
+            Some(Content::Merging(state)) => Some(state),
+            _ => None,
+        }
+    }
+
+    /// The versions of a key and what it has seen above the vector.
+    pub(crate) fn versions(&mut self, key: &[u8]) -> Option<&Versions> {
+        match self.map.peek(key).map(|slot| &slot.content) {
+            Some(Content::Versions(versions)) => Some(versions),
+            _ => None,
+        }
+    }
+
+    /// What a reader finds.
+    pub(crate) fn find(&mut self, key: &[u8]) -> Found {
+        let keyspace = self.keyspaces.of(key);
+        let Some(slot) = self.map.peek(key) else { return Found::default() };
+        Found { pending: slot.pending, ..slot.content.found(keyspace) }
+    }
+
+    /// What a key shows.
+    pub(crate) fn values(&self, key: &[u8]) -> Vec<Bytes> {
+        self.map.get(key).map_or_else(Vec::new, |slot| slot.content.found(self.keyspaces.of(key)).values)
+    }
+
+    /// Calls `visit` for each key from `from` on that shows something, ascending, until it breaks.
+    pub(crate) fn scan(&self, from: &[u8], mut visit: impl FnMut(&[u8], Found) -> ControlFlow<()>) {
+        self.map.for_each_from(Bound::Included(from), |key, slot| {
+            let found = Found { pending: slot.pending, ..slot.content.found(self.keyspaces.of(key)) };
+            if found.values.is_empty() { ControlFlow::Continue(()) } else { visit(key, found) }
+        });
+    }
+
+    /// Drops what can decide nothing any more, and what keys have seen that the vector says by now. `stable` has been applied
+    /// by every owner, and everything that any owner had applied then has been applied here.
+    /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
+    /// Of the origins in `ended` nothing above the given sequence will ever come.
+    pub(crate) fn collect(&mut self, stable: &VersionVector, ended: &[(OriginId, u64)], durable: WriteId) {
+        let mut covered = self.base.clone();
+        for (origin, base) in ended {
+            // Whatever some key has seen of it beyond that is gone.
+            covered.insert_all(*origin, &SequenceSet::up_to((*base).max(Dot::SEQUENCE_MAX)));
+        }
+        let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
+        for key in keys {
+            let keyspace = self.keyspaces.of(&key);
+            let Some(slot) = self.map.peek(&key) else {
+                self.unsettled.remove(&key);
+                continue;
+            };
+            // Looked at first: a shard that an image shares is copied by a change.
+            let awaited = slot.pending > durable;
+            let mut content = slot.content.clone();
+            content.strip(&covered);
+            let changed = match (&mut content, &slot.content) {
+                (Content::Versions(mine), Content::Versions(before)) => {
+                    mine.collect(keyspace, stable);
+                    mine != before
+                }
+                (Content::Merging(mine), Content::Merging(before)) => mine != before,
+                _ => false,
+            };
+            self.bytes = (self.bytes + content.bytes()).saturating_sub(slot.content.bytes());
+            let (void, settled) = (content.is_void(), content.is_settled());
+            if void && !awaited {
+                self.map.remove(&key);
+            } else if changed {
+                self.map.update(&key, |slot| slot.content = content);
+            }
+            if settled && !(void && awaited) {
+                self.unsettled.remove(&key);
+            }
+        }
+    }
+
+    /// Equal at replicas that show the same.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        self.map.for_each_from(Bound::Unbounded, |key, slot| {
+            let found = slot.content.found(self.keyspaces.of(key));
+            if !found.values.is_empty() {
+                hash.write(key);
+                for value in &found.values {
+                    hash.write_usize(value.len());
+                    hash.write(value);
+                }
+                for stamp in &found.stamps {
+                    hash.write_u32(stamp.dot.origin.0);
+                    hash.write_u64(stamp.dot.sequence);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        hash.finish()
+    }
+
+    /// The content, for a snapshot.
+    pub(crate) const fn map(&self) -> &Map<Slot> {
+        &self.map
+    }
+
+    /// The digests, for a snapshot.
+    pub(crate) const fn digests(&self) -> &BTreeMap<OriginId, u64> {
+        &self.digests
+    }
+
+    /// Takes in another replica's state, key by key; [`State::joined`] ends it.
+    pub(crate) fn join_key(&mut self, key: &[u8], theirs: &Content, their_base: &VersionVector) {
+        let keyspace = self.keyspaces.of(key);
+        let base = &self.base;
+        let mut overwritten = Vec::new();
+        let (before, after) = self.map.update(key, |slot| {
+            let before = slot.content.bytes();
+            slot.content.shape(keyspace);
+            slot.content.join(base, theirs, their_base);
+            if let Content::Versions(versions) = &mut slot.content {
+                overwritten = versions.audit(keyspace);
+            }
+            (before, slot.content.bytes())
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        for lost in overwritten {
+            self.audit.add(key, lost);
+        }
+        self.unsettled.insert(Bytes::copy_from_slice(key));
+    }
+
+    /// The keys that the other replica does not have: what it has seen of them is gone.
+    pub(crate) fn join_absent(&mut self, theirs: &BTreeSet<Bytes>, their_base: &VersionVector) {
+        let mut absent = Vec::new();
+        self.map.for_each_from(Bound::Unbounded, |key, _| {
+            if !theirs.contains(key) {
+                absent.push(Bytes::copy_from_slice(key));
+            }
+            ControlFlow::Continue(())
+        });
+        for key in absent {
+            let mut nothing = Content::default();
+            nothing.shape(self.keyspaces.of(&key));
+            self.join_key(&key, &nothing, their_base);
+        }
+    }
+
+    /// All keys of the other replica have been joined: what it had applied has been applied.
+    pub(crate) fn joined(
+        &mut self,
+        their_base: &VersionVector,
+        digests: &BTreeMap<OriginId, u64>,
+        audit: Vec<Conflict>,
+    ) {
+        for (origin, held) in their_base.iter() {
+            if held.base() > self.base.base(origin) {
+                self.base.insert_all(origin, &SequenceSet::up_to(held.base()));
+                self.digests.insert(origin, digests.get(&origin).copied().unwrap_or(0));
+            }
+        }
+        // Until now each key remembered what the vector says from here on.
+        let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
+        for key in keys {
+            let base = &self.base;
+            let (void, settled) = self.map.update(&key, |slot| {
+                slot.content.strip(base);
+                (slot.content.is_void() && slot.pending == WriteId(0), slot.content.is_settled())
+            });
+            if void {
+                self.map.remove(&key);
+            }
+            if void || settled {
+                self.unsettled.remove(&key);
+            }
+        }
+        let mut known = BTreeSet::new();
+        self.audit.entries().for_each_from(Bound::Unbounded, |_, conflict| {
+            known.insert(conflict.overwritten.version.stamp.dot);
+            ControlFlow::Continue(())
+        });
+        for conflict in audit {
+            if known.insert(conflict.overwritten.version.stamp.dot) {
+                self.audit.add(&conflict.key, conflict.overwritten);
+            }
+        }
+    }
+}
+
+/// What a client's context means for a write of a key, of which this replica knows these versions: which of them it stands
+/// beside, and what it had seen that is not known here.
+pub(crate) fn seen_by_client(
+    versions: Option<&Versions>,
+    base: &VersionVector,
+    context: &CausalContext,
+) -> (Vec<Dot>, CausalContext) {
+    let present = versions.map_or(&[][..], Versions::as_slice);
+    let keeps = present.iter().map(|sibling| sibling.dot()).filter(|dot| !context.contains(*dot)).collect();
+    let mut beyond = context.clone();
+    beyond.strip(base);
+    (keeps, beyond)
+}

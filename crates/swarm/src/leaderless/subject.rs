@@ -1,0 +1,589 @@
+//! Clients, invariants and probes of one leaderless group, as the subject of a run.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use replikit_core::keyspace::{decode_conflict_page, decode_effect, decode_versions, encode_conflicts};
+use replikit_core::{
+    Action, Batch, CausalContext, Dot, Event, GroupId, Input, NodeId, Origin, Outcome, Owners, Persist, ReadLevel,
+    Rejection, SequenceSet, Time, Token, VersionVector, WriteId, WriteLevel,
+};
+use replikit_leaderless::{Head, Keyspaces, Leaderless};
+use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
+
+use super::model::Model;
+use crate::crowd::{Asked, Crowd};
+use crate::probe::{Probe, Probes};
+
+/// A write that a client was told is there.
+#[derive(Clone, Debug)]
+struct Acked {
+    dot: Dot,
+    level: WriteLevel,
+    strict: bool,
+    at: Time,
+}
+
+/// What a quorum read has returned.
+#[derive(Clone, Debug)]
+struct Shown {
+    key: Bytes,
+    dots: Vec<Dot>,
+    at: Time,
+}
+
+/// What is known of one node.
+#[derive(Debug, Default)]
+struct Place {
+    /// What was handed to its storage since it began, by storage action.
+    stored: Vec<(WriteId, Vec<Dot>)>,
+    /// Snapshots that were handed to it, with what they hold as soon as that is known.
+    installed: Vec<(WriteId, VersionVector)>,
+    /// Whether its replica has not run yet since it began: what it then has applied is on its disk.
+    recovering: bool,
+    /// The writes in its log.
+    held: VersionVector,
+    /// Those that are on its disk.
+    durable: VersionVector,
+    /// What it had applied when it was last looked at.
+    applied: VersionVector,
+    audit: BTreeSet<Dot>,
+}
+
+/// What a group is set up for, as far as promises follow from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promises {
+    /// R, W and D.
+    pub(crate) read: u8,
+    pub(crate) write: u8,
+    pub(crate) durable: u8,
+    /// Whether reads write back before they return.
+    pub(crate) blocking: bool,
+}
+
+impl Promises {
+    /// Whether every owner that was counted for a write has it on disk.
+    const fn lasts(self) -> bool {
+        self.durable >= self.write
+    }
+}
+
+/// Clients and invariants of one leaderless group.
+#[derive(Debug)]
+pub(crate) struct LeaderlessSubject {
+    group: GroupId,
+    keyspaces: Keyspaces,
+    promises: Promises,
+    pub(crate) crowd: Crowd,
+    pub(crate) model: Model,
+    pub(crate) probes: Probes,
+    places: BTreeMap<NodeId, Place>,
+    acked: Vec<Acked>,
+    shown: Vec<Shown>,
+    /// Nodes asked for their audit at the end, and how far.
+    audits: BTreeMap<Token, NodeId>,
+    crashed: bool,
+    /// Nodes that have told that their log was cut: its end, acknowledged or not, is gone from that disk.
+    cut: BTreeSet<NodeId>,
+    /// Batches that nodes sent to each other.
+    pub(crate) sent: u64,
+    /// Whether times may be compared: no clock is suspended.
+    clocks_run: bool,
+    /// How much a clock may be off, in parts per million.
+    drift_ppm: u64,
+    /// Whether promises must hold.
+    pub(crate) bounded: bool,
+}
+
+/// How often a batch goes from one node to another, on average, at most.
+const SENT_MAX: u64 = 20;
+
+fn dots(batch: &Batch) -> Vec<Dot> {
+    let origin = batch.stream().origin;
+    if Origin::of(origin).is_none() {
+        return Vec::new();
+    }
+    (batch.base().0..=batch.last().index.0).map(|sequence| Dot { origin, sequence }).collect()
+}
+
+impl LeaderlessSubject {
+    pub(crate) fn new(
+        group: GroupId,
+        keyspaces: Keyspaces,
+        promises: Promises,
+        crowd: Crowd,
+        drift_ppm: Option<u32>,
+    ) -> Self {
+        Self {
+            group,
+            keyspaces,
+            promises,
+            crowd,
+            model: Model::default(),
+            probes: Probes::default(),
+            places: BTreeMap::new(),
+            acked: Vec::new(),
+            shown: Vec::new(),
+            audits: BTreeMap::new(),
+            crashed: false,
+            cut: BTreeSet::new(),
+            sent: 0,
+            clocks_run: drift_ppm.is_some(),
+            drift_ppm: drift_ppm.unwrap_or(0).into(),
+            bounded: true,
+        }
+    }
+
+    fn place(&mut self, node: NodeId) -> &mut Place {
+        self.places.entry(node).or_default()
+    }
+
+    fn on_persist(&mut self, node: NodeId, id: WriteId, op: &Persist) -> Result<(), String> {
+        match op {
+            Persist::Append { batch, .. } => {
+                let dots = dots(batch);
+                if dots.is_empty() {
+                    self.probes.hit(Probe::ReadRepaired);
+                    return Ok(());
+                }
+                let lost = self.model.others_than(batch);
+                if !lost.is_empty() && !lost.iter().any(|dot| self.is_known(node, *dot)) {
+                    self.model.forget(&lost);
+                }
+                self.model.learn(batch)?;
+                let place = self.place(node);
+                for dot in &dots {
+                    place.held.insert(*dot);
+                }
+                place.stored.push((id, dots));
+            }
+            Persist::Snapshot { .. } => self.probes.hit(Probe::SnapshotTaken),
+            Persist::SnapshotChunk { last: true, .. } => {
+                self.probes.hit(Probe::SnapshotInstalled);
+                self.place(node).installed.push((id, VersionVector::new()));
+            }
+            Persist::Reset { .. } => self.probes.hit(Probe::LogReset),
+            Persist::Release { .. } => self.probes.hit(Probe::LogReleased),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether anybody may know of a write of this node: it is in a log, in another node's data, or a client was told of it.
+    fn is_known(&self, writer: NodeId, dot: Dot) -> bool {
+        let has = |(node, place): (&NodeId, &Place)| {
+            place.held.contains(dot) || place.durable.contains(dot) || *node != writer && place.applied.contains(dot)
+        };
+        self.places.iter().any(has) || self.acked.iter().any(|acked| acked.dot == dot)
+    }
+
+    /// Batches go from everybody to everybody a few times at most, lost ones and late joiners included.
+    fn check_sent(&self) -> Result<(), String> {
+        let (nodes, batches) = (u64::from(self.crowd.nodes()), self.model.batches());
+        if self.sent > SENT_MAX * nodes * nodes * (batches + 50) {
+            return Err(format!("no_loops: {} batches were sent, of {batches} that there are", self.sent));
+        }
+        Ok(())
+    }
+
+    /// How many nodes have a write, and on their disk.
+    fn copies(&self, dot: Dot) -> (u8, u8) {
+        let has = |place: &&Place| place.held.contains(dot) || place.applied.contains(dot);
+        let held = self.places.values().filter(has).count();
+        (held as u8, self.places.values().filter(|place| place.durable.contains(dot)).count() as u8)
+    }
+
+    /// Whether a write was on disks only that have told that their end was cut.
+    fn is_cut_off(&self, dot: Dot) -> bool {
+        let has = |(node, place): (&NodeId, &Place)| {
+            place.held.contains(dot)
+                || place.applied.contains(dot)
+                || !self.cut.contains(node) && place.durable.contains(dot)
+        };
+        !self.cut.is_empty() && !self.places.iter().any(has)
+    }
+
+    fn on_acked(
+        &mut self,
+        dot: Dot,
+        asked: &Asked,
+        asked_at: Time,
+        strict: bool,
+        reply: &Bytes,
+        at: Time,
+    ) -> Result<(), String> {
+        let Asked::Write { key, level, .. } = asked else {
+            return Err("acked_is_there: a read was acknowledged".into());
+        };
+        decode_effect(reply).map_err(|error| format!("acked_is_there: {error}"))?;
+        let (held, durable) = self.copies(dot);
+        let Promises { write, durable: disks, .. } = self.promises;
+        let n = self.crowd.nodes() as u8;
+        let (received, on_disk) = match *level {
+            WriteLevel::Memory => (1, 0),
+            WriteLevel::LeaderDisk => (1, 1),
+            WriteLevel::Received(copies) => (copies, 0),
+            WriteLevel::Durable(copies) => (copies, copies),
+            WriteLevel::Quorum | WriteLevel::Owners(Owners::Quorum) => (write, disks),
+            WriteLevel::Applied(copies) => (copies.max(write), copies.max(disks)),
+            WriteLevel::Owners(owners) => match owners {
+                Owners::Two => (2, 2),
+                Owners::Three => (3, 3),
+                Owners::All => (n, n),
+                Owners::LocalQuorum | Owners::EachQuorum => (n / 2 + 1, n / 2 + 1),
+                _ => (1, 1),
+            },
+        };
+        // What is in memory only, a crash may have taken while the answer was on its way.
+        if (held < received && !self.crashed) || durable < on_disk {
+            return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
+        }
+        if strict && durable < disks {
+            return Err(format!("strict_is_a_quorum: {dot:?} at {level:?} is on {durable} disks"));
+        }
+        if durable > 0 {
+            let known = self.model.write(dot).ok_or_else(|| format!("acked_is_there: {dot:?} is in no log"))?;
+            if known.key != *key {
+                return Err(format!("acked_is_there: {dot:?} is a write of another key"));
+            }
+        }
+        if strict && self.promises.lasts() && u16::from(write) * 2 > u16::from(n) && key.starts_with(b"lww/") {
+            for first in &self.acked {
+                let same = self.model.write(first.dot).is_some_and(|write| write.key == *key);
+                if same && first.strict && first.at < asked_at && !self.model.comes_after(dot, first.dot) {
+                    let story = self.model.story(key);
+                    return Err(format!("later_write_wins: {dot:?} was begun after {first:?}, and loses: {story}"));
+                }
+            }
+        }
+        self.acked.push(Acked { dot, level: *level, strict, at });
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one answer, taken apart once")]
+    fn on_answer(
+        &mut self,
+        client: u32,
+        asked: &Asked,
+        asked_at: Time,
+        values: &[Bytes],
+        strict: bool,
+        staleness: Option<Duration>,
+        now: Time,
+    ) -> Result<CausalContext, String> {
+        let Asked::Read { key, level } = asked else { return Err("reads_show_the_past: a write was answered".into()) };
+        let answer = values.first().ok_or("reads_show_the_past: an answer without content")?;
+        let found = decode_versions(answer).map_err(|error| format!("reads_show_the_past: {error}"))?;
+        let context = found.context.ok_or("reads_show_the_past: an answer without context")?;
+        let seen = context.vector();
+        let (expected, stamps) = self.model.view(&self.keyspaces, key, seen);
+        if expected != found.values {
+            let story = self.model.story(key);
+            return Err(format!(
+                "reads_show_the_past: {key:?} with {seen:?} shows {:?} and not {expected:?} of {stamps:?}: {story}",
+                found.values
+            ));
+        }
+        if expected.len() > 1 && key.starts_with(b"sib/") {
+            self.probes.hit(Probe::SiblingsRead);
+        }
+        if let ReadLevel::Session(_) = level
+            && !seen.covers(&self.crowd.vector(client))
+        {
+            return Err(format!("sessions_do_not_go_back: {key:?} was read from {seen:?}"));
+        }
+        if strict && self.promises.lasts() {
+            // Every write of the quorum acknowledged before the read began, one that a later write replaced included.
+            let missing = self.acked.iter().find(|acked| {
+                let same = || self.model.write(acked.dot).is_some_and(|write| write.key == *key);
+                acked.strict
+                    && acked.at < asked_at
+                    && !seen.contains(acked.dot)
+                    && same()
+                    && !self.is_cut_off(acked.dot)
+            });
+            if let Some(missing) = missing {
+                return Err(format!("quorums_overlap: {key:?} at {level:?} with {seen:?} lacks {missing:?}"));
+            }
+        }
+        let n = self.crowd.nodes() as u8;
+        let quorum = matches!(level, ReadLevel::Owners(Owners::Quorum | Owners::All))
+            && self.promises.read * 2 > n
+            && self.promises.blocking;
+        if quorum {
+            let back = self.shown.iter().find(|shown| {
+                shown.key == *key && shown.at < asked_at && shown.dots.iter().any(|dot| !seen.contains(*dot))
+            });
+            if let Some(back) = back {
+                return Err(format!("reads_do_not_go_back: {key:?} with {seen:?} after {back:?}"));
+            }
+            self.shown.push(Shown { key: key.clone(), dots: stamps.iter().map(|stamp| stamp.dot).collect(), at: now });
+        }
+        if let Some(staleness) = staleness
+            && self.clocks_run
+            && !matches!(level, ReadLevel::Owners(_) | ReadLevel::Replicas(_))
+        {
+            // Clocks run at different rates, all within the bound; and the answer was made some time before it came.
+            let slack = Duration::from_nanos(staleness.as_nanos() as u64 / 1_000_000 * self.drift_ppm * 3);
+            let since = staleness + slack + Duration::from_millis(1);
+            let missing = self.acked.iter().find(|acked| {
+                let early = acked.at + since < asked_at;
+                let lasting = !matches!(acked.level, WriteLevel::Memory | WriteLevel::Received(_));
+                early && lasting && !seen.contains(acked.dot) && !self.is_cut_off(acked.dot)
+            });
+            if let Some(missing) = missing {
+                return Err(format!("staleness_is_bounded: at {now:?}, {staleness:?} stale, without {missing:?}"));
+            }
+        }
+        Ok(context)
+    }
+
+    /// Everything that these nodes have applied.
+    fn union(&self, nodes: &[NodeId]) -> VersionVector {
+        let mut all = VersionVector::new();
+        for place in nodes.iter().filter_map(|node| self.places.get(node)) {
+            all.join(&place.applied);
+        }
+        all
+    }
+
+    /// Every acknowledged write is live, or was replaced by one that had seen it, or is in the audit.
+    pub(crate) fn check_conservation(&self, replicas: &[(NodeId, &Leaderless)], dropped: bool) -> Result<(), String> {
+        let nodes: Vec<NodeId> = replicas.iter().map(|(node, _)| *node).collect();
+        let all = self.union(&nodes);
+        for acked in &self.acked {
+            let down = self.places.iter().filter(|(node, _)| !nodes.contains(node));
+            // Acknowledged on disks that are down: it is there when they come back.
+            let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
+            let volatile = matches!(acked.level, WriteLevel::Memory | WriteLevel::Received(_)) && self.crashed;
+            if !all.contains(acked.dot) && !volatile && !self.is_cut_off(acked.dot) && !away() {
+                return Err(format!("conserved: {acked:?} is nowhere"));
+            }
+        }
+        if dropped {
+            return Ok(());
+        }
+        // Who learns of a write together with what has been decided about it has nothing to note: another owner has.
+        let audited = |dot: &Dot| self.places.values().any(|place| place.audit.contains(dot));
+        for (node, replica) in replicas {
+            for key in self.model.keys() {
+                let lost = self.model.lost(&self.keyspaces, key, &replica.seen(key));
+                if let Some(lost) = lost.into_iter().find(|lost| !audited(lost)) {
+                    let story = self.model.story(key);
+                    return Err(format!(
+                        "conserved: {lost:?} of {key:?} is lost at node {node}, and no audit has it: {story}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a node for its audit.
+    pub(crate) fn ask_audit(&mut self, node: NodeId, after: u64, clients: &mut Clients<Head>) {
+        let (group, body) = (self.group, encode_conflicts(after, 1000));
+        let level = ReadLevel::Local;
+        let token = clients.request(node, |token| Input::Query { token, group, level, body, bytes_max: 1 << 20 });
+        self.audits.insert(token, node);
+    }
+
+    pub(crate) fn has_audits(&self) -> bool {
+        self.audits.is_empty()
+    }
+
+    /// The replica shows what the model says.
+    pub(crate) fn check_view(&self, replica: &Leaderless) -> Result<(), String> {
+        for key in self.model.keys() {
+            let (expected, stamps) = self.model.view(&self.keyspaces, key, &replica.seen(key));
+            let shown = replica.peek(key);
+            if shown != expected {
+                let story = self.model.story(key);
+                return Err(format!(
+                    "replicas_agree: {key:?} shows {shown:?} and not {expected:?} of {stamps:?}: {replica:?}: {story}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_audit(&mut self, node: NodeId, outcome: Outcome, clients: &mut Clients<Head>) -> Result<(), String> {
+        let Outcome::Value { values, .. } = outcome else {
+            return Err(format!("audit_answers: node {node} answers {outcome:?}"));
+        };
+        let page = decode_conflict_page(&values[0]).map_err(|error| format!("audit_answers: {error}"))?;
+        let place = self.place(node);
+        for conflict in &page.conflicts {
+            place.audit.insert(conflict.overwritten.version.stamp.dot);
+        }
+        if let Some(after) = page.next {
+            self.ask_audit(node, after, clients);
+        }
+        Ok(())
+    }
+}
+
+impl Subject<Leaderless> for LeaderlessSubject {
+    fn on_alarm(&mut self, client: u32, clients: &mut Clients<Head>) {
+        self.crowd.on_alarm(client, clients);
+    }
+
+    fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
+        let place = self.place(node);
+        let mut held = VersionVector::new();
+        for item in &recovery.items {
+            if let RecoveryItem::Batch(batch) = item {
+                for dot in dots(batch) {
+                    held.insert(dot);
+                }
+            }
+        }
+        place.held = held.clone();
+        place.durable.join(&held);
+        place.applied = VersionVector::new();
+        place.stored.clear();
+        place.installed.clear();
+        place.recovering = true;
+        Ok(())
+    }
+
+    fn on_action(&mut self, node: NodeId, action: &Action<Head>) -> Result<(), String> {
+        let kept = match action {
+            Action::Persist { id, op } => self.on_persist(node, *id, op),
+            Action::Send { message, .. } => {
+                match &message.head {
+                    Head::Piece(piece) if !piece.last => self.probes.hit(Probe::SnapshotInPieces),
+                    Head::Stored(stored) if !stored.not_last.is_empty() => self.probes.hit(Probe::WriteBehind),
+                    Head::Repair(_) => self.probes.hit(Probe::RepairSent),
+                    _ => {}
+                }
+                self.sent += message.batches.as_slice().len() as u64;
+                self.check_sent()
+            }
+            Action::ReadLog { .. } => {
+                self.probes.hit(Probe::LogReadFromDisk);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if self.bounded { kept } else { Ok(()) }
+    }
+
+    fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
+        let place = self.place(node);
+        let durable: Vec<Dot> =
+            place.stored.extract_if(.., |(id, _)| *id <= up_to).flat_map(|(_, dots)| dots).collect();
+        for dot in durable {
+            place.durable.insert(dot);
+        }
+        for (_, installed) in place.installed.extract_if(.., |(id, _)| *id <= up_to) {
+            place.durable.join(&installed);
+        }
+    }
+
+    fn on_done(
+        &mut self,
+        node: NodeId,
+        token: Token,
+        outcome: Outcome,
+        clients: &mut Clients<Head>,
+    ) -> Result<(), String> {
+        if self.audits.remove(&token).is_some() {
+            return self.on_audit(node, outcome, clients);
+        }
+        let now = clients.now;
+        let Some(open) = self.crowd.end(token, clients) else { return Ok(()) };
+        match outcome {
+            Outcome::Acked { at, reply, strict, .. } => {
+                let dot = Dot { origin: at.stream.origin, sequence: at.id.index.0 };
+                let kept = self.on_acked(dot, &open.asked, open.at, strict, &reply, now);
+                self.crowd.wrote(open.client, at);
+                if self.bounded { kept } else { Ok(()) }
+            }
+            Outcome::Value { values, strict, staleness, .. } => {
+                let answered = self.on_answer(open.client, &open.asked, open.at, &values, strict, staleness, now);
+                if let (Asked::Read { key, .. }, Ok(context)) = (&open.asked, &answered) {
+                    self.crowd.read(open.client, key, context);
+                }
+                if self.bounded { answered.map(drop) } else { Ok(()) }
+            }
+            Outcome::Rejected(Rejection::LostWrites { .. }) => {
+                self.probes.hit(Probe::SessionReadRefused);
+                self.crowd.forget(open.client);
+                if self.bounded && !self.crashed {
+                    Err("weak_loss_is_reported: nothing was lost".into())
+                } else {
+                    Ok(())
+                }
+            }
+            Outcome::Rejected(_) | Outcome::Indeterminate { .. } => Ok(()),
+        }
+    }
+
+    fn on_event(&mut self, at: NodeId, _: GroupId, event: &Event) -> Result<(), String> {
+        match event {
+            Event::TailCut { .. } => {
+                self.cut.insert(at);
+                Ok(())
+            }
+            Event::PeerMisbehaved { node, what } if self.bounded => {
+                Err(format!("honest_peers_are_not_accused: node {node}: {what}"))
+            }
+            Event::ClockAhead { .. } => {
+                self.probes.hit(Probe::ClockAhead);
+                Ok(())
+            }
+            Event::PeerSuspected { .. } => {
+                self.probes.hit(Probe::PeerSuspected);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_crash(&mut self, node: NodeId, _: &mut Clients<Head>) {
+        self.crashed = true;
+        self.audits.retain(|_, asked| *asked != node);
+    }
+
+    fn check(&mut self, node: NodeId, replicas: &impl Replicas<Leaderless>) -> Result<(), String> {
+        let Some(replica) = replicas.replica(node).filter(|_| self.bounded) else { return Ok(()) };
+        let applied = replica.applied();
+        let place = self.places.entry(node).or_default();
+        if core::mem::take(&mut place.recovering) {
+            place.durable.join(applied);
+        }
+        for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
+            installed.clone_from(applied);
+        }
+        if *applied == place.applied {
+            return Ok(());
+        }
+        if !applied.covers(&place.applied) {
+            return Err(format!("applied_never_goes_back: node {node} from {:?} to {applied:?}", place.applied));
+        }
+        for (_, held) in applied.iter() {
+            if *held != SequenceSet::up_to(held.base()) {
+                return Err(format!("applied_in_order: node {node} has applied {applied:?}"));
+            }
+        }
+        place.applied.clone_from(applied);
+        let figures = replica.figures();
+        if figures.conflicts > 0 {
+            self.probes.hit(Probe::WritesConflicted);
+        }
+        if figures.overwritten > 0 {
+            self.probes.hit(Probe::ValueOverwritten);
+        }
+        if figures.restamped > 0 {
+            self.probes.hit(Probe::WriteStampedAnew);
+        }
+        if figures.hedged > 0 {
+            self.probes.hit(Probe::ReadHedged);
+        }
+        if !replica.stable().is_empty() {
+            self.probes.hit(Probe::StableAdvanced);
+        }
+        Ok(())
+    }
+}
