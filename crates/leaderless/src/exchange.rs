@@ -333,7 +333,7 @@ impl Leaderless {
             }
         }
         self.peers.insert(to, peer);
-        self.send_piece(to, false);
+        self.send_piece(to);
     }
 
     fn push(&mut self, to: NodeId, batches: Batches) {
@@ -510,10 +510,10 @@ impl Leaderless {
     }
 
     /// Sends the piece that is due, if it is.
-    fn send_piece(&mut self, to: NodeId, again: bool) {
+    fn send_piece(&mut self, to: NodeId) {
         let (bytes_max, epoch, durable) = (self.config.limits.snapshot_piece_bytes, self.epoch, self.durable);
         let Some(outgoing) = self.peers.get_mut(&to).and_then(|peer| peer.outgoing.as_mut()) else { return };
-        if outgoing.after > durable || outgoing.fresh && !again {
+        if outgoing.after > durable || outgoing.fresh {
             return;
         }
         outgoing.fresh = true;
@@ -528,7 +528,7 @@ impl Leaderless {
             return;
         };
         if wanted.offset.is_some_and(|offset| outgoing.wanted(offset)) {
-            self.send_piece(from, true);
+            self.send_piece(from);
         } else {
             // It is complete, or the other side began anew: what is left to do, its next report tells.
             peer.outgoing = None;

@@ -534,6 +534,8 @@ impl Leaderless {
             first_index: LogIndex(first),
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
+            epoch: self.epoch,
+            suspected: self.suspected.iter().copied().collect(),
         }
     }
 

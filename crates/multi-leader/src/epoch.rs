@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use replikit_core::dotted::Peer;
 use replikit_core::{
     Epoch, Event, LogIndex, Membership, NodeId, Origin, OriginId, Outcome, Persist, Reached, Time, VersionVector,
     WriteId,
@@ -16,7 +17,6 @@ use replikit_core::{
 
 use crate::member::{Member, first_number};
 use crate::message::Report;
-use crate::peer::Peer;
 use crate::record::Writes;
 use crate::register::Stage;
 use crate::replica::{MultiLeader, Standing};

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use replikit_core::dotted::{Outgoing, Peer};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Batch, Batches, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
@@ -16,13 +17,12 @@ use replikit_core::{
 use crate::config::Keyspaces;
 use crate::member::{LIFE_MAX, News, first_number, life_of};
 use crate::message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
-use crate::peer::Peer;
 use crate::record::{Change, Record, Writes};
 use crate::register::Stage;
 use crate::replica::{ASKED_MAX, MultiLeader, Standing};
 use crate::snapshot::{Image, Incoming};
 use crate::stream::Stream;
-use crate::transfer::{Arriving, Outgoing};
+use crate::transfer::Arriving;
 
 /// A snapshot is sent instead of writes only when these would take this much more, in bytes.
 const SNAPSHOT_WORTH_BYTES: u64 = 4 << 20;

@@ -81,7 +81,6 @@ mod member;
 mod message;
 #[cfg(feature = "runtime")]
 mod node;
-mod peer;
 mod reads;
 mod record;
 mod register;

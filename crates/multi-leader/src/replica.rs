@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use replikit_core::dotted::Peer;
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, FollowerStatus, HybridClock, Incarnation, Input, Link, LogId,
     LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
@@ -14,7 +15,6 @@ use crate::config::{Config, ConfigError, Founding};
 use crate::epoch::Epochs;
 use crate::member::{Member, Stability, first_number};
 use crate::message::{Head, Report};
-use crate::peer::Peer;
 use crate::reads::Reads;
 use crate::record::Writes;
 use crate::register::{Register, Stage};

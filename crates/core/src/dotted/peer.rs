@@ -3,16 +3,16 @@
 //! Invariant: writes of an origin leave in order; what is not confirmed within an exchange goes out again from where the peer
 //! stands, so messages may be lost. A peer that has never told what it holds is sent nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::Outgoing;
-use crate::{OriginId, Ticket, VersionVector};
+use crate::{OriginId, SequenceSet, Ticket, VersionVector};
 
 /// One that this replica sends writes to.
 #[derive(Debug, Default)]
 pub struct Peer {
     /// The last sequence of each origin that has gone out.
-    sent: BTreeMap<OriginId, u64>,
+    sent: VersionVector,
     /// What has gone out and is not confirmed: origin, last sequence, bytes.
     inflight: VecDeque<(OriginId, u64, usize)>,
     inflight_bytes: usize,
@@ -32,12 +32,12 @@ impl Peer {
     /// The first sequence of an origin to send next, when the peer holds everything up to `held`.
     #[must_use]
     pub fn next(&self, origin: OriginId, held: u64) -> u64 {
-        self.sent.get(&origin).copied().unwrap_or(0).max(held) + 1
+        self.sent.base(origin).max(held) + 1
     }
 
     /// A batch goes out.
     pub fn sends(&mut self, origin: OriginId, last: u64, bytes: usize) {
-        self.sent.insert(origin, last);
+        self.sent.insert_all(origin, &SequenceSet::up_to(last));
         self.inflight.push_back((origin, last, bytes));
         self.inflight_bytes += bytes;
     }
@@ -81,12 +81,13 @@ impl Peer {
     /// It holds an origin's writes up to this and has missed what came next: that goes out again. Says whether it does:
     /// once for each place until the next exchange, however often it is said.
     pub fn missed(&mut self, origin: OriginId, held: u64) -> bool {
-        let sent = self.sent.get(&origin).copied().unwrap_or(0);
+        let sent = self.sent.base(origin);
         if sent <= held || self.missing == Some((origin, held)) {
             return false;
         }
         self.missing = Some((origin, held));
-        self.sent.insert(origin, held);
+        self.sent.retire(origin);
+        self.sent.insert_all(origin, &SequenceSet::up_to(held));
         let bytes = &mut self.inflight_bytes;
         self.inflight.retain(|(sending, _, size)| {
             if *sending == origin {
@@ -99,7 +100,7 @@ impl Peer {
 
     /// Nothing that was sent counts as sent any more.
     pub fn go_back(&mut self) {
-        self.sent.clear();
+        self.sent = VersionVector::new();
         self.inflight.clear();
         self.inflight_bytes = 0;
     }

@@ -1,7 +1,7 @@
 //! A replica's whole state on its way to a peer that lacks more than the log has, or more than the state is worth.
 //!
-//! Invariant: one piece is under way at a time, and is sent again until its receiver wants the next; a transfer that either
-//! side has forgotten begins anew.
+//! Invariant: one piece is under way at a time, and is sent again with each exchange until its receiver wants the next; a
+//! transfer that either side has forgotten begins anew.
 
 use core::fmt;
 
@@ -49,7 +49,8 @@ impl Outgoing {
         (self.offset, bytes, last)
     }
 
-    /// The receiver wants the piece at this offset; returns whether that can be had.
+    /// The receiver wants the piece at this offset; returns whether that can be had. One that is wanted twice goes out once: else
+    /// each message that came twice would double all that follow.
     pub fn wanted(&mut self, offset: u64) -> bool {
         let Some((bytes, last)) = &self.piece else { return offset == self.offset };
         if offset == self.offset {
@@ -60,6 +61,7 @@ impl Outgoing {
         }
         self.offset = offset;
         self.piece = None;
+        self.fresh = false;
         true
     }
 }
