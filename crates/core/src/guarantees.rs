@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum ReadGuarantee {
     /// Every read sees all writes acknowledged before it began. Source: Herlihy and Wing 1990.
     Linearizable,
+    /// Every read has seen all writes acknowledged before it began, or what replaced them, and any of those under way: with
+    /// several writers that is less than linearizable. Source: Lamport, "On interprocess communication", 1986.
+    Regular,
     /// A session sees its own writes and never goes back. Source: Terry et al., PDIS'94.
     Session,
     /// Not older than a stated bound.
@@ -54,6 +57,7 @@ impl fmt::Display for ReadGuarantee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Linearizable => "linearizable",
+            Self::Regular => "regular",
             Self::Session => "session",
             Self::BoundedStale => "bounded staleness",
             Self::Stale => "stale",

@@ -1,4 +1,88 @@
 //! Leaderless replication: any owner of a key takes a request, and quorums of owners answer it.
+//!
+//! N owners, all of a group's nodes. R, W and D are set up for the group ([`Quorums`]; majorities unless said otherwise) and are
+//! what the level `Quorum` means; each request may ask for another one.
+//!
+//! | write level | acknowledged means | survives | lost when |
+//! |---|---|---|---|
+//! | `Memory`, `Received(k)` | in the memory of the node that was asked, of k owners | no crash | these crash; a session that has seen it is told |
+//! | `LeaderDisk`, `One` | on the disk of the node that was asked | power loss | this disk is lost before another owner has it |
+//! | `Durable(k)`, `Two`, `Three` | on k disks | k - 1 of them | k disks are lost |
+//! | `LocalQuorum` | on the disks of a majority in the region of the node that was asked | power loss | these disks are lost |
+//! | `Quorum` | applied by W owners, on D disks | D - 1 disks: with majorities, any minority | D disks are lost |
+//! | `Applied(k)` | the same, and applied by k, on k disks | the same | the same |
+//! | `EachQuorum`, `All` | on the disks of a majority in every region, of all owners | any minority of disks | never |
+//!
+//! | read level | sees |
+//! |---|---|
+//! | `Quorum` | with R + W > N every `Quorum` write that was acknowledged before it began, or what replaced it; with blocking repair and 2R > N it never goes back |
+//! | `Replicas(k)`, `Two`, `Three`, `All`, `LocalQuorum`, `EachQuorum` | the same, if so many owners meet the write's |
+//! | `Session(token)` | at least what the session has read and written, at any node |
+//! | `BoundedStale(d)` | everything acknowledged anywhere up to `d` ago, by proof, or it is refused |
+//! | `Local`, `One`, `LocalOne` | what this node has applied; how old that is, it says when it knows |
+//! | `Linearizable` | refused: a quorum read is regular, which is less |
+//!
+//! An answer says whether it is `strict`: whether so many owners took part that the quorums of the group meet. Acknowledged is
+//! not the same as kept: of writes that have not seen each other the policy of their [`Keyspace`] decides which is shown. Every
+//! acknowledged write is live, or replaced by a write that had seen it, or in the audit log; or counted as dropped from there.
+//! Where the last write wins, and W + W > N, a write that begins after another one was acknowledged wins over it whatever the
+//! clocks say: an owner that holds a newer one does not count, and has the write stamped anew ([`NotLast`]).
+//!
+//! # What it does not do
+//!
+//! Linearizable reads of plain keys; compare-and-set (such writes are refused); pages at more than one owner; sloppy quorums and
+//! hints: what an owner has missed it gets from the logs of the others, not from a node that stood in for it; membership change:
+//! the owners are those of the epoch in which the replica was made; a prediction of staleness; exactly-once retries of a request
+//! (a counter's retry counts twice).
+//!
+//! # Fault model
+//!
+//! Crash and recovery; messages may be lost, duplicated, delayed and reordered; no clock is trusted for anything but which of
+//! two concurrent writes is the newer one. A node whose log was cut at its end, or whose disk is empty, is counted in no quorum
+//! before all others have told it what they know and it has applied that.
+//!
+//! # The driving loop
+//!
+//! See [`Replica`](replikit_core::Replica). A group of one, driven by hand:
+//!
+//! ```
+//! use replikit_core::keyspace::{decode_versions, encode_get, encode_write};
+//! use replikit_core::*;
+//! use replikit_leaderless::{Config, Leaderless};
+//!
+//! let config = Config::new(ClusterId::from_name("doc"), GroupId(0), NodeId(1), vec![NodeId(1)]);
+//! let mut replica = Leaderless::new(config, &Boot::default()).unwrap();
+//! // 1. Recovery: an empty disk pushes nothing.
+//! replica.handle(Now::default(), Input::Recovered);
+//! // 2. Inputs, 3. drain: a disk that is done at once.
+//! let mut run = |input| {
+//!     replica.handle(Now::default(), input);
+//!     let mut done = None;
+//!     while let Some(action) = replica.poll() {
+//!         match action {
+//!             Action::Persist { id, .. } => replica.handle(Now::default(), Input::Durable { up_to: id }),
+//!             Action::Done { outcome, .. } => done = Some(outcome),
+//!             _ => {}
+//!         }
+//!     }
+//!     done
+//! };
+//! let body = encode_write(&WriteRequest::put("key", "value")).unwrap();
+//! let (token, group, level) = (Token(1), GroupId(0), WriteLevel::Quorum);
+//! let written = run(Input::Command { token, group, level, session: None, body });
+//! assert!(matches!(written, Some(Outcome::Acked { strict: true, .. })));
+//! let (body, level) = (encode_get(b"key").unwrap(), ReadLevel::Owners(Owners::Quorum));
+//! let read = run(Input::Query { token, group, level, body, bytes_max: 1 << 20 });
+//! let Some(Outcome::Value { values, strict: true, .. }) = read else { panic!("a strict read") };
+//! assert_eq!(decode_versions(&values[0]).unwrap().values, ["value"]);
+//! ```
+//!
+//! # Sources
+//!
+//! Dynamo (DeCandia et al., SOSP 2007); writing back before returning: ABD (Attiya, Bar-Noy, Dolev 1995); dots and stripped
+//! contexts: dotted version vectors (Almeida et al. 2014) and DottedDB (Goncalves et al., SRDS 2017); causal stability: Baquero,
+//! Almeida, Shoker 2014; hedged requests: Dean and Barroso 2013; session guarantees: Terry et al., PDIS'94; the names of the
+//! levels are Cassandra's.
 #![forbid(unsafe_code)]
 
 mod audit;
@@ -11,6 +95,8 @@ mod latency;
 mod levels;
 mod member;
 mod message;
+#[cfg(feature = "runtime")]
+mod node;
 mod orphan;
 mod reads;
 mod record;
@@ -23,7 +109,11 @@ pub use config::{
     Config, ConfigError, Founding, Keyspace, Keyspaces, Limits, OWNERS_MAX, Quorums, ReadRepair, Size, Timing,
 };
 pub use content::KeyCopy;
-pub use guarantees::{guarantees, guarantees_with_reads};
+pub use guarantees::{guarantees, guarantees_of, guarantees_with_reads};
 pub use message::{Answer, Fetch, Fetched, Head, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored};
+#[cfg(feature = "runtime")]
+pub use node::{Cluster, Node, Settings};
 pub use record::LoggedWrite;
 pub use replica::{Figures, Leaderless};
+#[cfg(feature = "runtime")]
+pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};

@@ -26,6 +26,11 @@ pub type EventHook = Arc<dyn Fn(NodeId, GroupId, &Event) + Send + Sync>;
 /// What a strategy promises for writes at a level, as a function, because the runtime knows no strategy.
 pub type Promise = fn(WriteLevel) -> Guarantees;
 
+/// The name of the strategy that promises this; empty without a promise.
+pub(crate) fn strategy(promise: Option<Promise>) -> String {
+    promise.map_or_else(String::new, |promise| promise(WriteLevel::default()).strategy)
+}
+
 /// Settings of one node.
 #[derive(Clone)]
 pub struct NodeConfig {

@@ -128,6 +128,8 @@ impl Counter {
 pub struct NodeStatus {
     /// Which node.
     pub node: NodeId,
+    /// Which strategy it runs, as its crate is named; empty where the node was not told what it promises.
+    pub strategy: String,
     /// Its group, as the replica sees it.
     pub replica: Status,
     /// What it counted.

@@ -389,7 +389,8 @@ impl<R: Replica> Driver<R> {
     fn status(&self, outcome: &Outcome) -> Option<NodeStatus> {
         let Outcome::Value { values, .. } = outcome else { return None };
         let replica = Status::decode(values.first()?)?;
-        Some(NodeStatus { node: self.net.node, replica, counters: self.net.counters.snapshot() })
+        let strategy = self.net.strategy.clone();
+        Some(NodeStatus { node: self.net.node, strategy, replica, counters: self.net.counters.snapshot() })
     }
 
     fn is_quiet(&self) -> bool {

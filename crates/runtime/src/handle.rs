@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::call::{Acked, Answer, Call, acked, answered, session_id};
 use crate::changes::{HandleChanges, Shelver};
-use crate::config::{Promise, ReadOptions, WriteOptions};
+use crate::config::{Promise, ReadOptions, WriteOptions, strategy};
 use crate::counters::{Counters, NodeCounters, NodeStatus};
 use crate::slot::{Completion, SlotCache};
 
@@ -167,7 +167,8 @@ impl<M> Handle<M> {
             outcome = self.ask_once(Some(node), Call::Admin { group, command: Admin::Status }).await;
             if outcome != Outcome::Rejected(Rejection::ShuttingDown) {
                 let replica = Status::decode(&answered(outcome)?.value).ok_or(Rejection::Unsupported)?;
-                return Ok(NodeStatus { node, replica, counters: self.counters() });
+                let strategy = strategy(self.port.promise);
+                return Ok(NodeStatus { node, strategy, replica, counters: self.counters() });
             }
         }
         answered(outcome).and(Err(Rejection::Unsupported.into()))

@@ -63,6 +63,8 @@ impl Bell {
 /// Shared by the loop, the acceptor, and the tasks of connections.
 pub(crate) struct Net<H> {
     pub(crate) node: NodeId,
+    /// Which strategy its replica is of; empty when nobody said.
+    pub(crate) strategy: String,
     pub(crate) cluster: ClusterId,
     /// All nodes and where they listen, this one included.
     pub(crate) nodes: Vec<(NodeId, String)>,
@@ -94,6 +96,7 @@ impl<H> Net<H> {
         let peers = others.map(|(id, address)| (*id, Rc::new(PeerLink::new(*id, address.clone())))).collect();
         Self {
             node,
+            strategy: String::new(),
             cluster,
             nodes,
             limits,

@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::config::{LOG_RETAINED_BYTES, NodeConfig, SUBSCRIPTION_BYTES};
+use crate::config::{LOG_RETAINED_BYTES, NodeConfig, SUBSCRIPTION_BYTES, strategy};
 use crate::counters::Counters;
 use crate::driver::{Driver, LeaderWatch};
 use crate::error::OpenError;
@@ -242,7 +242,8 @@ impl Start {
             }
             Some(dir) => open_disk(&config, cluster, dir, &clock, build, &self.counters)?,
         };
-        let net = Net::new(config.id, cluster, nodes, config.limits, config.timing, self.counters);
+        let mut net = Net::new(config.id, cluster, nodes, config.limits, config.timing, self.counters);
+        net.strategy = strategy(config.promise);
         let net = Rc::new(net);
         let listener = tokio::net::TcpListener::from_std(self.listener)
             .map_err(|source| OpenError::Listen { address: self.address.to_string(), source })?;

@@ -1,1 +1,7 @@
-//! Integration tests of leaderless replication.
+//! The strategy as its user sees it.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
+mod group;
+#[cfg(feature = "runtime")]
+mod node;
+mod quorums;

@@ -1,0 +1,172 @@
+//! The product: replicated key-value data embedded in the user's process, as one node of a cluster over TCP, or as a whole
+//! cluster in one process. A handle speaks to one node, which coordinates: every node owns every key.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use replikit_core::keyspace::Keyspace as Marker;
+use replikit_core::{ClusterId, GroupId, NodeId, NodeInfo, StaticMembership};
+use replikit_runtime::{KvHandle, LocalCluster, LocalConfig, NodeConfig, OpenError};
+
+use crate::config::{Config, Founding, Keyspaces, Limits, Quorums, ReadRepair, Timing};
+use crate::guarantees::guarantees;
+use crate::replica::Leaderless;
+
+/// Settings of the replica, beside those of the node that runs it. All nodes of a cluster have the same quorums, keyspaces and
+/// regions.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// R, W and D.
+    pub quorums: Quorums,
+    /// What becomes of owners that know less.
+    pub repair: ReadRepair,
+    /// How keys are treated.
+    pub keyspaces: Keyspaces,
+    /// In which region each node is, for the levels that ask for one; those that are not here are in one more region together.
+    pub regions: BTreeMap<NodeId, String>,
+    /// How much of what.
+    pub limits: Limits,
+    /// How long to wait for what.
+    pub timing: Timing,
+    /// What an empty disk means.
+    pub founding: Founding,
+}
+
+impl Settings {
+    /// Defaults, with these keyspaces.
+    #[must_use]
+    pub fn new(keyspaces: Keyspaces) -> Self {
+        Self { keyspaces, ..Self::default() }
+    }
+
+    /// The same, with these quorums.
+    #[must_use]
+    pub const fn quorums(mut self, quorums: Quorums) -> Self {
+        self.quorums = quorums;
+        self
+    }
+
+    /// The same, with this read repair.
+    #[must_use]
+    pub const fn repair(mut self, repair: ReadRepair) -> Self {
+        self.repair = repair;
+        self
+    }
+
+    /// The same, with this node in this region.
+    #[must_use]
+    pub fn region(mut self, node: NodeId, region: impl Into<String>) -> Self {
+        self.regions.insert(node, region.into());
+        self
+    }
+
+    fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, owners: Vec<NodeId>) -> Config {
+        let region = |id: &NodeId| self.regions.get(id).cloned().unwrap_or_default();
+        let info = |id| NodeInfo { region: region(&id), id, address: String::new(), zone: String::new() };
+        let named = owners.iter().copied().map(info).collect();
+        let mut config = Config::new(cluster, group, node, owners);
+        config.epochs = Box::new(StaticMembership::new(named));
+        config.quorums = self.quorums;
+        config.repair = self.repair;
+        config.keyspaces = self.keyspaces.clone();
+        config.limits = self.limits;
+        config.timing = self.timing;
+        config.founding = self.founding;
+        config
+    }
+}
+
+fn configuration(error: impl core::fmt::Display) -> OpenError {
+    OpenError::Configuration { what: error.to_string() }
+}
+
+/// One node of a leaderless cluster: a replica of all keys, its log, its listener. Dropping it shuts it down cleanly.
+#[derive(Debug)]
+pub struct Node {
+    node: replikit_runtime::Node<Marker>,
+}
+
+impl Node {
+    /// Opens a node; the owners are it and its peers. Blocks until its log is recovered.
+    ///
+    /// A node whose disk is empty takes part once it has heard from all others and has caught up, unless
+    /// [`Settings::founding`] says that it is new; until then it answers
+    /// [`Rejection::CatchingUp`](replikit_core::Rejection::CatchingUp), and is counted in no quorum.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running and nothing was overwritten.
+    pub fn open(mut config: NodeConfig, settings: Settings) -> Result<Self, OpenError> {
+        let mut owners: Vec<NodeId> = config.peers.iter().map(|&(id, _)| id).collect();
+        owners.push(config.id);
+        owners.sort_unstable();
+        owners.dedup();
+        let (cluster, group) = (ClusterId::from_name(&config.cluster), config.group);
+        let replica = settings.config(cluster, group, config.id, owners);
+        replica.check().map_err(configuration)?;
+        config.promise.get_or_insert(guarantees);
+        let node = replikit_runtime::Node::open(config, move |boots| {
+            Leaderless::new(replica, &boots.of(group)).map_err(configuration)
+        })?;
+        Ok(Self { node })
+    }
+
+    /// The in-process way to its keys.
+    #[must_use]
+    pub fn handle(&self) -> KvHandle {
+        KvHandle::new(self.node.handle())
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub const fn local_address(&self) -> SocketAddr {
+        self.node.local_address()
+    }
+
+    /// Shuts down cleanly: requests under way are answered, the log is flushed. Blocks until that is done.
+    pub fn shutdown(self) {
+        self.node.shutdown();
+    }
+}
+
+/// A whole cluster in one process, with logs in memory: for tests and examples. Its replicas run in one loop.
+#[derive(Debug)]
+pub struct Cluster {
+    cluster: LocalCluster<Marker>,
+}
+
+impl Cluster {
+    /// Starts nodes 1 to `nodes`. They are new, and their logs outlive their [stops](Cluster::stop), so
+    /// [`Settings::founding`] does not matter here: all take part at once.
+    ///
+    /// # Errors
+    /// [`OpenError::Configuration`] for settings that are out of range or do not fit so many nodes.
+    pub fn open(nodes: u32, mut settings: Settings) -> Result<Self, OpenError> {
+        settings.founding = Founding::New;
+        let mut local = LocalConfig::new(nodes);
+        local.promise = Some(guarantees);
+        let (group, owners) = (local.group, local.nodes.clone());
+        let configure = move |node| settings.config(ClusterId::from_name("local"), group, node, owners.clone());
+        configure(NodeId(1)).check().map_err(configuration)?;
+        let cluster = LocalCluster::open(local, move |node, boots| {
+            Leaderless::new(configure(node), &boots.of(group))
+                .expect("checked above, and this log writes its own registers")
+        });
+        Ok(Self { cluster })
+    }
+
+    /// The way to the keys, with this node as the coordinator.
+    #[must_use]
+    pub fn handle_at(&self, node: NodeId) -> KvHandle {
+        KvHandle::new(self.cluster.handle_at(node))
+    }
+
+    /// Ends a node as if its process had died; its log stays.
+    pub async fn stop(&self, node: NodeId) {
+        self.cluster.stop(node).await;
+    }
+
+    /// Starts a stopped node from its log.
+    pub async fn start(&self, node: NodeId) {
+        self.cluster.start(node).await;
+    }
+}

@@ -1,0 +1,233 @@
+//! Replicas with logs in memory, driven step by step: messages arrive when a test lets them, disks are done at once, and
+//! every node has a wall clock of its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use replikit_core::keyspace::{Versions, decode_versions, encode_get, encode_write};
+use replikit_core::*;
+use replikit_leaderless::{Config, Founding, Head, Leaderless};
+use replikit_log::{MemoryLog, Storage};
+
+pub(crate) const GROUP: GroupId = GroupId(0);
+
+pub(crate) struct Place {
+    pub(crate) replica: Leaderless,
+    log: MemoryLog,
+    /// Batches that it has stored.
+    pub(crate) appends: u64,
+}
+
+pub(crate) struct Group {
+    pub(crate) places: BTreeMap<NodeId, Place>,
+    logs: BTreeMap<NodeId, MemoryLog>,
+    pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
+    /// Pairs that cannot reach each other, one direction each.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) outcomes: BTreeMap<u64, Outcome>,
+    pub(crate) skew: BTreeMap<NodeId, i64>,
+    now: Time,
+    tokens: u64,
+    members: Vec<NodeId>,
+    configure: Box<dyn Fn(&mut Config)>,
+}
+
+impl Group {
+    pub(crate) fn new(nodes: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
+        let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let mut group = Self {
+            places: BTreeMap::new(),
+            logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
+            wire: VecDeque::new(),
+            cut: BTreeSet::new(),
+            outcomes: BTreeMap::new(),
+            skew: BTreeMap::new(),
+            now: Time(1_000_000_000),
+            tokens: 0,
+            members: members.clone(),
+            configure: Box::new(configure),
+        };
+        for node in members {
+            group.start(node);
+        }
+        group.run(Duration::from_secs(1));
+        group
+    }
+
+    fn clock(&self, node: NodeId) -> Now {
+        let skew = self.skew.get(&node).copied().unwrap_or(0);
+        Now { mono: self.now, wall: WallTime(1_750_000_000_000_000_000_u64.saturating_add_signed(skew) + self.now.0) }
+    }
+
+    /// Starts a node on what its log holds.
+    pub(crate) fn start(&mut self, node: NodeId) {
+        let mut log = self.logs.remove(&node).expect("the node is stopped");
+        log.restart();
+        let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, self.members.clone());
+        config.founding = Founding::New;
+        (self.configure)(&mut config);
+        let mut replica = Leaderless::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
+        let now = self.clock(node);
+        for item in log.recovery() {
+            replica.handle(now, item.into_input());
+        }
+        replica.handle(now, Input::Recovered);
+        let place = Place { replica, log, appends: 0 };
+        self.places.insert(node, place);
+        self.drain(node);
+    }
+
+    /// Ends a node's process; its log stays, but for what its disk had not confirmed.
+    pub(crate) fn kill(&mut self, node: NodeId) {
+        let place = self.places.remove(&node).expect("the node runs");
+        self.logs.insert(node, place.log);
+        self.wire.retain(|(from, to, _)| *from != node && *to != node);
+    }
+
+    /// Nodes that start from now on are told this as well.
+    pub(crate) fn reconfigure(&mut self, more: impl Fn(&mut Config) + 'static) {
+        let before = std::mem::replace(&mut self.configure, Box::new(|_| {}));
+        self.configure = Box::new(move |config| {
+            before(config);
+            more(config);
+        });
+    }
+
+    /// Replaces the disk of a stopped node by an empty one.
+    pub(crate) fn lose_disk(&mut self, node: NodeId) {
+        self.logs.insert(node, MemoryLog::new());
+    }
+
+    pub(crate) fn input(&mut self, node: NodeId, input: Input<Head>) {
+        let now = self.clock(node);
+        self.places.get_mut(&node).expect("the node runs").replica.handle(now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let place = self.places.get_mut(&node).expect("the node runs");
+        loop {
+            while let Some(action) = place.replica.poll() {
+                match action {
+                    Action::Persist { id, op } => {
+                        place.appends += u64::from(matches!(op, Persist::Append { .. }));
+                        place.log.persist(id, op);
+                    }
+                    Action::Send { to, message } => {
+                        self.wire.push_back((node, to, message));
+                    }
+                    Action::ReadLog { ticket, stream, from, bytes_max } => {
+                        place.log.read_log(ticket, stream, from, bytes_max)
+                    }
+                    Action::ReadSnapshot { ticket, group, at, offset, bytes_max } => {
+                        place.log.read_snapshot(ticket, group, at, offset, bytes_max);
+                    }
+                    Action::Done { token, outcome } => {
+                        self.outcomes.insert(token.0, outcome);
+                    }
+                    Action::Event { .. } => {}
+                }
+            }
+            let Some(output) = place.log.poll() else { return };
+            if let Some(input) = output.into_input() {
+                place.replica.handle(now, input);
+            }
+        }
+    }
+
+    /// Lets all messages arrive that are under way.
+    pub(crate) fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            if !self.cut.contains(&(from, to)) && self.places.contains_key(&to) {
+                self.input(to, Input::Message { from, message });
+            }
+        }
+    }
+
+    /// Time goes by, in steps of ten milliseconds.
+    pub(crate) fn run(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() / 10 {
+            self.now = self.now + Duration::from_millis(10);
+            let nodes: Vec<NodeId> = self.places.keys().copied().collect();
+            for node in nodes {
+                if self.places[&node].replica.deadline().is_some_and(|due| due <= self.now) {
+                    self.input(node, Input::Timer);
+                }
+            }
+            self.deliver();
+        }
+    }
+
+    /// Cuts every link of a node, or mends them.
+    pub(crate) fn isolate(&mut self, node: NodeId, cut: bool) {
+        for &other in &self.members.clone() {
+            for pair in [(node, other), (other, node)] {
+                if cut {
+                    self.cut.insert(pair);
+                } else {
+                    self.cut.remove(&pair);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, node: u32, write: &WriteRequest) -> u64 {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));
+        self.input(NodeId(node), Input::Command { token, group: GROUP, level: write.level, session: None, body });
+        token.0
+    }
+
+    /// The outcome of a request, once it has one.
+    pub(crate) fn outcome(&self, token: u64) -> Option<&Outcome> {
+        self.outcomes.get(&token)
+    }
+
+    /// A write that everybody who can be reached hears of at once, and that must be acknowledged.
+    pub(crate) fn write(&mut self, node: u32, write: WriteRequest) {
+        let token = self.ask(node, &write);
+        self.deliver();
+        let outcome = self.outcome(token);
+        assert!(matches!(outcome, Some(Outcome::Acked { .. })), "{outcome:?}");
+    }
+
+    pub(crate) fn query(&mut self, node: u32, key: &str, level: ReadLevel) -> u64 {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_get(key.as_bytes()).expect("in range"));
+        self.input(NodeId(node), Input::Query { token, group: GROUP, level, body, bytes_max: 1 << 20 });
+        token.0
+    }
+
+    /// A read that everybody who can be reached hears of at once, and that must be answered: what is shown, and whether the
+    /// answer is strict.
+    pub(crate) fn read(&mut self, node: u32, key: &str, level: ReadLevel) -> (Versions, bool) {
+        let token = self.query(node, key, level);
+        self.deliver();
+        match self.outcome(token) {
+            Some(Outcome::Value { values, strict, .. }) => (decode_versions(&values[0]).expect("an answer"), *strict),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn values(&mut self, node: u32, key: &str, level: ReadLevel) -> Vec<String> {
+        let (versions, _) = self.read(node, key, level);
+        versions.values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect()
+    }
+
+    /// A node is told that the link to another one is down.
+    pub(crate) fn link_down(&mut self, at: u32, to: u32) {
+        self.input(NodeId(at), Input::Peer { node: NodeId(to), link: Link::Down });
+    }
+
+    pub(crate) fn replica(&self, node: u32) -> &Leaderless {
+        &self.places[&NodeId(node)].replica
+    }
+
+    /// All replicas have applied the same writes and show the same.
+    pub(crate) fn assert_agreed(&self) {
+        let mut replicas = self.places.values().map(|place| (place.replica.applied(), place.replica.state_hash()));
+        let first = replicas.next().expect("a replica");
+        assert!(replicas.all(|other| other == first), "the replicas differ");
+    }
+}

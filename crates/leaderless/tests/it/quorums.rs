@@ -1,0 +1,221 @@
+//! What owners do for a request, message by message.
+
+use std::time::Duration;
+
+use replikit_core::policy::ConflictPolicy;
+use replikit_core::{NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_leaderless::{Config, Founding, Keyspace, Keyspaces, Quorums, ReadRepair, Size};
+
+use crate::group::Group;
+
+const QUORUM: ReadLevel = ReadLevel::Owners(Owners::Quorum);
+const ALL: ReadLevel = ReadLevel::Owners(Owners::All);
+const HOUR: i64 = 3_600_000_000_000;
+
+fn group() -> Group {
+    Group::new(3, |config| config.keyspaces = Keyspaces::default().with("note/", siblings()))
+}
+
+fn siblings() -> Keyspace {
+    Keyspace::new(ConflictPolicy::Siblings)
+}
+
+fn put(key: &str, value: &str) -> WriteRequest {
+    WriteRequest::put(key.to_owned(), value.to_owned()).at(WriteLevel::Quorum)
+}
+
+#[test]
+fn a_write_is_acknowledged_by_w_owners_and_read_by_r() {
+    let mut group = group();
+    group.isolate(NodeId(3), true);
+    let token = group.ask(1, &put("k", "v"));
+    assert!(group.outcome(token).is_none(), "one of two owners that are needed");
+    group.deliver();
+    let Some(Outcome::Acked { reached, strict, .. }) = group.outcome(token) else { panic!("two owners have it") };
+    assert_eq!((reached.applied, reached.durable, *strict), (2, 2, true));
+
+    let token = group.query(2, "k", QUORUM);
+    assert!(group.outcome(token).is_none(), "one of two owners that are needed");
+    group.deliver();
+    assert!(matches!(group.outcome(token), Some(Outcome::Value { strict: true, .. })));
+    let (versions, strict) = group.read(2, "k", ReadLevel::Local);
+    assert_eq!((versions.values.len(), strict), (1, false), "one owner is not a quorum");
+}
+
+#[test]
+fn a_level_that_the_group_cannot_meet_is_refused() {
+    let mut group = group();
+    let token = group.ask(1, &put("k", "v").at(WriteLevel::Durable(4)));
+    assert!(matches!(group.outcome(token), Some(Outcome::Rejected(Rejection::Unreachable { replicas: 3, .. }))));
+    for level in [ReadLevel::Linearizable, ReadLevel::Replicas(4)] {
+        let token = group.query(1, "k", level);
+        assert_eq!(group.outcome(token), Some(&Outcome::Rejected(Rejection::Unsupported)));
+    }
+}
+
+#[test]
+fn the_sizes_of_quorums_are_what_the_level_quorum_asks_for() {
+    let exactly =
+        |read, write| Quorums { read: Size::Exactly(read), write: Size::Exactly(write), durable: Size::Exactly(write) };
+    for (read, write) in [(1, 1), (2, 2), (1, 3), (3, 1)] {
+        let mut group = Group::new(3, move |config: &mut Config| config.quorums = exactly(read, write));
+        let token = group.ask(1, &put("k", "v"));
+        assert_eq!(group.outcome(token).is_some(), write == 1, "W = {write}");
+        group.deliver();
+        assert!(matches!(group.outcome(token), Some(Outcome::Acked { reached, .. }) if reached.durable >= write));
+        let token = group.query(1, "k", QUORUM);
+        assert_eq!(group.outcome(token).is_some(), read == 1, "R = {read}");
+        group.deliver();
+        let overlap = read + write > 3;
+        assert!(matches!(group.outcome(token), Some(Outcome::Value { strict, .. }) if *strict == overlap));
+    }
+}
+
+#[test]
+fn a_write_behind_a_newer_one_is_stamped_anew_and_wins_whatever_the_clocks_say() {
+    let mut group = group();
+    group.skew.insert(NodeId(1), HOUR);
+    group.isolate(NodeId(3), true);
+    group.write(1, put("k", "first, by a clock that is an hour ahead"));
+
+    // Node 3 has not heard of it, and node 1 cannot be asked.
+    group.isolate(NodeId(3), false);
+    group.isolate(NodeId(1), true);
+    assert_eq!(group.replica(3).figures().restamped, 0);
+    group.write(3, put("k", "later"));
+    assert_eq!(group.replica(3).figures().restamped, 1, "node 2 said that it is behind");
+    assert_eq!(group.values(2, "k", ReadLevel::Local), ["later"]);
+
+    group.isolate(NodeId(1), false);
+    group.run(Duration::from_secs(3));
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "k", ReadLevel::Local), ["later"], "node {node}");
+    }
+    group.assert_agreed();
+}
+
+/// Owners that were told of something by reads, counted over all coordinators, and what the disks have stored.
+fn repairs(group: &Group) -> (u64, u64) {
+    let told = (1..=3).map(|node| group.replica(node).figures().repaired).sum();
+    (told, group.places.values().map(|place| place.appends).sum())
+}
+
+#[test]
+fn a_second_read_repairs_nothing() {
+    // scylladb#8970: a repaired replica was repaired again by every read.
+    for (repair, coordinator) in [(ReadRepair::Blocking, 2), (ReadRepair::Blocking, 3), (ReadRepair::Async, 2)] {
+        let mut group = Group::new(3, move |config| {
+            (config.repair, config.keyspaces) = (repair, Keyspaces::default().with("note/", siblings()));
+        });
+        group.isolate(NodeId(3), true);
+        group.write(1, put("k", "v"));
+        group.write(1, put("note/k", "v"));
+        group.isolate(NodeId(3), false);
+        // Nodes 2 and 3 ask each other: one of them lacks the writes.
+        group.isolate(NodeId(1), true);
+        group.link_down(2, 1);
+        group.link_down(3, 1);
+        for key in ["k", "note/k"] {
+            let before = repairs(&group);
+            assert_eq!(group.values(coordinator, key, QUORUM), ["v"]);
+            let after = repairs(&group);
+            assert_eq!(after.0, before.0 + 1, "node 3 is told, coordinator {coordinator}");
+            for reader in [2, 3, coordinator] {
+                assert_eq!(group.values(reader, key, QUORUM), ["v"]);
+            }
+            assert_eq!(repairs(&group), after, "{repair:?}, coordinator {coordinator}, {key}");
+        }
+        // The write itself comes later, and changes nothing.
+        group.isolate(NodeId(1), false);
+        group.run(Duration::from_secs(3));
+        assert_eq!(group.values(3, "note/k", ReadLevel::Local), ["v"]);
+        group.assert_agreed();
+    }
+}
+
+#[test]
+fn without_repair_an_owner_that_knows_less_is_not_told() {
+    let mut group = Group::new(3, |config| config.repair = ReadRepair::Off);
+    group.isolate(NodeId(3), true);
+    group.write(1, put("k", "v"));
+    group.isolate(NodeId(3), false);
+    group.isolate(NodeId(1), true);
+    group.link_down(3, 1);
+    assert_eq!(group.values(3, "k", QUORUM), ["v"], "node 2 has it");
+    assert_eq!(group.values(3, "k", ReadLevel::Local), Vec::<String>::new());
+    assert_eq!(repairs(&group).0, 0);
+}
+
+#[test]
+fn a_dead_owner_fails_no_quorum_request() {
+    for dead in 1..=3 {
+        let mut group = group();
+        group.kill(NodeId(dead));
+        let alive: Vec<u32> = (1..=3).filter(|node| *node != dead).collect();
+        for (round, node) in alive.iter().cycle().take(20).enumerate() {
+            let value = round.to_string();
+            let write = group.ask(*node, &put("k", &value));
+            group.deliver();
+            assert!(matches!(group.outcome(write), Some(Outcome::Acked { strict: true, .. })), "round {round}");
+            for reader in &alive {
+                let read = group.query(*reader, "k", QUORUM);
+                // Nobody has said that the owner is gone: another one is asked once it has been silent for a moment.
+                group.run(Duration::from_millis(30));
+                assert!(matches!(group.outcome(read), Some(Outcome::Value { strict: true, .. })), "round {round}");
+            }
+        }
+        group.start(NodeId(dead));
+        group.run(Duration::from_secs(3));
+        assert_eq!(group.values(dead, "k", ReadLevel::Local), ["19"]);
+        group.assert_agreed();
+    }
+}
+
+#[test]
+fn siblings_collapse_with_a_context() {
+    let mut group = group();
+    let level = WriteLevel::LeaderDisk;
+    // Nothing is delivered between them: neither has seen the other.
+    group.ask(1, &put("note/cart", "milk").at(level));
+    group.ask(2, &put("note/cart", "bread").at(level));
+    group.deliver();
+    let (versions, _) = group.read(3, "note/cart", QUORUM);
+    assert_eq!(versions.values.len(), 2, "nothing is lost");
+    group.write(3, put("note/cart", "milk, bread").over(versions.context.unwrap()));
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "note/cart", QUORUM), ["milk, bread"], "node {node}");
+    }
+    group.run(Duration::from_secs(2));
+    assert_eq!(group.replica(1).siblings(), 0);
+    group.assert_agreed();
+}
+
+#[test]
+fn an_owner_with_an_empty_disk_is_not_counted_before_it_has_caught_up() {
+    let mut group = group();
+    group.isolate(NodeId(3), true);
+    group.write(1, put("k", "v"));
+    group.isolate(NodeId(3), false);
+    // Of the two that acknowledged, node 2 loses its disk, and does not hear from node 1.
+    group.kill(NodeId(2));
+    group.lose_disk(NodeId(2));
+    group.isolate(NodeId(1), true);
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(2));
+    group.link_down(3, 1);
+    group.run(Duration::from_millis(500));
+    assert_eq!(group.replica(2).origin(), None);
+    let refused = group.query(2, "k", QUORUM);
+    assert_eq!(group.outcome(refused), Some(&Outcome::Rejected(Rejection::CatchingUp)));
+    let read = group.query(3, "k", QUORUM);
+    group.run(Duration::from_millis(500));
+    assert!(group.outcome(read).is_none(), "nodes 2 and 3 would say that there is nothing");
+
+    group.isolate(NodeId(1), false);
+    group.run(Duration::from_secs(3));
+    let shown = group.outcome(read);
+    assert!(matches!(shown, Some(Outcome::Value { strict: true, .. })), "{shown:?}");
+    assert_eq!(group.values(2, "k", ALL), ["v"]);
+    assert!(group.replica(2).origin().is_some());
+    group.assert_agreed();
+}
