@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Flag(Flag),
     /// Replace the values of a register.
     Assign(Assign),
-    /// Look at the audit log of overwritten values of one node of a multi-leader cluster.
+    /// Look at the audit log of overwritten values of one node of a multi-leader or leaderless cluster.
     #[command(subcommand)]
     Conflicts(Conflicts),
     /// Print keys and values in order, one pair a line, separated by a tab.
@@ -61,8 +61,8 @@ impl Command {
     /// Checks what the parser cannot: a message for the user.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         match self {
-            Self::Node(node) if node.new && node.shape.strategy != Strategy::MultiLeader => {
-                Err("--new is for --strategy multi-leader")
+            Self::Node(node) if node.new && node.shape.strategy == Strategy::SingleLeader => {
+                Err("--new is for --strategy multi-leader and leaderless")
             }
             Self::Delete(delete) if delete.field.is_some() && delete.over.is_some() => {
                 Err("--over is for keys; a field is removed as far as its node knows it")
@@ -100,7 +100,8 @@ pub(crate) struct Node {
     /// Single-leader: a follower that hears nothing for this long, up to twice as long by chance, asks for an election.
     #[arg(long, value_name = "MS", default_value_t = 150)]
     pub(crate) election_timeout_ms: u64,
-    /// Multi-leader: this node has never been a member of the cluster, so it takes writes before it has heard from all others.
+    /// Multi-leader, leaderless: this node has never been a member of the cluster, so it takes part before it has heard from all
+    /// others.
     /// Never say so of a node that has lost its data.
     #[arg(long)]
     pub(crate) new: bool,
@@ -153,9 +154,11 @@ pub(crate) struct Reach {
 }
 
 const WRITE_LEVELS: &str = "When it counts as done: memory, leader-disk, received:K, durable:K, quorum, applied:K (K replicas); \
-     the default is quorum, and leader-disk, which is this node's own, in a multi-leader cluster";
-const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old); the default is \
-     linearizable, and local in a multi-leader cluster, which has no linearizable reads";
+     in a leaderless cluster also one, two, three, all, local-one, local-quorum, each-quorum; the default is quorum, and \
+     leader-disk, which is this node's own, in a multi-leader cluster";
+const READ_LEVELS: &str = "How fresh: linearizable, local, or stale:MS (at most so many milliseconds old); in a leaderless \
+     cluster also one, two, three, quorum, all, local-one, local-quorum, each-quorum; the default is linearizable, or where there \
+     is no leader and hence no linearizable read, local in a multi-leader and quorum in a leaderless cluster";
 const FIELD: &str = "The key holds a map: this field of it, as names separated by slashes, the outermost first";
 const OVER: &str = "What its writer has seen, as `get --context` printed it: concurrent values that are in it are replaced, others \
      stay beside this write";
@@ -439,6 +442,9 @@ mod tests {
         assert!(write_level("memory:2").is_err());
         assert_eq!(read_level("stale:20"), Ok(ReadLevel::BoundedStale(Duration::from_millis(20))));
         assert!(read_level("fresh").is_err());
+        assert_eq!(write_level("each-quorum"), Ok(WriteLevel::Owners(Owners::EachQuorum)));
+        assert_eq!(read_level("quorum"), Ok(ReadLevel::Owners(Owners::Quorum)));
+        assert!(read_level("any").is_err() && write_level("one:2").is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use replikit_core::crdt::{CrdtOp, FieldView, MapView, Path as CrdtPath};
 use replikit_core::keyspace::{ConflictPage, decode_write};
 use replikit_core::{
-    CausalContext, NodeId, Origin, ReadError, ReadLevel, ReadRequest, Rejection, Role, ScanRequest, Store,
+    CausalContext, NodeId, Origin, Owners, ReadError, ReadLevel, ReadRequest, Rejection, Role, ScanRequest, Store,
     SubscribeError, WriteEffect, WriteError, WriteLevel, WriteOp, WriteRequest, Written,
 };
 use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
@@ -46,6 +46,10 @@ impl Session {
                 let target = node.unwrap_or(ClientTarget::Home);
                 (config.without_leader().reads(target).writes(target), replikit_multi_leader::guarantees)
             }
+            Strategy::Leaderless => {
+                let target = node.unwrap_or(ClientTarget::Home);
+                (config.without_leader().reads(target).writes(target), replikit_leaderless::guarantees)
+            }
         };
         let client = Client::connect(config).await?;
         Ok(Self { store: KvClient::new(client).promising(promise), strategy })
@@ -53,7 +57,7 @@ impl Session {
 
     fn write_level(&self, asked: Option<WriteLevel>) -> WriteLevel {
         asked.unwrap_or(match self.strategy {
-            Strategy::SingleLeader => WriteLevel::Quorum,
+            Strategy::SingleLeader | Strategy::Leaderless => WriteLevel::Quorum,
             Strategy::MultiLeader => WriteLevel::LeaderDisk,
         })
     }
@@ -62,6 +66,7 @@ impl Session {
         asked.unwrap_or(match self.strategy {
             Strategy::SingleLeader => ReadLevel::Linearizable,
             Strategy::MultiLeader => ReadLevel::Local,
+            Strategy::Leaderless => ReadLevel::Owners(Owners::Quorum),
         })
     }
 
@@ -94,6 +99,10 @@ impl Session {
             Strategy::MultiLeader => {
                 "; reads are local or stale:MS, and the key's keyspace must have the operation (--keyspace of the nodes)"
             }
+            Strategy::Leaderless => {
+                "; no read is linearizable (the strongest that always exists is quorum), a level needs no more owners than \
+                 there are, and the key's keyspace must have the operation (--keyspace of the nodes)"
+            }
         };
         format!("a {} cluster does not support this{hint}", self.strategy).into()
     }
@@ -105,8 +114,11 @@ async fn strategy_of(client: &Client) -> Strategy {
     nodes.extend(client.nodes().into_iter().map(|(node, _)| node).filter(|node| *node != client.home()));
     for node in nodes {
         if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await {
-            let equal = status.replica.role == Role::Equal;
-            return if equal { Strategy::MultiLeader } else { Strategy::SingleLeader };
+            return match status.replica.role {
+                Role::Equal if status.strategy == Strategy::Leaderless.to_string() => Strategy::Leaderless,
+                Role::Equal => Strategy::MultiLeader,
+                _ => Strategy::SingleLeader,
+            };
         }
     }
     Strategy::default()
@@ -250,7 +262,12 @@ fn show_fields(value: &[u8]) -> CommandResult {
 
 pub(crate) fn scan(args: args::Scan) -> CommandResult {
     connected(&args.reach, async |session| {
-        let (store, level) = (&session.store, session.read_level(args.level));
+        // Pages are read at one replica where nobody leads.
+        let level = match session.strategy {
+            Strategy::Leaderless => args.level.unwrap_or(ReadLevel::Local),
+            _ => session.read_level(args.level),
+        };
+        let store = &session.store;
         let (mut from, to) = (Bytes::from(args.from), args.to.map(Bytes::from));
         let mut left = args.limit;
         while left > 0 {
@@ -318,7 +335,7 @@ pub(crate) fn status(args: args::Status) -> CommandResult {
         }
         match session.strategy {
             Strategy::SingleLeader => show_followers(&answers),
-            Strategy::MultiLeader => show_equals(&answers),
+            Strategy::MultiLeader | Strategy::Leaderless => show_equals(&answers),
         }
         Ok(())
     })

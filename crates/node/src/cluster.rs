@@ -62,7 +62,7 @@ fn node_arguments(args: &args::Cluster, dir: &Path, id: u32) -> Vec<String> {
 
 /// What a node is told at its first start only.
 fn first_arguments(args: &args::Cluster, is_new: bool) -> &'static [&'static str] {
-    if is_new && args.shape.strategy == Strategy::MultiLeader { &["--new"] } else { &[] }
+    if is_new && args.shape.strategy != Strategy::SingleLeader { &["--new"] } else { &[] }
 }
 
 async fn start(

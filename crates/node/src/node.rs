@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use replikit_core::keyspace::Keyspace;
 use replikit_core::{Event, NodeId, Role};
-use replikit_multi_leader::Founding;
+use replikit_leaderless as leaderless;
+use replikit_multi_leader as multi_leader;
 use replikit_runtime::NodeConfig;
 use replikit_single_leader::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,14 +43,24 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
             Running::SingleLeader(replikit_single_leader::Node::open_with(config, settings, Keyspace::new())?)
         }
         Strategy::MultiLeader => {
-            let settings = args.shape.settings(if args.new { Founding::New } else { Founding::Ask });
-            Running::MultiLeader(replikit_multi_leader::Node::open(config, settings)?)
+            use multi_leader::{Founding, Node};
+            let settings = args.shape.multi_leader(if args.new { Founding::New } else { Founding::Ask });
+            Running::MultiLeader(Node::open(config, settings)?)
+        }
+        Strategy::Leaderless => {
+            use leaderless::{Founding, Node};
+            let settings = args.shape.leaderless(if args.new { Founding::New } else { Founding::Ask });
+            Running::Leaderless(Node::open(config, settings)?)
         }
     };
     say(format_args!("node {id} of {}: listening on {}", args.cluster, node.local_address()));
-    if args.shape.strategy == Strategy::MultiLeader {
-        let report = args.shape.settings(Founding::Ask).report(&members)?;
-        say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
+    match args.shape.strategy {
+        Strategy::SingleLeader => {}
+        Strategy::MultiLeader => {
+            let report = args.shape.multi_leader(multi_leader::Founding::Ask).report(&members)?;
+            say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
+        }
+        Strategy::Leaderless => say(format_args!("node {id}: {}", args.shape.quorums_report(members.len()))),
     }
     runtime.block_on(async {
         tokio::select! {
@@ -63,10 +74,11 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     Ok(())
 }
 
-/// A node of either kind.
+/// A node of any kind.
 enum Running {
     SingleLeader(replikit_single_leader::Node<Keyspace>),
-    MultiLeader(replikit_multi_leader::Node),
+    MultiLeader(multi_leader::Node),
+    Leaderless(leaderless::Node),
 }
 
 impl Running {
@@ -74,6 +86,7 @@ impl Running {
         match self {
             Self::SingleLeader(node) => node.local_address(),
             Self::MultiLeader(node) => node.local_address(),
+            Self::Leaderless(node) => node.local_address(),
         }
     }
 
@@ -81,6 +94,7 @@ impl Running {
         match self {
             Self::SingleLeader(node) => node.shutdown(),
             Self::MultiLeader(node) => node.shutdown(),
+            Self::Leaderless(node) => node.shutdown(),
         }
     }
 }

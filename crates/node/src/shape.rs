@@ -7,7 +7,8 @@ use clap::ValueEnum;
 use replikit_core::NodeId;
 use replikit_core::crdt::CrdtKind;
 use replikit_core::policy::ConflictPolicy;
-use replikit_multi_leader::{Founding, Keyspace, Keyspaces, Settings, Topology};
+use replikit_leaderless as leaderless;
+use replikit_multi_leader::{self as multi_leader, Topology};
 
 /// How data is replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
@@ -17,6 +18,8 @@ pub(crate) enum Strategy {
     SingleLeader,
     /// Every node takes writes; conflicts are found, resolved by policy, and kept in an audit log.
     MultiLeader,
+    /// Every node takes writes and reads, and asks as many of the others as the request's level says.
+    Leaderless,
 }
 
 impl fmt::Display for Strategy {
@@ -24,16 +27,21 @@ impl fmt::Display for Strategy {
         f.write_str(match self {
             Self::SingleLeader => "single-leader",
             Self::MultiLeader => "multi-leader",
+            Self::Leaderless => "leaderless",
         })
     }
 }
 
 const TOPOLOGY: &str = "Multi-leader: who sends to whom: all-to-all (the default), star:HUB, ring, or custom:LINKS, where 1-2 \
      is a link both ways and 1>2 one way, separated by commas";
-const CONFLICTS: &str = "Multi-leader: what becomes of concurrent writes of a key: lww (the newest wins, the others go to the \
+const CONFLICTS: &str = "Multi-leader, leaderless: what becomes of concurrent writes of a key: lww (the newest wins, the others go to the \
      audit log; the default), siblings, counter, set, flag, register, or map";
 const KEYSPACE: &str =
-    "Multi-leader: the same for the keys that begin with a prefix; once for each, the longest decides";
+    "Multi-leader, leaderless: the same for the keys that begin with a prefix; once for each, the longest decides";
+const QUORUMS: &str = "Leaderless: R,W,D: how many owners take part in a quorum read, have applied a quorum write, and have it on \
+     disk; without it, a majority each";
+const REPAIR: &str = "Leaderless: what becomes of an owner that a read found to know less: blocking (the default: the read waits \
+     until no later one can miss what it returns), async, or off";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Shape {
@@ -46,6 +54,28 @@ pub(crate) struct Shape {
     pub(crate) conflicts: Option<Text<Policy>>,
     #[arg(long = "keyspace", value_name = "PREFIX=POLICY", value_parser = keyspace, help = KEYSPACE)]
     pub(crate) keyspaces: Vec<Text<(String, Policy)>>,
+    #[arg(long, value_name = "R,W,D", value_parser = quorums, help = QUORUMS)]
+    pub(crate) quorums: Option<Text<[u8; 3]>>,
+    #[arg(long, value_enum, value_name = "MODE", help = REPAIR)]
+    pub(crate) repair: Option<Repair>,
+}
+
+/// What becomes of an owner that a read found to know less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Repair {
+    Blocking,
+    Async,
+    Off,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blocking => "blocking",
+            Self::Async => "async",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// A value with the text that it was read from, which is handed on to other processes.
@@ -64,25 +94,28 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    fn keyspace(self) -> Keyspace {
-        Keyspace::new(match self {
+    const fn conflicts(self) -> ConflictPolicy {
+        match self {
             Self::Lww => ConflictPolicy::Lww,
             Self::Siblings => ConflictPolicy::Siblings,
             Self::Crdt(kind) => ConflictPolicy::Crdt(kind),
-        })
+        }
     }
 }
 
 impl Shape {
     /// What makes no sense together: a message for the user.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let given = [
-            (self.topology.is_some(), "--topology is for --strategy multi-leader"),
-            (self.conflicts.is_some(), "--conflicts is for --strategy multi-leader"),
-            (!self.keyspaces.is_empty(), "--keyspace is for --strategy multi-leader"),
+        use Strategy::{Leaderless, MultiLeader};
+        let given: [(bool, &[Strategy], &'static str); 5] = [
+            (self.topology.is_some(), &[MultiLeader], "--topology is for --strategy multi-leader"),
+            (self.conflicts.is_some(), &[MultiLeader, Leaderless], "--conflicts is for multi-leader and leaderless"),
+            (!self.keyspaces.is_empty(), &[MultiLeader, Leaderless], "--keyspace is for multi-leader and leaderless"),
+            (self.quorums.is_some(), &[Leaderless], "--quorums is for --strategy leaderless"),
+            (self.repair.is_some(), &[Leaderless], "--repair is for --strategy leaderless"),
         ];
-        match given.iter().find(|(given, _)| *given && self.strategy != Strategy::MultiLeader) {
-            Some((_, message)) => Err(message),
+        match given.iter().find(|(given, of, _)| *given && !of.contains(&self.strategy)) {
+            Some((.., message)) => Err(message),
             None => Ok(()),
         }
     }
@@ -94,18 +127,57 @@ impl Shape {
         self.topology.iter().for_each(|topology| add("--topology", &topology.text));
         self.conflicts.iter().for_each(|policy| add("--conflicts", &policy.text));
         self.keyspaces.iter().for_each(|keyspace| add("--keyspace", &keyspace.text));
+        self.quorums.iter().for_each(|quorums| add("--quorums", &quorums.text));
+        self.repair.iter().for_each(|repair| add("--repair", &repair.to_string()));
         list
     }
 
-    /// What a multi-leader replica is told.
-    pub(crate) fn settings(&self, founding: Founding) -> Settings {
+    /// The policy of all keys, and of those with a prefix.
+    fn policies(&self) -> (ConflictPolicy, impl Iterator<Item = (String, ConflictPolicy)>) {
         let default = self.conflicts.as_ref().map_or(Policy::Lww, |policy| policy.value);
-        let keyspaces = self.keyspaces.iter().fold(Keyspaces::all(default.keyspace()), |all, keyspace| {
-            let (prefix, policy) = &keyspace.value;
-            all.with(prefix.clone(), policy.keyspace())
-        });
+        let prefixed = self.keyspaces.iter().map(|keyspace| (keyspace.value.0.clone(), keyspace.value.1.conflicts()));
+        (default.conflicts(), prefixed)
+    }
+
+    /// What a multi-leader replica is told.
+    pub(crate) fn multi_leader(&self, founding: multi_leader::Founding) -> multi_leader::Settings {
+        use multi_leader::{Keyspace, Keyspaces, Settings};
+        let (default, prefixed) = self.policies();
+        let all = Keyspaces::all(Keyspace::new(default));
+        let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, Keyspace::new(policy)));
         let topology = self.topology.as_ref().map(|topology| topology.value.clone()).unwrap_or_default();
         Settings { founding, ..Settings::new(keyspaces).topology(topology) }
+    }
+
+    /// What a leaderless replica is told.
+    pub(crate) fn leaderless(&self, founding: leaderless::Founding) -> leaderless::Settings {
+        use leaderless::{Keyspace, Keyspaces, Quorums, ReadRepair, Settings, Size};
+        let (default, prefixed) = self.policies();
+        let all = Keyspaces::all(Keyspace::new(default));
+        let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, Keyspace::new(policy)));
+        let quorums = self.quorums.as_ref().map(|quorums| {
+            let [read, write, durable] = quorums.value.map(Size::Exactly);
+            Quorums { read, write, durable }
+        });
+        let repair = match self.repair {
+            None | Some(Repair::Blocking) => ReadRepair::Blocking,
+            Some(Repair::Async) => ReadRepair::Async,
+            Some(Repair::Off) => ReadRepair::Off,
+        };
+        Settings { founding, ..Settings::new(keyspaces).quorums(quorums.unwrap_or_default()).repair(repair) }
+    }
+
+    /// R, W and D in words, and what they are good for, among so many owners.
+    pub(crate) fn quorums_report(&self, owners: usize) -> String {
+        let majority = replikit_core::quorum::majority(owners);
+        let [read, write, durable] =
+            self.quorums.as_ref().map_or([majority; 3], |quorums| quorums.value.map(usize::from));
+        let reads = if read + write.min(durable) > owners {
+            "every quorum read sees every quorum write acknowledged before it"
+        } else {
+            "a quorum read may miss quorum writes: R and what is certain of W do not exceed N"
+        };
+        format!("N = {owners}, R = {read}, W = {write}, D = {durable}: {reads}")
     }
 
     /// The topology as its user named it.
@@ -154,6 +226,14 @@ fn policy(text: &str) -> Result<Text<Policy>, String> {
     Ok(Text { text: text.to_owned(), value })
 }
 
+fn quorums(text: &str) -> Result<Text<[u8; 3]>, String> {
+    let sizes: Vec<u8> = text.split(',').map_while(|size| size.trim().parse().ok().filter(|size| *size > 0)).collect();
+    match <[u8; 3]>::try_from(sizes) {
+        Ok(value) if text.split(',').count() == 3 => Ok(Text { text: text.to_owned(), value }),
+        _ => Err("give R,W,D: three numbers of owners, each at least 1".into()),
+    }
+}
+
 fn keyspace(text: &str) -> Result<Text<(String, Policy)>, String> {
     let (prefix, name) = text.rsplit_once('=').ok_or("give PREFIX=POLICY")?;
     if prefix.is_empty() {
@@ -183,5 +263,14 @@ mod tests {
         assert!(read("counter").is_err());
         assert!(read("x/=best").unwrap_err().contains("siblings"));
         assert!(read("=lww").unwrap_err().contains("--conflicts"));
+    }
+
+    #[test]
+    fn quorums_are_three_sizes() {
+        let read = |text: &str| quorums(text).map(|quorums| quorums.value);
+        assert_eq!(read("2,2,1"), Ok([2, 2, 1]));
+        for wrong in ["", "2", "2,2", "2,2,0", "2,2,2,2", "2,x,2", "a,2,2,2", "2,2,300"] {
+            assert!(read(wrong).unwrap_err().contains("R,W,D"), "{wrong}");
+        }
     }
 }

@@ -4,5 +4,6 @@
 mod bad_input;
 mod changes;
 mod cluster;
+mod leaderless;
 mod multi;
 mod program;
