@@ -1,6 +1,7 @@
 //! Engines: what is measured, as running processes behind one trait. To add one: implement [`Engine`], add a variant to
 //! [`EngineKind`] and cases to [`suite`](crate::suite).
 
+pub mod leaderless;
 pub mod multi_leader;
 pub mod nodes;
 pub mod single_leader;
@@ -81,8 +82,33 @@ pub enum EngineKind {
     SingleLeader,
     /// The same, with every node taking writes.
     MultiLeader,
+    /// The same, with quorums of these sizes.
+    Leaderless(Sizes),
     /// The one-process baseline.
     SingleThread(Sync),
+}
+
+/// How many of the three owners take part in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// R = 2, W = 2: they meet, and either works with one node down.
+    Majorities,
+    /// R = 1, W = 1: they need not meet.
+    One,
+    /// R = 1, W = 3: they meet, and no write works with a node down.
+    WriteAll,
+}
+
+impl Sizes {
+    /// R and W; D is W.
+    #[must_use]
+    pub const fn sizes(self) -> (u8, u8) {
+        match self {
+            Self::Majorities => (2, 2),
+            Self::One => (1, 1),
+            Self::WriteAll => (1, 3),
+        }
+    }
 }
 
 /// Whether the baseline waits for its disk.
@@ -101,6 +127,7 @@ impl EngineKind {
         match self {
             Self::SingleLeader => "single-leader",
             Self::MultiLeader => "multi-leader",
+            Self::Leaderless(_) => "leaderless",
             Self::SingleThread(_) => "single-thread",
         }
     }
@@ -109,7 +136,7 @@ impl EngineKind {
     #[must_use]
     pub const fn setup(self) -> &'static str {
         match self {
-            Self::SingleLeader | Self::MultiLeader => "3 nodes",
+            Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) => "3 nodes",
             Self::SingleThread(_) => "1 process",
         }
     }
@@ -122,6 +149,7 @@ impl EngineKind {
         Ok(match self {
             Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder).await?),
             Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder).await?),
+            Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, sizes).await?),
             Self::SingleThread(sync) => Box::new(single_thread::SingleThread::start(folder, sync).await?),
         })
     }

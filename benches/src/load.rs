@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{
-    ReadError, ReadLevel, ReadRequest, Rejection, SessionToken, Store, WriteError, WriteLevel, WriteRequest,
+    Owners, ReadError, ReadLevel, ReadRequest, Rejection, SessionToken, Store, WriteError, WriteLevel, WriteRequest,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
@@ -54,6 +54,23 @@ pub enum Reads {
     Session,
     /// At any replica, whatever it has: how old that is, is measured.
     Local,
+    /// Through any replica, of so many that they meet every quorum write: an older value is a wrong result.
+    Quorum,
+    /// Through any replica, of as many as the engine calls a quorum, which are too few to meet every write: how old what they
+    /// show is, is measured.
+    QuorumOfFewer,
+}
+
+impl Reads {
+    /// The level of a read that is no session's.
+    #[must_use]
+    pub const fn level(self) -> ReadLevel {
+        match self {
+            Self::Linearizable => ReadLevel::Linearizable,
+            Self::Session | Self::Local => ReadLevel::Local,
+            Self::Quorum | Self::QuorumOfFewer => ReadLevel::Owners(Owners::Quorum),
+        }
+    }
 }
 
 /// When requests are recorded.
@@ -114,7 +131,8 @@ impl Target {
     #[must_use]
     pub fn is_linearizable(&self) -> bool {
         // A write that is acknowledged before it is committed may be missed even by a linearizable read.
-        self.reads == Reads::Linearizable && matches!(self.write_level, WriteLevel::Quorum | WriteLevel::Applied(_))
+        matches!(self.reads, Reads::Linearizable | Reads::Quorum)
+            && matches!(self.write_level, WriteLevel::Quorum | WriteLevel::Applied(_))
     }
 }
 
@@ -191,7 +209,12 @@ pub async fn run(
         .run_until(async {
             let staleness = probed.then(|| {
                 let target = &shared.target;
-                staleness::Probe::begin(target.leader[0].clone(), target.replicas.clone(), target.write_level)
+                staleness::Probe::begin(
+                    target.leader[0].clone(),
+                    target.replicas.clone(),
+                    target.write_level,
+                    target.reads,
+                )
             });
             match pace {
                 Pace::Closed { clients } => closed(&shared, clients, window, seed).await,
@@ -358,7 +381,7 @@ impl Shared {
             Reads::Session => {
                 (&target.replicas[client.turn % target.replicas.len()], ReadLevel::Session(client.token.clone()))
             }
-            Reads::Local => (&target.replicas[client.turn % target.replicas.len()], ReadLevel::Local),
+            reads => (&target.replicas[client.turn % target.replicas.len()], reads.level()),
         };
         let recording = self.recording.get();
         let (expectation, began) = (self.ledger.expect(key), self.ledger.now());
@@ -391,12 +414,14 @@ impl Shared {
             (_, Verdict::Foreign) => found.wrong(format!("a read of key {key} returned a value never written to it")),
             (true, Verdict::Stale { age }) => {
                 found.wrong(format!(
-                    "a linearizable read of key {key} was at least {:?} old",
+                    "a read of key {key} that must be current was at least {:?} old",
                     Duration::from_nanos(age)
                 ));
             }
             (true, Verdict::Missing) => {
-                found.wrong(format!("a linearizable read of key {key} found nothing, though it had been written"));
+                found.wrong(format!(
+                    "a read of key {key} that must be current found nothing, though it had been written"
+                ));
             }
             (false, stale) => {
                 if let Verdict::Stale { age } = stale {

@@ -93,8 +93,8 @@ struct RunArguments {
     /// Only cases whose line in `bench list` contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Only this engine: single-leader, multi-leader or single-thread.
-    #[arg(long, value_parser = ["single-leader", "multi-leader", "single-thread"])]
+    /// Only this engine: single-leader, multi-leader, leaderless or single-thread.
+    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "single-thread"])]
     engine: Option<String>,
     /// What all randomness of the run comes from.
     #[arg(long, default_value_t = 1)]
@@ -230,7 +230,7 @@ fn machine_line(header: &Header) -> String {
 fn list(name: SuiteName) {
     let suite = Suite::new(name, None);
     println!(
-        "single-leader and multi-leader need the node program, which `cargo xtask bench` builds; single-thread needs nothing"
+        "single-leader, multi-leader and leaderless need the node program, which `cargo xtask bench` builds; single-thread needs nothing"
     );
     for case in &suite.cases {
         println!("{case}");

@@ -112,7 +112,7 @@ impl CaseReport {
 
     fn reads_guarantee(&self) -> ReadGuarantee {
         match self.case.reads {
-            Reads::Linearizable => self.guarantees.reads,
+            Reads::Linearizable | Reads::Quorum | Reads::QuorumOfFewer => self.guarantees.reads,
             Reads::Session => ReadGuarantee::Session,
             Reads::Local => ReadGuarantee::Stale,
         }

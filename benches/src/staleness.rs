@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{ReadLevel, ReadRequest, Store, WriteLevel, WriteRequest};
+use replikit_core::{ReadRequest, Store, WriteLevel, WriteRequest};
 use tokio::task::JoinHandle;
 
+use crate::load::Reads;
 use crate::recorder::Latencies;
 
 const KEY: &[u8] = b"staleness-probe";
@@ -24,9 +25,9 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Begins writing through `leader` and reading at `replicas`.
+    /// Begins writing through `leader` and reading at `replicas`; a session's reads are probed as local ones.
     #[must_use]
-    pub fn begin(leader: Arc<dyn Store>, replicas: Vec<Arc<dyn Store>>, level: WriteLevel) -> Self {
+    pub fn begin(leader: Arc<dyn Store>, replicas: Vec<Arc<dyn Store>>, level: WriteLevel, reads: Reads) -> Self {
         let over = Rc::new(Cell::new(false));
         let acked: Rc<RefCell<Vec<Option<Instant>>>> = Rc::default();
         let writer = tokio::task::spawn_local({
@@ -55,7 +56,7 @@ impl Probe {
                         break;
                     }
                     let began = Instant::now();
-                    let read = replica.read(ReadRequest::new(KEY).at(ReadLevel::Local)).await;
+                    let read = replica.read(ReadRequest::new(KEY).at(reads.level())).await;
                     if let Some(number) = read.ok().and_then(|answer| number(answer.values.first()?)) {
                         ages.record(age(&acked.borrow(), number, began));
                     }

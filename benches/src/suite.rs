@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use replikit_core::WriteLevel;
 
-use crate::engine::{EngineKind, Sync};
+use crate::engine::{EngineKind, Sizes, Sync};
 use crate::fault::Fault;
 use crate::load::{Pace, Reads, Window};
 use crate::replication::{Disturbance, Lists, Replication};
@@ -61,6 +61,10 @@ impl Case {
     pub fn mode(&self) -> String {
         match self.engine {
             EngineKind::SingleLeader | EngineKind::MultiLeader => format!("{:?}", self.write_level),
+            EngineKind::Leaderless(sizes) => {
+                let (read, write) = sizes.sizes();
+                format!("R {read}, W {write}, {:?}", self.write_level)
+            }
             EngineKind::SingleThread(Sync::Group) => "fdatasync".to_owned(),
             EngineKind::SingleThread(Sync::Never) => "no sync".to_owned(),
         }
@@ -74,6 +78,7 @@ impl Case {
             Reads::Linearizable => "linearizable",
             Reads::Session => "session, any replica",
             Reads::Local => "local, any replica",
+            Reads::Quorum | Reads::QuorumOfFewer => "quorum, through any replica",
         }
     }
 
@@ -178,6 +183,16 @@ const fn case(
     Case { engine, write_level, reads: Reads::Linearizable, workload, pace, window: UNSET }
 }
 
+/// Quorum writes and quorum reads.
+const fn quorums(sizes: Sizes, reads_percent: u8, spread: Spread, keys: u32, clients: u32) -> Case {
+    let mut case = case(EngineKind::Leaderless(sizes), WriteLevel::Quorum, reads_percent, spread, keys, clients);
+    case.reads = match sizes {
+        Sizes::Majorities | Sizes::WriteAll => Reads::Quorum,
+        Sizes::One => Reads::QuorumOfFewer,
+    };
+    case
+}
+
 fn smoke(keys: u32) -> Vec<Case> {
     use EngineKind::{MultiLeader, SingleLeader, SingleThread};
     use Spread::{Uniform, Zipf};
@@ -194,6 +209,7 @@ fn smoke(keys: u32) -> Vec<Case> {
         replicated(Memory, 0, Uniform, 64),
         case(MultiLeader, LeaderDisk, 0, Uniform, keys, 1),
         Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 50, Zipf, keys, 64) },
+        quorums(Sizes::Majorities, 50, Zipf, keys, 64),
         baseline(Sync::Group, LeaderDisk, 1),
         baseline(Sync::Group, LeaderDisk, 64),
         baseline(Sync::Never, Memory, 64),
@@ -233,6 +249,12 @@ fn default(keys: u32) -> Vec<Case> {
     cases.push(Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 95, Uniform, keys, 64) });
     for clients in [1, 64] {
         cases.push(case(MultiLeader, Quorum, 0, Uniform, keys, clients));
+    }
+    for sizes in [Sizes::Majorities, Sizes::One, Sizes::WriteAll] {
+        for clients in [1, 64] {
+            cases.push(quorums(sizes, 0, Uniform, keys, clients));
+        }
+        cases.push(quorums(sizes, 50, Zipf, keys, 64));
     }
     for (sync, level) in [(Sync::Group, LeaderDisk), (Sync::Never, Memory)] {
         for clients in [1, 64, 256] {

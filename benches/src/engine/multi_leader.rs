@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
 use replikit_core::{Guarantees, NodeId, ReadLevel, ReadRequest, Store, WriteLevel, WriteRequest};
 use replikit_multi_leader::guarantees;
-use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
+use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus, Promise};
 
 use super::nodes::{NODES, Nodes};
 use super::single_leader::shared;
@@ -48,7 +48,17 @@ impl MultiLeader {
     /// # Errors
     /// When they do not within their time limit; with the last words of the one that failed.
     pub async fn start(folder: &Path) -> Result<Self, BenchError> {
-        let mut nodes = Nodes::start("multi-leader", folder, &KEYSPACES, &["--new"])?;
+        Self::start_as("multi-leader", folder, &KEYSPACES, guarantees).await
+    }
+
+    /// The same for nodes of another family whose nodes are equal.
+    pub(super) async fn start_as(
+        engine: &'static str,
+        folder: &Path,
+        arguments: &'static [&'static str],
+        guarantees: Promise,
+    ) -> Result<Self, BenchError> {
+        let mut nodes = Nodes::start(engine, folder, arguments, &["--new"])?;
         let begun = Instant::now();
         let mut clients = Vec::new();
         for number in 0..CONNECTIONS_PER_NODE * NODES as usize {

@@ -1,0 +1,74 @@
+//! The leaderless cluster: three nodes that all take requests, with quorums of given sizes; the load is spread over them.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use replikit_core::{Guarantees, Owners, ReadLevel, WriteLevel};
+use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of};
+
+use super::multi_leader::MultiLeader;
+use super::nodes::NODES;
+use super::{Audited, Engine, Sizes};
+use crate::error::BenchError;
+use crate::load::{Reads, Target};
+
+/// A running cluster.
+pub struct Leaderless {
+    /// Its nodes are equal as well: they are reached, waited for and audited in the same way.
+    cluster: MultiLeader,
+    sizes: Sizes,
+}
+
+impl Leaderless {
+    /// Starts three nodes with their data below `folder`, and waits until all take writes and see those of the others.
+    ///
+    /// # Errors
+    /// When they do not within their time limit; with the last words of the one that failed.
+    pub async fn start(folder: &Path, sizes: Sizes) -> Result<Self, BenchError> {
+        let arguments: &[&str] = match sizes {
+            Sizes::Majorities => &["--strategy", "leaderless", "--quorums", "2,2,2"],
+            Sizes::One => &["--strategy", "leaderless", "--quorums", "1,1,1"],
+            Sizes::WriteAll => &["--strategy", "leaderless", "--quorums", "1,3,3"],
+        };
+        let cluster = MultiLeader::start_as("leaderless", folder, arguments, guarantees).await?;
+        Ok(Self { cluster, sizes })
+    }
+}
+
+#[async_trait(?Send)]
+impl Engine for Leaderless {
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
+        self.cluster.target(write_level, reads)
+    }
+
+    fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
+        let (read, write) = self.sizes.sizes();
+        let (read, write) = (Size::Exactly(read), Size::Exactly(write));
+        let quorums = Quorums { read, write, durable: write };
+        guarantees_of(NODES as u8, quorums, write_level, &ReadLevel::Owners(Owners::Quorum))
+    }
+
+    fn scan_level(&self) -> ReadLevel {
+        ReadLevel::Local
+    }
+
+    async fn settle(&mut self) -> Result<(), BenchError> {
+        self.cluster.settle().await
+    }
+
+    async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
+        self.cluster.audited().await
+    }
+
+    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
+        self.cluster.fsyncs().await
+    }
+
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.cluster.check()
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
+        Box::new(self.cluster).stop().await
+    }
+}
