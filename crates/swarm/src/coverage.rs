@@ -6,7 +6,7 @@ use core::fmt::Write;
 use replikit_sim::Fault;
 
 use crate::probe::Probe;
-use crate::{multi, raft};
+use crate::{leaderless, multi, raft};
 
 /// Every kind of fault by its id. The last part says why it is not played; it counts only while no [`Fault`] begins with
 /// the id.
@@ -137,6 +137,7 @@ pub fn page() -> String {
     for (of, invariants) in [
         ("Of a group with a single leader, and of every storage and every run", raft::INVARIANTS),
         ("Of a multi-leader group", multi::INVARIANTS),
+        ("Of a leaderless group", leaderless::INVARIANTS),
     ] {
         write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
         for (name, sentence) in invariants {
