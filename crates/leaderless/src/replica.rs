@@ -348,7 +348,7 @@ impl Leaderless {
             self.has_local = true;
             self.log_bytes += batch.bytes() as u64;
             for entry in batch.entries() {
-                if let Some(Local::Repaired { key, copy }) = Local::decode(&entry.payload) {
+                if let Some(Local::Repaired { key, copy }) = Local::decode(entry.payload) {
                     self.state.repair(&key, copy, WriteId(0));
                 }
             }

@@ -18,6 +18,7 @@ struct Strategy {
     scenario: &'static str,
     invariants: &'static [(&'static str, &'static str)],
     /// Whether bugs have been planted in it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the test of the page asks"))]
     planted: bool,
 }
 

@@ -5,7 +5,9 @@ use core::time::Duration;
 use replikit_core::{GroupId, NodeId, Time};
 use replikit_sim::register::{Register, RegisterWorkload, Stamp};
 use replikit_sim::{Fault, FaultCounts, LogStorage, ModelStorage, Replicas, Settings, WorkloadSettings, World};
-use replikit_swarm::{Plan, Probe, Probes, Scenario, Telling, groups, multi, raft, register, unreachable_probes};
+use replikit_swarm::{
+    Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, raft, register, unreachable_probes,
+};
 
 /// Too rare for a few hundred seeds; long runs must meet them.
 const RARE: [Fault; 10] = [
@@ -62,9 +64,17 @@ fn raft_keeps_its_invariants_and_meets_every_fault_and_state() {
 
 #[test]
 fn replicas_that_all_take_writes_show_what_a_model_of_all_writes_says() {
-    let (_, mut probes) = all_clean(multi::run::<ModelStorage>, 0..60);
+    let (_, mut probes) = all_clean(multi::run::<ModelStorage>, 0..200);
     probes.add(&all_clean(multi::run::<LogStorage>, 0..20).1);
     let unmet: Vec<_> = Probe::OF_MANY_LEADERS.iter().filter(|&&probe| probes.count(probe) == 0).collect();
+    assert!(unmet.is_empty(), "{unmet:?} were never met");
+}
+
+#[test]
+fn quorums_of_equal_owners_show_what_a_model_of_all_writes_says() {
+    let (_, mut probes) = all_clean(leaderless::run::<ModelStorage>, 0..100);
+    probes.add(&all_clean(leaderless::run::<LogStorage>, 0..30).1);
+    let unmet: Vec<_> = Probe::OF_QUORUMS.iter().filter(|&&probe| probes.count(probe) == 0).collect();
     assert!(unmet.is_empty(), "{unmet:?} were never met");
 }
 
