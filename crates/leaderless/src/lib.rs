@@ -86,6 +86,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+pub mod cas;
 mod config;
 mod content;
 mod coordinate;
