@@ -425,6 +425,10 @@ impl Iterator for CasImage {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
-        self.head.pop_front().or_else(|| self.entries.next().map(|(key, entry)| Record::Entry { key, entry }))
+        self.head.pop_front().or_else(|| {
+            let (key, entry) = self.entries.next()?;
+            // What it waits for here is nobody else's concern.
+            Some(Record::Entry { key, entry: Entry { recorded: RecordNumber::default(), ..entry } })
+        })
     }
 }

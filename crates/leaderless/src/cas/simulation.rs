@@ -54,6 +54,19 @@ struct Member {
     calls: BTreeMap<Token, (usize, OperationId)>,
 }
 
+impl Member {
+    /// Whether it has all that it ever held, and will after a crash.
+    fn is_whole(&self) -> bool {
+        let standing = self.disk[..self.durable].iter().rev().find_map(|record| match record {
+            Record::Serving { .. } => Some(true),
+            Record::Joining { .. } => Some(false),
+            _ => None,
+        });
+        // A founding member that has not begun to serve has not promised anything either.
+        !self.lost && standing.unwrap_or(true)
+    }
+}
+
 struct Client {
     left: u32,
     waiting: bool,
@@ -65,6 +78,9 @@ struct Faults {
     slow: f64,
     crashes: u32,
     losses: u32,
+    /// Longest time of most disk writes, and of being down, in microseconds.
+    sync: u64,
+    outage: u64,
     changes_members: bool,
 }
 
@@ -81,6 +97,7 @@ struct World {
     history: History,
     latest: BTreeMap<&'static str, Vec<Option<Bytes>>>,
     values: u32,
+    keys: usize,
     ballots: BTreeMap<(Bytes, Ballot), Register>,
     ended: [u64; 3],
 }
@@ -103,13 +120,16 @@ impl World {
             quorums.insert(Epoch(3), Quorum::majority(new).unwrap());
             nodes.push(NodeId(n + 1));
         }
+        let keys = random.usize(1..=KEYS.len());
         let pick = |random: &mut Rng, of: &[f64]| of[random.usize(..of.len())];
         let faults = Faults {
             loss: pick(&mut random, &[0.0, 0.02, 0.1, 0.3]),
             doubled: pick(&mut random, &[0.0, 0.05, 0.3]),
             slow: pick(&mut random, &[0.0, 0.05, 0.3]),
-            crashes: random.u32(..5),
+            crashes: [0, 2, 5, 20][random.usize(..4)],
             losses: random.u32(..3),
+            sync: [100, 600, 4_000][random.usize(..3)],
+            outage: [1_500, 15_000][random.usize(..2)],
             changes_members,
         };
         let config = CasConfig {
@@ -135,6 +155,7 @@ impl World {
             history: History::new(),
             latest: KEYS.into_iter().map(|key| (key, vec![None])).collect(),
             values: 0,
+            keys,
             ballots: BTreeMap::new(),
             ended: [0; 3],
         };
@@ -216,10 +237,7 @@ impl World {
 
     fn crash(&mut self, node: NodeId, loses_disk: bool) {
         // Two members that have forgotten at the same time cannot be helped: each needs all others.
-        let whole = self
-            .members
-            .iter()
-            .all(|(_, other)| !other.lost && other.cas.as_ref().is_none_or(|cas| cas.standing() == Standing::Serving));
+        let whole = self.members.values().all(Member::is_whole);
         let mut random = self.random.fork();
         let member = self.member(node);
         if member.cas.take().is_none() {
@@ -233,7 +251,8 @@ impl World {
             (member.lost, member.durable) = (true, 0);
             member.disk.clear();
         }
-        self.later(micros(15_000), Event::Boot(node));
+        let outage = micros(self.faults.outage);
+        self.later(outage, Event::Boot(node));
         for client in &mut self.clients {
             client.waiting = false;
         }
@@ -274,7 +293,7 @@ impl World {
                             self.ballots.entry((key, entry.accepted)).or_insert_with(|| entry.register.clone());
                         assert_eq!(*chosen, entry.register, "ballot {:?} has two values", entry.accepted);
                     }
-                    let within = if self.random.u8(..) < 30 { 8_000 } else { 600 };
+                    let within = if self.random.u8(..) < 30 { 8_000 } else { self.faults.sync };
                     self.later(micros(within), Event::Synced { node, boot, number });
                 }
                 CasOutput::Send { to, message } => self.send(node, to, &Wire::Cas(message)),
@@ -326,7 +345,7 @@ impl World {
             return;
         }
         self.clients[client].left -= 1;
-        let key = KEYS[self.random.usize(..KEYS.len())];
+        let key = KEYS[self.random.usize(..self.keys)];
         self.values += 1;
         let new = Bytes::from(format!("v{}", self.values));
         let known = &self.latest[key];
@@ -561,7 +580,7 @@ fn each_key_is_linearizable_whatever_messages_processes_and_disks_do() {
     }
     println!("{report:?}");
     assert!(report.undecided * 100 <= seeds, "too many histories were not decided: {report:?}");
-    assert!(report.done > 10 * report.timed_out, "hardly anything was done: {report:?}");
+    assert!(report.done > 5 * report.timed_out, "hardly anything was done: {report:?}");
     let CasStats { one_trip, query_reads, conflicts, .. } = report.stats;
     assert!(one_trip > seeds && query_reads > seeds && conflicts > seeds, "not everything was met: {report:?}");
 }
