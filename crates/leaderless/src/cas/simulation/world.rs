@@ -1,6 +1,4 @@
-//! Members under message, process and disk faults, in virtual time, from one seed; what clients saw is checked.
-//!
-//! Besides linearizability, every record that a member writes is held against this: a ballot of a key has one value.
+//! The world of the simulation: members with disks, the network between them, clients, and one change of members.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fastrand::Rng;
 use replikit_core::{Epoch, Incarnation, NodeId, Origin, Quorum, Time, Token};
-use replikit_sim::check::{Ended, History, OperationId, Unproven, What, check_history};
+use replikit_sim::check::{Ended, History, OperationId, What};
 use serde::{Deserialize, Serialize};
 
-use super::*;
+use super::super::*;
 
-const KEYS: [&str; 3] = ["a", "b", "sum"];
-const STEPS_MAX: u64 = 300_000;
+pub(super) const KEYS: [&str; 3] = ["a", "b", "sum"];
 
 /// What members send to each other here: besides the protocol, the copying of state, which is the replica's in earnest.
 #[derive(Serialize, Deserialize)]
@@ -36,8 +33,8 @@ enum Event {
 }
 
 #[derive(Default)]
-struct Member {
-    cas: Option<Cas>,
+pub(super) struct Member {
+    pub(super) cas: Option<Cas>,
     boot: u32,
     incarnation: u32,
     /// Survives crashes up to `durable`.
@@ -51,7 +48,7 @@ struct Member {
     /// Who gets the state once a record is durable.
     giving: Vec<(RecordNumber, NodeId, Life)>,
     epoch: Epoch,
-    calls: BTreeMap<Token, (usize, OperationId)>,
+    pub(super) calls: BTreeMap<Token, (usize, OperationId)>,
 }
 
 impl Member {
@@ -72,10 +69,10 @@ struct Client {
     waiting: bool,
 }
 
-struct Faults {
-    loss: f64,
+pub(super) struct Faults {
+    pub(super) loss: f64,
     doubled: f64,
-    slow: f64,
+    pub(super) slow: f64,
     crashes: u32,
     losses: u32,
     /// Longest time of most disk writes, and of being down, in microseconds.
@@ -84,30 +81,30 @@ struct Faults {
     changes_members: bool,
 }
 
-struct World {
-    random: Rng,
-    now: Time,
+pub(super) struct World {
+    pub(super) random: Rng,
+    pub(super) now: Time,
     events: BTreeMap<(Time, u64), Event>,
     sequence: u64,
-    members: BTreeMap<NodeId, Member>,
+    pub(super) members: BTreeMap<NodeId, Member>,
     quorums: BTreeMap<Epoch, Quorum>,
     config: CasConfig,
-    faults: Faults,
+    pub(super) faults: Faults,
     clients: Vec<Client>,
-    history: History,
+    pub(super) history: History,
     latest: BTreeMap<&'static str, Vec<Option<Bytes>>>,
-    values: u32,
+    pub(super) values: u32,
     keys: usize,
     ballots: BTreeMap<(Bytes, Ballot), Register>,
-    ended: [u64; 3],
+    pub(super) ended: [u64; 3],
 }
 
-fn micros(micros: u64) -> Duration {
+pub(super) fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let changes_members = random.u8(..) < 50;
         let n = if changes_members || random.u8(..) < 170 { 3 } else { 5 };
@@ -197,7 +194,7 @@ impl World {
         self.at(self.now + wait, event);
     }
 
-    fn member(&mut self, node: NodeId) -> &mut Member {
+    pub(super) fn member(&mut self, node: NodeId) -> &mut Member {
         self.members.get_mut(&node).expect("every node is there from the beginning")
     }
 
@@ -273,7 +270,7 @@ impl World {
     }
 
     /// Does what a member wants done.
-    fn carry_out(&mut self, node: NodeId) {
+    pub(super) fn carry_out(&mut self, node: NodeId) {
         loop {
             let member = self.member(node);
             let Some(cas) = &mut member.cas else { return };
@@ -490,7 +487,7 @@ impl World {
         }
     }
 
-    fn run(&mut self, until: Time) {
+    pub(super) fn run(&mut self, until: Time) {
         while let Some(event) = self.events.first_entry() {
             if event.key().0 > until {
                 break;
@@ -504,83 +501,4 @@ impl World {
         }
         self.now = until;
     }
-}
-
-#[derive(Debug, Default)]
-struct Report {
-    operations: u64,
-    done: u64,
-    timed_out: u64,
-    indeterminate: u64,
-    undecided: u64,
-    stats: CasStats,
-}
-
-/// One run; what is wrong with it.
-fn run(seed: u64, report: &mut Report) -> Result<(), String> {
-    let mut world = World::new(seed);
-    world.run(Time::ZERO + micros(250_000));
-    // No more faults: whoever is asked answers.
-    (world.faults.loss, world.faults.slow) = (0.0, 0.0);
-    world.run(world.now + micros(60_000));
-    let nodes: Vec<NodeId> = world.members.keys().copied().collect();
-    for key in KEYS {
-        let node = nodes[world.random.usize(..nodes.len())];
-        let now = world.now;
-        world.values += 1;
-        let token = Token(u64::from(world.values));
-        let call = world.history.begin(now, key.into(), What::Read);
-        let member = world.member(node);
-        let cas = member.cas.as_mut().ok_or("a node is down for ever")?;
-        member.calls.insert(token, (0, call));
-        cas.begin(now, token, key.into(), CasOp::Read, now + micros(200_000)).map_err(|it| it.to_string())?;
-        world.carry_out(node);
-        world.run(world.now + micros(210_000));
-        if !matches!(world.history.operation(call).ended, Ended::Found { .. }) {
-            return Err(format!("{key} cannot be read at {node} when all is well again"));
-        }
-    }
-    for member in world.members.values() {
-        let cas = member.cas.as_ref().ok_or("a node is down for ever")?;
-        if cas.sizes().requests != 0 || cas.sizes().held != 0 {
-            return Err(format!("something is left behind: {:?}", cas.sizes()));
-        }
-        report.stats.rounds += cas.stats().rounds;
-        report.stats.one_trip += cas.stats().one_trip;
-        report.stats.query_reads += cas.stats().query_reads;
-        report.stats.conflicts += cas.stats().conflicts;
-    }
-    report.operations += world.history.operations().len() as u64;
-    report.done += world.ended[0];
-    report.timed_out += world.ended[1];
-    report.indeterminate += world.ended[2];
-    match check_history(&world.history, STEPS_MAX) {
-        Ok(_) => Ok(()),
-        Err(Unproven::Undecided { .. }) => {
-            report.undecided += 1;
-            Ok(())
-        }
-        Err(wrong) => Err(wrong.to_string()),
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// More seeds: `CAS_SEEDS=100000`, from `CAS_FIRST`.
-#[test]
-fn each_key_is_linearizable_whatever_messages_processes_and_disks_do() {
-    let (first, seeds) = (number("CAS_FIRST", 0), number("CAS_SEEDS", 2_000));
-    let mut report = Report::default();
-    for seed in first..first + seeds {
-        if let Err(wrong) = run(seed, &mut report) {
-            panic!("seed {seed}: {wrong}");
-        }
-    }
-    println!("{report:?}");
-    assert!(report.undecided * 100 <= seeds, "too many histories were not decided: {report:?}");
-    assert!(report.done > 5 * report.timed_out, "hardly anything was done: {report:?}");
-    let CasStats { one_trip, query_reads, conflicts, .. } = report.stats;
-    assert!(one_trip > seeds && query_reads > seeds && conflicts > seeds, "not everything was met: {report:?}");
 }
