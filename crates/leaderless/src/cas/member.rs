@@ -143,10 +143,11 @@ impl Cas {
     }
 
     /// Another membership is in force: messages of the one before are dropped from now on. Ignored for an epoch that is not
-    /// newer.
+    /// newer. The epoch given to [`Cas::new`] after a restart must not be lower than the last one here.
     ///
-    /// Two epochs whose quorums need not meet must not follow on each other: between them comes a joint one
-    /// ([`Quorum::joint`]), and a quorum of the old members must be in it, and the new members have joined, before the next.
+    /// Two epochs whose quorums need not meet must not follow on each other. Between them comes a joint one
+    /// ([`Quorum::joint`]): first every old member that answers is in it, a quorum at least; then the new members, started
+    /// [`Start::Forgetful`], join from the old ones; then the next epoch may begin.
     pub fn reconfigure(&mut self, now: Time, epoch: Epoch, quorum: Quorum) {
         if epoch > self.proposers.epoch() {
             self.proposers.reconfigure(now, epoch, quorum, &mut self.acceptors);
@@ -191,7 +192,8 @@ impl Cas {
         }
     }
 
-    /// Every other member has given all that it has: the acceptor answers from now on.
+    /// Every other member that may ever have answered has given all that it has, after it was asked for this
+    /// [`Cas::life`]: the acceptor answers from now on. Without effect unless it is joining.
     pub fn serve(&mut self) {
         if self.acceptors.standing() == Standing::Joining {
             let record = Record::Serving { life: self.acceptors.life() };

@@ -34,9 +34,54 @@
 //!
 //! # What it does not do
 //!
-//! It never removes the entry of a key: an absent key that was once written keeps its ballots (about 100 bytes), for the
+//! It never removes the entry of a key: an absent key that was once written keeps its ballots (about 150 bytes), for the
 //! highest promise must not be forgotten. It knows no client sessions: a client that retries an indeterminate addition may
 //! add twice; a compare-and-set is safe to retry.
+//!
+//! # Driving it
+//!
+//! 1. [`Cas::recover`] every record of the disk, then [`Cas::start`] once; while [`Cas::standing`] is
+//!    [`Standing::Joining`], gather the state of the others ([`Cas::admit`] and [`Cas::image`] there, [`Cas::join`] here),
+//!    then [`Cas::serve`].
+//! 2. Hand in requests, messages, finished disk writes, and the time when [`Cas::deadline`] has come.
+//! 3. After each, carry out what [`Cas::poll_output`] gives, in its order. Records are appended in that order; messages need
+//!    not wait for them, those that must are held here until [`Cas::handle_durable`].
+//!
+//! ```
+//! use replikit_core::{Epoch, Incarnation, NodeId, Origin, Quorum, Time, Token, WriteEffect};
+//! use replikit_leaderless::cas::{Cas, CasConfig, CasOp, CasOutput, Effect, End, Start};
+//!
+//! let mut members: Vec<Cas> = (1..=3)
+//!     .map(|node| {
+//!         let quorum = Quorum::majority((1..=3).map(NodeId).collect()).expect("three nodes");
+//!         let origin = Origin { node: NodeId(node), incarnation: Incarnation(1) }.id().expect("a small node");
+//!         let mut cas = Cas::new(CasConfig::default(), origin, Epoch(1), quorum).expect("an origin of a node");
+//!         cas.start(Start::Whole);
+//!         cas
+//!     })
+//!     .collect();
+//! let now = Time(1);
+//! let create = CasOp::CompareAndSet { expected: None, new: Some("mine".into()) };
+//! members[0].begin(now, Token(7), "lock".into(), create, Time::NEVER)?;
+//! let mut ended = None;
+//! while ended.is_none() {
+//!     for node in 0..3 {
+//!         while let Some(output) = members[node].poll_output() {
+//!             match output {
+//!                 // A disk that is done at once, and a network that loses nothing.
+//!                 CasOutput::Persist { number, record: _ } => members[node].handle_durable(now, number),
+//!                 CasOutput::Send { to, message } => {
+//!                     members[to.0 as usize - 1].handle_message(now, NodeId(node as u32 + 1), message);
+//!                 }
+//!                 CasOutput::Ended { token, end } => ended = Some((token, end)),
+//!             }
+//!         }
+//!     }
+//! }
+//! let Some((Token(7), End::Done { effect, .. })) = ended else { panic!("no other request was made") };
+//! assert_eq!(effect, Effect::Wrote(WriteEffect::Done));
+//! # Ok::<(), replikit_leaderless::cas::CasRefusal>(())
+//! ```
 //!
 //! # Source
 //!
