@@ -42,7 +42,7 @@ pub(super) struct Proposers {
     pub(super) asked: u64,
     pub(super) arrivals: u64,
     random: u64,
-    works: BTreeMap<Bytes, Work>,
+    works: BTreeMap<Bytes, Box<Work>>,
     pub(super) attempts: BTreeMap<u64, Bytes>,
     timers: BTreeSet<(Time, Bytes)>,
     pub(super) leases: Leases,
@@ -96,7 +96,7 @@ impl Proposers {
 
     /// Whether there is room for one more request.
     pub(super) fn admits(&self, key: &Bytes) -> Result<(), CasRefusal> {
-        let of_key = self.works.get(key).map_or(0, Work::requests);
+        let of_key = self.works.get(key).map_or(0, |work| work.requests());
         let limits = [(self.requests, self.config.requests_max), (of_key, self.config.requests_per_key_max)];
         match limits.into_iter().find(|(requests, requests_max)| requests >= requests_max) {
             Some((_, requests_max)) => Err(CasRefusal::Busy { requests_max }),
@@ -132,7 +132,7 @@ impl Proposers {
     ) {
         self.requests += 1;
         self.arrivals += 1;
-        let mut work = self.take(&key).unwrap_or_else(Work::new);
+        let mut work = self.take(&key).unwrap_or_else(|| Box::new(Work::new()));
         work.queue.push_back(Request { token: Some(token), op, deadline, arrival: self.arrivals });
         if matches!(work.phase, Phase::Idle) {
             self.advance(now, &key, &mut work, acceptors);
@@ -200,13 +200,13 @@ impl Proposers {
         }
     }
 
-    fn take(&mut self, key: &Bytes) -> Option<Work> {
+    fn take(&mut self, key: &Bytes) -> Option<Box<Work>> {
         let work = self.works.remove(key)?;
         self.timers.remove(&(work.timer, key.clone()));
         Some(work)
     }
 
-    fn put_back(&mut self, key: Bytes, mut work: Work) {
+    fn put_back(&mut self, key: Bytes, mut work: Box<Work>) {
         if work.is_done() {
             self.rest(&mut work);
             return;

@@ -94,6 +94,33 @@ impl Group {
         }
     }
 
+    /// Lets the oldest message from one member to another arrive, and nothing else.
+    pub(super) fn deliver(&mut self, from: u32, to: u32) {
+        let (from, to) = (NodeId(from), NodeId(to));
+        let at = self.wires.iter().position(|wire| (wire.0, wire.1) == (from, to)).expect("there is a message");
+        let (.., message) = self.wires.remove(at).expect("found just now");
+        let now = self.now;
+        self.members.get_mut(&to).unwrap().handle_message(now, from, message);
+        self.collect();
+    }
+
+    /// A member comes back with an empty disk and takes over what all others have.
+    pub(super) fn forget(&mut self, node: u32) {
+        let voters: Vec<NodeId> = self.members.keys().copied().collect();
+        let quorum = Quorum::majority(voters.clone()).unwrap();
+        let mut again = member(node, 2, quorum, CasConfig::default());
+        again.start(Start::Forgetful);
+        let life = again.life();
+        for giver in voters.iter().filter(|giver| giver.0 != node) {
+            let giver = self.members.get_mut(giver).unwrap();
+            giver.admit(NodeId(node), life).unwrap();
+            giver.image().for_each(|record| again.join(&record));
+        }
+        again.serve();
+        self.members.insert(NodeId(node), again);
+        self.collect();
+    }
+
     pub(super) fn begin(&mut self, node: u32, key: &'static str, op: CasOp) -> Token {
         self.tokens += 1;
         let (now, token) = (self.now, Token(self.tokens));

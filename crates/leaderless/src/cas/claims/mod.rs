@@ -232,6 +232,37 @@ fn a_member_that_lost_its_disk_answers_once_it_has_joined_from_all_others() {
 }
 
 #[test]
+fn what_a_member_accepted_before_it_lost_its_disk_does_not_count_with_what_others_accept_after_it_joined() {
+    let mut group = Group::new(5);
+    group.effect(1, "k", add(1));
+    // Member 4 proposes, and only 1 has promised so far; 1 does not know, and proposes at the ballot that it has in advance.
+    group.begin(4, "k", add(100));
+    group.collect();
+    group.deliver(4, 1);
+    let token = group.begin(1, "k", add(10));
+    group.collect();
+    // Only 5 accepts. It says so, and loses its disk.
+    group.deliver(1, 5);
+    group.deliver(5, 1);
+    group.forget(5);
+    // Then 2 and 3 accept.
+    for other in [2, 3] {
+        group.deliver(1, other);
+        group.deliver(other, 1);
+    }
+    assert!(!group.ended.contains_key(&token), "1, 4 and 5 know nothing of it, and are a quorum");
+    // What was promised to 4 by 1 and 5 lets it go on from the value before.
+    group.deliver(1, 4);
+    group.deliver(4, 5);
+    group.deliver(5, 4);
+    group.settle();
+    group.pass(Duration::from_millis(200));
+    group.pass(Duration::from_millis(200));
+    assert!(matches!(&group.ended[&token], End::Done { effect, .. } if *effect == counter(111)), "{:?}", group.ended);
+    assert_eq!(group.effect(2, "k", CasOp::Read), found("111"));
+}
+
+#[test]
 fn a_joint_quorum_takes_both_memberships_and_older_epochs_are_not_answered() {
     let mut group = Group::new(5);
     let nodes = |range: core::ops::RangeInclusive<u32>| range.map(NodeId).collect::<Vec<_>>();
