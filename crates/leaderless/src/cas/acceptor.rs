@@ -1,7 +1,7 @@
 //! The acceptor: what this member has promised and accepted, key by key.
 //!
 //! Invariants: a promise never goes down; nothing below it is accepted; an answer that says yes depends on a record, which is
-//! durable before the answer leaves. Source: Rystsov, arXiv 1802.07000 sections 2.1 and 2.2.
+//! durable before the answer leaves. Source: Rystsov, arXiv 1802.07000, the acceptor's steps.
 //!
 //! # A member that lost its disk
 //!

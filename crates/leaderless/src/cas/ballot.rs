@@ -2,7 +2,7 @@
 //!
 //! Invariant: a ballot is used for at most one value of a key, for ever. A proposer never uses a ballot twice while it
 //! lives; a node that starts again has a higher [`Proposer::start`], which is on its disk before any of its ballots leaves
-//! it; a node that lost its disk writes as a new origin. Source: Rystsov, arXiv 1802.07000 section 2.2 (ballot numbers).
+//! it; a node that lost its disk writes as a new origin. Source: Rystsov, arXiv 1802.07000 (ballot numbers).
 
 use core::fmt;
 

@@ -44,7 +44,7 @@ pub enum Ask {
         ballot: Ballot,
         /// What to accept.
         register: Register,
-        /// Promise this ballot as well: the first phase of the proposer's next proposal (section 2.2.1, one round trip).
+        /// Promise this ballot as well: the first phase of the proposer's next proposal (the paper's one-round-trip optimization).
         next: Ballot,
     },
     /// Tell what you have accepted; promise nothing.

@@ -3,8 +3,8 @@
 //! Invariant: the [`Lineage`] holds the ballots of the proposals that changed the value, from the first one to this one,
 //! each applied to what the one before left behind. Only the oldest are forgotten. So a proposer whose proposal was refused
 //! by some acceptors finds out from any later register whether it took effect after all, and neither applies an operation
-//! twice nor gives up in doubt whenever somebody was faster. CASPaxos itself leaves this to the client (Rystsov, arXiv
-//! 1802.07000, section 2.2: "the client should retry").
+//! twice nor gives up in doubt whenever somebody was faster. CASPaxos (Rystsov, arXiv 1802.07000) has no such record, and
+//! leaves a refused proposal in doubt.
 
 use bytes::Bytes;
 use replikit_core::VALUE_BYTES_MAX;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a ballot is proposed with one value at most; a value is proposed only on the latest value that a quorum of
 //! promises shows; a request ends with an effect only once a quorum has accepted the value that it is in.
-//! Source: Rystsov, arXiv 1802.07000 section 2.2; the argument for reads is in [the module](super#reads).
+//! Source: Rystsov, arXiv 1802.07000, the proposer's steps; the argument for reads is in [the module](super#reads).
 
 use core::time::Duration;
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a [`Lease`] is taken out when it is used, so its ballot is proposed at most once. It is no lease in time: any
 //! other proposer may overtake it, and then the acceptors refuse its ballot. Source: Rystsov, arXiv 1802.07000
-//! section 2.2.1 (one-round-trip optimization).
+//! (one-round-trip optimization).
 
 use std::collections::BTreeMap;
 
