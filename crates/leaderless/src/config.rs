@@ -116,8 +116,8 @@ pub struct Quorums {
 /// What becomes of an owner that a read found to know less than another one. Always the whole record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReadRepair {
-    /// It is told, and the read waits until so many owners know what it returns that no later read can miss it: reads never
-    /// go back. The default.
+    /// It is told, and the read waits until so many owners know what it returns that no later read can miss it: with 2R > N
+    /// reads never go back. The default.
     #[default]
     Blocking,
     /// It is told, and the read does not wait.

@@ -21,7 +21,7 @@ use replikit_core::{
 };
 
 use crate::content::Versions;
-use crate::levels::{Set, WriteNeed};
+use crate::levels::{Owners, Set, WriteNeed};
 use crate::message::{NotLast, Stored};
 use crate::record::{Change, Record, without};
 use crate::replica::{Leaderless, Standing, position};
@@ -64,13 +64,30 @@ impl Owned {
 struct Waiting {
     token: Token,
     need: WriteNeed,
+    /// Owners at which it is the last write, or stands beside others where that does not matter.
     applied: Set,
+    /// Owners to which one that had seen it came first. They have it, and cannot tell what it came after: see
+    /// [`Waiting::is_done`].
+    superseded: Set,
     durable: Set,
     bytes: usize,
     reply: Bytes,
     until: Time,
     /// Where the last write wins: what to write again, should it not be the last.
     again: Option<(Bytes, Owned)>,
+}
+
+impl Waiting {
+    /// Owners that have it.
+    fn held(&self) -> Set {
+        self.applied.union(self.superseded)
+    }
+
+    /// Whether enough owners have it, and so many of them have compared it that no write quorum misses all of these.
+    fn is_done(&self, owners: &Owners) -> bool {
+        let compared = self.superseded.is_empty() || self.applied.len() >= owners.compared();
+        compared && self.need.applied.is_met(self.held()) && self.need.durable.is_met(self.durable)
+    }
 }
 
 /// Own writes that wait for owners, by sequence.
@@ -180,6 +197,7 @@ impl Leaderless {
             token,
             need,
             applied,
+            superseded: Set::default(),
             durable: Set::default(),
             bytes,
             reply: encode(&effect),
@@ -351,11 +369,9 @@ impl Leaderless {
 
     /// Answers the client of a write if enough owners have it.
     fn try_acknowledge(&mut self, sequence: u64) {
-        let strict = |owners: &crate::levels::Owners, waiting: &Waiting| {
-            owners.is_strict_write(waiting.applied, waiting.durable)
-        };
+        let owners = &self.owners;
         let Some(Some(waiting)) = self.writing.get(sequence) else { return };
-        if !waiting.need.applied.is_met(waiting.applied) || !waiting.need.durable.is_met(waiting.durable) {
+        if !waiting.is_done(owners) {
             return;
         }
         // Before its incarnation is durable a crash could give its dot to another write.
@@ -365,7 +381,7 @@ impl Leaderless {
         let waiting = self.writing.take(sequence).expect("it is there");
         let origin = self.origin().unwrap_or(OriginId::LOCAL);
         let at = position(self.stream_id(origin), sequence);
-        let strict = strict(&self.owners, &waiting);
+        let strict = self.owners.is_strict_write(waiting.held(), waiting.durable);
         let reached = reached(&waiting);
         self.done(waiting.token, Outcome::Acked { at, reached, strict, reply: waiting.reply });
     }
@@ -425,17 +441,21 @@ impl Leaderless {
     /// list do not count.
     fn count(&mut self, index: u32, applied: u64, durable: u64, not_last: &[(u64, NotLast)]) {
         let (old_applied, old_durable) = self.taken(index);
-        let listed = |sequence: u64| not_last.binary_search_by_key(&sequence, |(listed, _)| *listed).is_ok();
+        let why = |sequence: u64| {
+            let at = not_last.binary_search_by_key(&sequence, |(listed, _)| *listed).ok()?;
+            Some(not_last[at].1)
+        };
         let first = self.writing.first;
         for sequence in first.max(old_applied + 1)..=applied {
-            if !listed(sequence)
-                && let Some(Some(waiting)) = self.writing.get(sequence)
-            {
-                waiting.applied.insert(index);
+            let Some(Some(waiting)) = self.writing.get(sequence) else { continue };
+            match why(sequence) {
+                None => waiting.applied.insert(index),
+                Some(NotLast::Superseded) => waiting.superseded.insert(index),
+                Some(NotLast::Behind(_)) => {}
             }
         }
         for sequence in first.max(old_durable + 1)..=durable {
-            if !listed(sequence)
+            if !matches!(why(sequence), Some(NotLast::Behind(_)))
                 && let Some(Some(waiting)) = self.writing.get(sequence)
             {
                 waiting.durable.insert(index);
@@ -471,7 +491,7 @@ impl Leaderless {
         let beyond = self.state.versions(&key).and_then(Versions::above).cloned();
         let record = Record { key: &key, change: owned.change(), keeps: Vec::new(), beyond };
         waiting.bytes = self.write_record(stamp, &record);
-        (waiting.applied, waiting.durable) = (Set::default(), Set::default());
+        (waiting.applied, waiting.superseded, waiting.durable) = Default::default();
         waiting.applied.insert(self.owners.me());
         self.writing.push(stamp.dot.sequence, Some(waiting));
         self.writing.restamped += 1;
@@ -518,7 +538,7 @@ impl Leaderless {
 }
 
 fn reached(waiting: &Waiting) -> Reached {
-    Reached { received: waiting.applied.len(), durable: waiting.durable.len(), applied: waiting.applied.len() }
+    Reached { received: waiting.held().len(), durable: waiting.durable.len(), applied: waiting.held().len() }
 }
 
 fn encode(effect: &WriteEffect) -> Bytes {

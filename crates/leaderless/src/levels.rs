@@ -17,6 +17,14 @@ impl Set {
         self.0 |= 1 << index;
     }
 
+    pub(crate) const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     pub(crate) const fn len(self) -> u8 {
         self.0.count_ones() as u8
     }
@@ -130,6 +138,11 @@ impl Owners {
     /// So many copies that no read of the same size can miss all of them.
     pub(crate) const fn unmissable(&self, read: u8) -> u8 {
         self.nodes.len() as u8 + 1 - read
+    }
+
+    /// So many owners that every write quorum has one of them.
+    pub(crate) const fn compared(&self) -> u8 {
+        self.nodes.len() as u8 + 1 - self.write
     }
 
     /// Whether so many owners are enough for every read of the set quorum to meet one of them.

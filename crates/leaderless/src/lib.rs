@@ -6,7 +6,7 @@
 //! | write level | acknowledged means | survives | lost when |
 //! |---|---|---|---|
 //! | `Memory`, `Received(k)` | in the memory of the node that was asked, of k owners | no crash | these crash; a session that has seen it is told |
-//! | `LeaderDisk`, `One` | on the disk of the node that was asked | power loss | this disk is lost before another owner has it |
+//! | `LeaderDisk`, `One` | on one disk, most often that of the node that was asked | power loss | this disk is lost before another owner has it |
 //! | `Durable(k)`, `Two`, `Three` | on k disks | k - 1 of them | k disks are lost |
 //! | `LocalQuorum` | on the disks of a majority in the region of the node that was asked | power loss | these disks are lost |
 //! | `Quorum` | applied by W owners, on D disks | D - 1 disks: with majorities, any minority | D disks are lost |

@@ -68,8 +68,8 @@ pub struct Stored {
 pub enum NotLast {
     /// A newer one, of this time, stands beside it: written again with a newer time it will be.
     Behind(HybridTimestamp),
-    /// One that had seen it came here before it did. It is done as far as this owner knows; but what it came after, it cannot
-    /// be compared with here any more, so this owner says nothing.
+    /// One that had seen it came here before it did. This owner has it; but what it came after, it cannot be compared with here
+    /// any more, so others have to.
     Superseded,
 }
 
