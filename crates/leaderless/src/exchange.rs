@@ -69,9 +69,10 @@ impl Leaderless {
         let mut own = false;
         for batch in batches {
             let origin = batch.stream().origin;
-            own |= Origin::of(origin).is_some_and(|writer| writer.node == from);
+            let senders = Origin::of(origin).is_some_and(|writer| writer.node == from);
+            own |= senders;
             self.receive(now, from, batch);
-            if let Some(judged) = self.judged.get_mut(&origin).filter(|_| own) {
+            if let Some(judged) = self.judged.get_mut(&origin).filter(|_| senders) {
                 while judged.not_last.pop_front_if(|(sequence, _)| *sequence <= push.settled).is_some() {}
             }
         }

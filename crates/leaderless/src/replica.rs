@@ -26,6 +26,9 @@ use crate::state::State;
 /// Numbers of own reports that are remembered, to know when an answer was asked for.
 pub(crate) const ASKED_MAX: usize = 64;
 
+/// Largest record of a replica's own in its log, in bytes; the rest of a batch is its frame.
+const LOCAL_BYTES_MAX: usize = replikit_core::BATCH_BYTES_MAX / 2;
+
 /// Who may write here, and be counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -303,11 +306,17 @@ impl Leaderless {
         self.last_write
     }
 
-    /// Writes a record of this replica's own into its log.
+    /// Writes a record of this replica's own into its log. What it says is part of the state already; of a key with more
+    /// siblings than a batch takes, the whole state is written instead.
     pub(crate) fn persist_local(&mut self, record: &Local) -> WriteId {
         self.close_batch();
         let (last, prev_digest) = self.local;
         let bytes = record.encode();
+        if bytes.len() > LOCAL_BYTES_MAX {
+            let snapshot = self.last_write.next();
+            self.take_snapshot();
+            return snapshot;
+        }
         let meta = BatchMeta {
             cluster: self.config.cluster,
             stream: self.stream_id(OriginId::LOCAL),

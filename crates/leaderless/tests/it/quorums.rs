@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use replikit_core::policy::ConflictPolicy;
-use replikit_core::{NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_core::{CausalContext, NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
 use replikit_leaderless::{Config, Founding, Keyspace, Keyspaces, Quorums, ReadRepair, Size};
 
 use crate::group::Group;
@@ -169,6 +169,26 @@ fn a_dead_owner_fails_no_quorum_request() {
         assert_eq!(group.values(dead, "k", ReadLevel::Local), ["19"]);
         group.assert_agreed();
     }
+}
+
+#[test]
+fn a_key_with_more_siblings_than_a_batch_takes_is_repaired_all_the_same() {
+    let mut group = group();
+    group.isolate(NodeId(3), true);
+    for n in 0..20 {
+        let value = format!("{n:02}{}", "x".repeat((1 << 20) - 2));
+        group.write(1, put("note/big", &value).over(CausalContext::new()));
+    }
+    group.isolate(NodeId(3), false);
+    group.isolate(NodeId(1), true);
+    group.link_down(3, 1);
+    let read = group.query(3, "note/big", QUORUM);
+    group.run(Duration::from_millis(50));
+    assert!(group.outcome(read).is_some(), "it has ended, if only to say that the answer is too large");
+    assert_eq!(group.replica(3).peek(b"note/big").len(), 20);
+    group.kill(NodeId(3));
+    group.start(NodeId(3));
+    assert_eq!(group.replica(3).peek(b"note/big").len(), 20, "it was on disk");
 }
 
 #[test]
