@@ -466,7 +466,7 @@ fn a_removal_that_is_not_durable_is_not_shown_either_when_a_snapshot_comes_in() 
         config.keyspaces = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Set)));
         config.limits.snapshot_log_bytes = 1 << 10;
         config.limits.retained_bytes_max = 1 << 10;
-        config.limits.cache_bytes_max = 256;
+        config.limits.cache_bytes_max = 0;
     });
     group.write(1, WriteRequest::crdt("s", CrdtOp::Insert { element: "e".into() }));
     group.run(Duration::from_millis(300));
