@@ -319,15 +319,23 @@ impl MultiSubject {
     /// Whether an acknowledged write that the members have not is accounted for all the same: it was made again, or what took
     /// its place is accounted for, or the audit of its node has it.
     fn is_accounted(&self, dot: Dot, all: &VersionVector, nodes: &[NodeId]) -> bool {
-        let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
-        // A node that stays evicted has it on its disk, put away or not.
-        let evicted = self.census.is_ever_outside(writer) && !nodes.contains(&writer);
-        all.contains(dot)
-            || evicted
-            || self.model.is_made_again(dot, all)
-            || self.model.is_merged(&self.keyspaces, dot, all)
-            || self.places.get(&writer).is_some_and(|place| place.audit.contains(&dot))
-            || self.model.replaced_by(dot).iter().any(|other| self.is_accounted(*other, all, nodes))
+        // Many writes may have seen the same ones: each is looked at once.
+        let (mut looked, mut rest) = (BTreeSet::from([dot]), vec![dot]);
+        while let Some(dot) = rest.pop() {
+            let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
+            // A node that stays evicted has it on its disk, put away or not.
+            let evicted = self.census.is_ever_outside(writer) && !nodes.contains(&writer);
+            if all.contains(dot)
+                || evicted
+                || self.model.is_made_again(dot, all)
+                || self.places.get(&writer).is_some_and(|place| place.audit.contains(&dot))
+                || self.model.is_merged(&self.keyspaces, dot, all)
+            {
+                return true;
+            }
+            rest.extend(self.model.replaced_by(dot).iter().copied().filter(|other| looked.insert(*other)));
+        }
+        false
     }
 
     /// Everything that these nodes have applied.
