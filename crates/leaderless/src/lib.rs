@@ -85,7 +85,6 @@
 //! levels are Cassandra's.
 #![forbid(unsafe_code)]
 
-mod audit;
 pub mod cas;
 mod config;
 mod content;

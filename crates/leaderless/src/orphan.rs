@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use replikit_core::dotted::first_number;
 use replikit_core::{Batches, NodeId};
 
 use crate::levels::Set;
-use crate::member::first_number;
 use crate::message::{Head, Repair};
 use crate::replica::Leaderless;
 

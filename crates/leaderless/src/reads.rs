@@ -11,6 +11,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use replikit_core::dotted::first_number;
 use replikit_core::keyspace::{KeyspaceQuery, decode_query, encode_conflict_page, encode_page, encode_versions};
 use replikit_core::{
     Batches, KEY_BYTES_MAX, LogIndex, NodeId, Now, OriginId, Outcome, Page, Queue, Reached, ReadLevel, Rejection, Term,
@@ -21,7 +22,6 @@ use crate::config::ReadRepair;
 use crate::content::{Content, Known};
 use crate::latency::Latency;
 use crate::levels::{Need, Set};
-use crate::member::first_number;
 use crate::message::{Answer, Fetch, Fetched, Head, Repair};
 use crate::record::Local;
 use crate::replica::{Leaderless, Standing};

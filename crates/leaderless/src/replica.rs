@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use replikit_core::dotted::{Peer, Stability, Stream};
+use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
 use replikit_core::{
     Action, Admin, Batch, BatchKind, BatchMeta, Batches, Boot, Event, FollowerStatus, Held, HybridClock,
     HybridTimestamp, Incarnation, Input, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome,
@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError, Founding};
 use crate::coordinate::{OpenBatch, Writing};
 use crate::exchange::Arriving;
 use crate::levels::Owners;
-use crate::member::{Member, first_number, life_of};
+use crate::member::Member;
 use crate::message::{Head, NotLast, Report};
 use crate::orphan::Orphans;
 use crate::reads::{Reads, Reply};

@@ -9,13 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use replikit_core::dotted::Peer;
+use replikit_core::dotted::{Peer, first_number};
 use replikit_core::{
     Epoch, Event, LogIndex, Membership, NodeId, Origin, OriginId, Outcome, Persist, Reached, Time, VersionVector,
     WriteId,
 };
 
-use crate::member::{Member, first_number};
+use crate::member::Member;
 use crate::message::Report;
 use crate::record::Writes;
 use crate::register::Stage;

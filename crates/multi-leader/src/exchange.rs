@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use replikit_core::dotted::{Outgoing, Peer};
+use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, first_number, life_of};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Batch, Batches, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
@@ -15,7 +15,6 @@ use replikit_core::{
 };
 
 use crate::config::Keyspaces;
-use crate::member::{LIFE_MAX, News, first_number, life_of};
 use crate::message::{Head, Hearsay, Piece, PieceWanted, Push, Report};
 use crate::record::{Change, Record, Writes};
 use crate::register::Stage;

@@ -70,7 +70,6 @@
 //! with lossy push: Riak's NextGenRepl.
 #![forbid(unsafe_code)]
 
-mod audit;
 mod commit;
 mod config;
 mod epoch;

@@ -6,25 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use replikit_core::dotted::News;
 use replikit_core::{NodeId, Origin, OriginId, Time, VersionVector};
 
 use crate::message::Report;
-
-/// Lives are counted in the upper bits of a report's number.
-const LIFE_SHIFT: u32 = 40;
-
-/// Most lives of a node: a start every second lasts for three months.
-pub(crate) const LIFE_MAX: u32 = 1 << 23;
-
-/// The first number of a life.
-pub(crate) const fn first_number(life: u32) -> u64 {
-    (life as u64) << LIFE_SHIFT
-}
-
-/// Which life a number belongs to.
-pub(crate) const fn life_of(number: u64) -> u32 {
-    (number >> LIFE_SHIFT) as u32
-}
 
 /// What is known of another member.
 #[derive(Debug, Default)]
@@ -41,32 +26,18 @@ pub(crate) struct Member {
     fresher: Option<(Time, Vec<(OriginId, u64)>)>,
 }
 
-/// What a new report changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
-    /// It is older than what is known.
-    Old,
-    /// The member goes on.
-    More,
-    /// The member has begun a new life: it may hold less than before.
-    NewLife,
-}
-
 impl Member {
     /// Takes a report, whoever brought it.
     pub(crate) fn observe(&mut self, report: Report) -> News {
-        let known = self.report.as_ref().map_or(0, |known| known.number);
-        if report.number <= known {
-            return News::Old;
+        let news = News::of(report.number, self.report.as_ref().map_or(0, |known| known.number));
+        if news != News::Old {
+            self.report = Some(report);
         }
-        let new_life = report.number >> LIFE_SHIFT != known >> LIFE_SHIFT;
-        self.report = Some(report);
-        if new_life {
+        if news == News::NewLife {
             // Nobody may ever see what its earlier life had: a cut log loses that.
             self.fresher = None;
-            return News::NewLife;
         }
-        News::More
+        news
     }
 
     /// Whether it has told of an epoch.

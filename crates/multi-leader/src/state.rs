@@ -10,12 +10,11 @@ use std::hash::Hasher;
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtState};
-use replikit_core::keyspace::{Conflict, Map};
+use replikit_core::keyspace::{Audit, Conflict, Map};
 use replikit_core::policy::{ConflictPolicy, Live, Version};
 use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::audit::Audit;
 use crate::config::Keyspaces;
 use crate::record::{Change, Past, Provenance, Record, Writes};
 use crate::versions::{Sibling, Versions};

@@ -4,11 +4,13 @@
 //! Invariant: what one replica lacks and another holds is an exact difference of vectors, so pushes may be lost, and offline
 //! replicas, slow ones and new ones are served by the same code. Source: DottedDB (Gonçalves et al., SRDS 2017).
 
+mod life;
 mod peer;
 mod stability;
 mod stream;
 mod transfer;
 
+pub use life::{LIFE_MAX, News, first_number, life_of};
 pub use peer::Peer;
 pub use stability::Stability;
 pub use stream::Stream;

@@ -6,6 +6,7 @@
 //! place: with more keys than fit the cache, a write costs the cache lines that it touches and little else.
 
 mod answer;
+mod audit;
 mod codec;
 mod map;
 mod sorted;
@@ -18,6 +19,7 @@ pub use self::answer::{
     Conflict, ConflictPage, Versions, decode_conflict_page, decode_effect, decode_page, decode_value, decode_versions,
     encode_conflict_page, encode_malformed, encode_page, encode_too_large, encode_versions,
 };
+pub use self::audit::Audit;
 use self::codec::{Command, Query, SeenOp, encode};
 pub use self::codec::{
     KeyspaceError, KeyspaceQuery, WriteCommand, decode_query, decode_request, decode_write, encode_conflicts,

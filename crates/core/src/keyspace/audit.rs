@@ -2,14 +2,15 @@
 //!
 //! Invariant: a version that the policy does not show, and that is not contained in what it shows, is in here, or is counted as
 //! dropped. Always on, limited in bytes; the oldest entries go first. The entries are part of the replica's state: they
-//! survive a restart through log and snapshot like the data. Source: what other systems leave out is listed in `docs/multi-leader.md`.
+//! survive a restart through log and snapshot like the data. Source: what other systems leave out is listed in
+//! `docs/multi-leader.md`.
 
-use replikit_core::keyspace::{Conflict, ConflictPage, Map};
-use replikit_core::policy::Overwritten;
+use super::{Conflict, ConflictPage, Map};
+use crate::policy::Overwritten;
 
 /// The overwritten values of one replica, numbered from 1 in the order in which this replica learned of them.
 #[derive(Debug)]
-pub(crate) struct Audit {
+pub struct Audit {
     entries: Map<Conflict>,
     /// The number of the oldest entry.
     first: u64,
@@ -24,11 +25,14 @@ fn bytes_of(conflict: &Conflict) -> usize {
 }
 
 impl Audit {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    /// Nothing yet; at most about so many bytes are kept.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
         Self { entries: Map::new(), first: 1, next: 1, bytes: 0, bytes_max, dropped: 0 }
     }
 
-    pub(crate) fn add(&mut self, key: &[u8], overwritten: Overwritten) {
+    /// A value was overwritten.
+    pub fn add(&mut self, key: &[u8], overwritten: Overwritten) {
         let conflict = Conflict { number: self.next, key: bytes::Bytes::copy_from_slice(key), overwritten };
         self.next += 1;
         self.bytes += bytes_of(&conflict);
@@ -45,25 +49,31 @@ impl Audit {
     }
 
     /// Another replica, whose state was joined, has dropped so many.
-    pub(crate) fn drop_elsewhere(&mut self, dropped: u64) {
+    pub fn drop_elsewhere(&mut self, dropped: u64) {
         self.dropped = self.dropped.max(dropped);
     }
 
-    pub(crate) const fn dropped(&self) -> u64 {
+    /// How many entries were dropped for the limit.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// How many values were overwritten so far.
-    pub(crate) const fn total(&self) -> u64 {
+    #[must_use]
+    pub const fn total(&self) -> u64 {
         self.next - 1
     }
 
-    pub(crate) const fn entries(&self) -> &Map<Conflict> {
+    /// The entries by number, as big-endian keys.
+    #[must_use]
+    pub const fn entries(&self) -> &Map<Conflict> {
         &self.entries
     }
 
     /// The entries behind a number, at most `limit` of them and about `bytes_max` bytes.
-    pub(crate) fn page(&self, after: u64, limit: u32, bytes_max: usize) -> ConflictPage {
+    #[must_use]
+    pub fn page(&self, after: u64, limit: u32, bytes_max: usize) -> ConflictPage {
         let mut page = ConflictPage { conflicts: Vec::new(), next: None, dropped: self.dropped };
         let mut bytes = 0;
         for number in after.saturating_add(1).max(self.first)..self.next {
