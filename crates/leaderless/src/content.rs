@@ -296,6 +296,14 @@ impl Content {
         }
     }
 
+    /// What it has seen above the vector; `None` when nothing.
+    pub(crate) fn above(&self) -> Option<&CausalContext> {
+        match self {
+            Self::Versions(versions) => versions.above(),
+            Self::Merging(state) => Some(state.above()).filter(|above| !above.is_empty()),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Versions(versions) => {
@@ -440,10 +448,7 @@ impl Known {
 
     /// What a reader has seen.
     pub(crate) fn context(&self) -> CausalContext {
-        let mut context = match &self.content {
-            Content::Versions(versions) => versions.above().cloned().unwrap_or_default(),
-            Content::Merging(state) => state.above().clone(),
-        };
+        let mut context = self.content.above().cloned().unwrap_or_default();
         context.fill(&self.base);
         context
     }

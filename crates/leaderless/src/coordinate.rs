@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp, CrdtState};
-use replikit_core::dotted::Stream;
+use replikit_core::dotted::{Stream, next_incarnation};
 use replikit_core::keyspace::{KeyspaceError, WriteCommand, decode_request};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
@@ -527,7 +527,7 @@ impl Leaderless {
         if !unheard.is_empty() || !self.state.base().covers(wanted) {
             return;
         }
-        let incarnation = replikit_core::Incarnation((*newest).max(self.register.incarnation) + 1);
+        let incarnation = next_incarnation(self.register.incarnation, *newest);
         let Ok(origin) = (Origin { node: self.config.node, incarnation }).id() else { return };
         self.register.incarnation = incarnation.0;
         self.standing = Standing::Writer(origin);

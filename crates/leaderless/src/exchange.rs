@@ -4,7 +4,7 @@
 //! nothing; pushes may be lost, for an answer or the next exchange finds the gap. So offline owners, slow ones and new ones are
 //! served by the same code, and no tree has to be kept or repaired. Source: DottedDB (Gonçalves et al., SRDS 2017).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use replikit_core::crdt::CrdtState;
 use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, Stream, first_number, life_of};
@@ -463,7 +463,7 @@ impl Leaderless {
     }
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be.
-    fn ended(&self, mine: &Report) -> Vec<(OriginId, u64)> {
+    fn ended(&mut self, mine: &Report) -> Vec<(OriginId, u64)> {
         let reports: Option<Vec<&Report>> = self.members.values().map(|member| member.report.as_ref()).collect();
         let Some(reports) = reports.filter(|reports| reports.iter().all(|report| report.lives == mine.lives)) else {
             return Vec::new();
@@ -471,7 +471,12 @@ impl Leaderless {
         let current = |node: NodeId| {
             if node == self.config.node { mine.current } else { self.members[&node].report.as_ref()?.current }
         };
-        let ended = mine.held.iter().map(|(origin, held)| (origin, held.base())).filter(|(origin, base)| {
+        // A key may have seen a write of which nothing is held: a repair told of it, and it was lost with the memory of all
+        // who had the log.
+        let mut held: BTreeMap<OriginId, u64> =
+            self.state.origins_above().into_iter().map(|origin| (origin, 0)).collect();
+        held.extend(mine.held.iter().map(|(origin, held)| (origin, held.base())));
+        let ended = held.into_iter().filter(|(origin, base)| {
             let over = Origin::of(*origin).is_some_and(|writer| {
                 (self.owners.index(writer.node).is_some())
                     && current(writer.node).is_some_and(|current| current > writer.incarnation.0)

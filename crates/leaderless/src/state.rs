@@ -239,12 +239,20 @@ impl State {
     /// What a key has seen here.
     pub(crate) fn seen(&self, key: &[u8]) -> VersionVector {
         let mut seen = CausalContext::from(self.base.clone());
-        match self.map.get(key).map(|slot| slot.content) {
-            Some(Content::Versions(versions)) => versions.above().into_iter().for_each(|above| seen.join(above)),
-            Some(Content::Merging(state)) => seen.join(state.above()),
-            None => {}
+        if let Some(slot) = self.map.get(key) {
+            slot.content.above().into_iter().for_each(|above| seen.join(above));
         }
         seen.vector().clone()
+    }
+
+    /// Origins of which some key has seen more than the logs have brought.
+    pub(crate) fn origins_above(&mut self) -> BTreeSet<OriginId> {
+        let mut origins = BTreeSet::new();
+        for key in &self.unsettled {
+            let above = self.map.peek(key).and_then(|slot| slot.content.above());
+            origins.extend(above.into_iter().flat_map(|above| above.vector().iter().map(|(origin, _)| origin)));
+        }
+        origins
     }
 
     /// Keys that have seen more than the logs have brought, each with a digest of what it is; the first so many.
@@ -252,11 +260,7 @@ impl State {
         let (mut orphans, base) = (Vec::new(), &self.base);
         for key in &self.unsettled {
             let Some(slot) = self.map.peek(key) else { continue };
-            let above = match &slot.content {
-                Content::Versions(versions) => versions.above(),
-                Content::Merging(state) => Some(state.above()),
-            };
-            let Some(above) = above.filter(|above| !base.covers(above.vector())) else { continue };
+            let Some(above) = slot.content.above().filter(|above| !base.covers(above.vector())) else { continue };
             let mut hash = Xxh3::new();
             hash.write_u64(slot.content.digest());
             hash.write(&above.to_token());

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp, CrdtState};
+use replikit_core::dotted::next_incarnation;
 use replikit_core::keyspace::{KeyspaceError, WriteCommand, decode_request};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
@@ -478,7 +479,7 @@ impl MultiLeader {
         if self.epochs.evicted || !unheard.is_empty() || !wanted.values().all(|wanted| applied.covers(wanted)) {
             return;
         }
-        let incarnation = replikit_core::Incarnation((*newest).max(self.register.incarnation) + 1);
+        let incarnation = next_incarnation(self.register.incarnation, *newest);
         let Ok(origin) = (Origin { node: self.config.node, incarnation }).id() else { return };
         self.register.incarnation = incarnation.0;
         if self.register.stage != Stage::Regular {

@@ -10,7 +10,7 @@ mod stability;
 mod stream;
 mod transfer;
 
-pub use life::{LIFE_MAX, News, first_number, life_of};
+pub use life::{LIFE_MAX, News, UNHEARD_MAX, first_number, life_of, next_incarnation};
 pub use peer::Peer;
 pub use stability::Stability;
 pub use stream::Stream;

@@ -239,3 +239,31 @@ fn an_owner_with_an_empty_disk_is_not_counted_before_it_has_caught_up() {
     assert!(group.replica(2).origin().is_some());
     group.assert_agreed();
 }
+
+/// Seed 24109 of the simulator: every owner remembered for ever that a key had seen such a write.
+#[test]
+fn a_write_that_was_lost_with_its_owners_disk_is_forgotten_once_a_client_has_deleted_it() {
+    let mut group = group();
+    group.isolate(NodeId(2), true);
+    let alone = group.ask(2, &put("note/k", "v").at(WriteLevel::LeaderDisk));
+    group.deliver();
+    assert!(matches!(group.outcome(alone), Some(Outcome::Acked { strict: false, .. })));
+    let (versions, _) = group.read(2, "note/k", ReadLevel::Local);
+    group.kill(NodeId(2));
+    group.lose_disk(NodeId(2));
+    group.isolate(NodeId(2), false);
+    let seen = versions.context.expect("a value has one");
+    group.write(1, WriteRequest::delete("note/k").at(WriteLevel::Quorum).over(seen.clone()));
+    assert_eq!(group.replica(1).figures().keys, 1, "the write that it had seen may still come from node 2");
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(2));
+    group.run(Duration::from_secs(2));
+    for node in 1..=3 {
+        let figures = group.replica(node).figures();
+        assert_eq!((figures.keys, figures.unsettled), (0, 0), "node {node}");
+    }
+    // And it says nothing of what that node writes from then on: no dot is given away twice.
+    group.write(2, put("note/k", "kept"));
+    group.write(1, put("note/k", "new").over(seen));
+    assert_eq!(group.values(3, "note/k", ALL), ["new", "kept"]);
+}

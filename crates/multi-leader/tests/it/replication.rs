@@ -159,6 +159,27 @@ fn a_key_that_was_collected_and_a_node_that_lost_its_disk_never_use_a_dot_again(
     assert_eq!(group.values(3, "k"), ["x"]);
 }
 
+/// The simulator's seed 24109 of leaderless: the node began the lost incarnation once more, since nobody else had its writes.
+#[test]
+fn what_a_client_has_seen_of_a_lost_disk_says_nothing_of_later_writes() {
+    let mut group = Group::new(3, siblings);
+    group.isolate(NodeId(2), true);
+    let lost = group.write(2, put("k", "lost"));
+    let seen = group.read(2, "k").context.expect("a value has one");
+    group.kill(NodeId(2));
+    group.lose_disk(NodeId(2));
+    group.isolate(NodeId(2), false);
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(2));
+    group.run(Duration::from_secs(1));
+    let kept = group.write(2, put("k", "kept"));
+    assert!(kept.origin > lost.origin, "no dot is given away twice");
+    group.run(Duration::from_secs(1));
+    group.write(1, put("k", "new").over(seen));
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(3, "k"), ["new", "kept"]);
+}
+
 /// MySQL bug 27808: writes circled for ever after their origin had left the ring.
 /// Node 1 has told everybody of a write that nobody else has, and comes back without it.
 fn group_of_a_lost_write() -> Group {
