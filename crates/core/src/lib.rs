@@ -71,8 +71,8 @@ pub use origin::{Admission, Incarnation, Origin, OriginClosed, OriginError, Orig
 pub use outcome::{Outcome, Queue, Reached, Rejection};
 pub use quorum::Quorum;
 pub use replica::{
-    Action, Admin, Boot, Event, FollowerStatus, Input, Link, LogAnswer, Message, Persist, REGISTER_BYTES_MAX, Replica,
-    Role, SnapshotAnswer, SnapshotSource, Status, StorageEvent,
+    Action, Admin, Boot, Event, Figure, FollowerStatus, Input, Link, LogAnswer, Message, Persist, REGISTER_BYTES_MAX,
+    Replica, Role, SnapshotAnswer, SnapshotSource, Status, StorageEvent,
 };
 pub use sequence::SequenceSet;
 pub use stamp::{Causality, Stamp};

@@ -581,6 +581,25 @@ pub struct Status {
     pub followers: Vec<FollowerStatus>,
     /// Members that have been silent for too long, as far as it looks for that; ascending.
     pub suspected: Vec<NodeId>,
+    /// What only this strategy counts.
+    pub figures: Vec<Figure>,
+}
+
+/// Something that a replica has counted since it was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figure {
+    /// Of what: a few words in lower case that stand well behind a number, as in "12 reads hedged".
+    pub of: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl Figure {
+    /// So many of these.
+    #[must_use]
+    pub fn new(of: impl Into<String>, count: u64) -> Self {
+        Self { of: of.into(), count }
+    }
 }
 
 /// A leader's view of one follower.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
 use replikit_core::{
-    Action, Admin, Batch, BatchKind, BatchMeta, Batches, Boot, Event, FollowerStatus, Held, HybridClock,
+    Action, Admin, Batch, BatchKind, BatchMeta, Batches, Boot, Event, Figure, FollowerStatus, Held, HybridClock,
     HybridTimestamp, Incarnation, Input, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome,
     Persist, Position, Rejection, Replica, Role, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector,
     WriteId,
@@ -545,6 +545,7 @@ impl Leaderless {
             followers: self.members.iter().map(follower).collect(),
             epoch: self.epoch,
             suspected: self.suspected.iter().copied().collect(),
+            figures: self.figures().counts(),
         }
     }
 
@@ -621,6 +622,20 @@ pub struct Figures {
     pub repaired: u64,
     /// Owners that have been silent for too long, ascending.
     pub suspected: Vec<NodeId>,
+}
+
+impl Figures {
+    fn counts(&self) -> Vec<Figure> {
+        vec![
+            Figure::new("keys", self.keys as u64),
+            Figure::new("writes met one that neither had seen", self.conflicts),
+            Figure::new("values overwritten unseen, in the audit", self.overwritten),
+            Figure::new("entries of the audit dropped for its limit", self.audit_dropped),
+            Figure::new("writes stamped anew", self.restamped),
+            Figure::new("reads hedged", self.hedged),
+            Figure::new("owners repaired by reads", self.repaired),
+        ]
+    }
 }
 
 impl Replica for Leaderless {

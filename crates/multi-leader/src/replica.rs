@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, first_number};
 use replikit_core::{
-    Action, Admin, Batch, Batches, Boot, Epoch, Event, FollowerStatus, HybridClock, Incarnation, Input, Link, LogId,
-    LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input, Link,
+    LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
     SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
@@ -514,6 +514,7 @@ impl MultiLeader {
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
             suspected: self.suspected.iter().copied().collect(),
+            figures: self.figures().counts(),
         }
     }
 
@@ -584,6 +585,17 @@ pub struct Figures {
     pub cache_bytes: usize,
     /// Members that have been silent for too long, ascending.
     pub suspected: Vec<NodeId>,
+}
+
+impl Figures {
+    fn counts(&self) -> Vec<Figure> {
+        vec![
+            Figure::new("keys", self.keys as u64),
+            Figure::new("writes met one that neither had seen", self.conflicts),
+            Figure::new("values overwritten unseen, in the audit", self.overwritten),
+            Figure::new("entries of the audit dropped for its limit", self.audit_dropped),
+        ]
+    }
 }
 
 impl Replica for MultiLeader {

@@ -417,5 +417,10 @@ fn show_equals(answers: &Answers) {
             let suspected: Vec<String> = status.replica.suspected.iter().map(ToString::to_string).collect();
             say(format_args!("node {node} has heard nothing for too long from: {}", suspected.join(", ")));
         }
+        let figures = status.replica.figures.iter().filter(|figure| figure.count > 0);
+        let figures: Vec<String> = figures.map(|figure| format!("{} {}", figure.count, figure.of)).collect();
+        if !figures.is_empty() {
+            say(format_args!("node {node}: {}", figures.join(", ")));
+        }
     }
 }

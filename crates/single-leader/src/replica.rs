@@ -221,6 +221,7 @@ impl<M: StateMachine> Raft<M> {
             snapshot: self.snapshots.newest,
             followers,
             suspected: Vec::new(),
+            figures: Vec::new(),
         }
     }
 

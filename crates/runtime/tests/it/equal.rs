@@ -116,6 +116,7 @@ impl Replica for Equal {
                     snapshot: None,
                     followers: Vec::new(),
                     suspected: Vec::new(),
+                    figures: Vec::new(),
                 };
                 self.value(token, status.encode());
             }

@@ -205,6 +205,7 @@ impl Primary {
             snapshot: None,
             followers: Vec::new(),
             suspected: Vec::new(),
+            figures: Vec::new(),
         }
     }
 
