@@ -36,6 +36,8 @@ struct Client {
     busy: Option<Token>,
     /// Alarms before this one are of no interest any more.
     due: Time,
+    /// How many nodes it has left, because they did not answer, since the faults ended.
+    left: u32,
 }
 
 /// How clients behave.
@@ -139,6 +141,8 @@ impl Crowd {
             // It gives up; what became of the request it will never know.
             self.open.remove(&token);
             self.clients[client as usize].busy = None;
+            // Whose node is dead for good turns to another one, and does not wait for it for ever.
+            self.clients[client as usize].left += u32::from(self.hurrying);
         }
         if !self.stopped {
             self.ask(client, clients);
@@ -149,7 +153,8 @@ impl Crowd {
         let rng = &mut clients.rng;
         let roams = rng.u16(0..1000) < self.behaviour.roam_per_mille;
         let places = self.places.len() as u32;
-        let place = if roams { rng.u32(1..=places) - 1 } else { client % places };
+        let place =
+            if roams { rng.u32(1..=places) - 1 } else { (client + self.clients[client as usize].left) % places };
         let node = self.places[place as usize];
         let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
         let key = Bytes::from(format!("{prefix}{}", rng.u32(0..self.behaviour.keys)));
