@@ -53,6 +53,14 @@ pub trait Engine {
     /// When a node does not answer.
     async fn fsyncs(&self) -> Result<Vec<u64>, BenchError>;
 
+    /// What its nodes have counted that only their strategy counts, a line for each node.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    async fn counted(&self) -> Result<Vec<String>, BenchError> {
+        Ok(Vec::new())
+    }
+
     /// Whether all its processes still run.
     ///
     /// # Errors

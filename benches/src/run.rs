@@ -32,6 +32,8 @@ pub struct Found {
     pub replications: Vec<ReplicationReport>,
     /// Probes of the machine: before, after.
     pub probes: Vec<Probes>,
+    /// What the nodes of deployments that have ended had counted.
+    pub counted: Vec<String>,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
 }
@@ -229,10 +231,11 @@ async fn deployment(
         }
         found.borrow_mut().cases.push(report);
     }
-    match engine {
-        Some(engine) => engine.stop().await,
-        None => Ok(()),
+    let Some(engine) = engine else { return Ok(()) };
+    for counted in engine.counted().await? {
+        found.borrow_mut().counted.push(format!("{kind}: {counted}"));
     }
+    engine.stop().await
 }
 
 async fn measure(
@@ -335,6 +338,9 @@ impl Found {
         }
         for note in self.cases.iter().flat_map(CaseReport::notes) {
             text.push_str(&format!("note: {note}\n"));
+        }
+        for counted in &self.counted {
+            text.push_str(&format!("note: {counted}\n"));
         }
         if !self.replications.is_empty() {
             text.push('\n');

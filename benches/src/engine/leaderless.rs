@@ -64,6 +64,10 @@ impl Engine for Leaderless {
         self.cluster.fsyncs().await
     }
 
+    async fn counted(&self) -> Result<Vec<String>, BenchError> {
+        self.cluster.counted().await
+    }
+
     fn check(&mut self) -> Result<(), BenchError> {
         self.cluster.check()
     }

@@ -186,6 +186,15 @@ impl Engine for MultiLeader {
         Ok(self.statuses().await?.iter().map(|status| status.counters.fsyncs).collect())
     }
 
+    async fn counted(&self) -> Result<Vec<String>, BenchError> {
+        let line = |status: &NodeStatus| {
+            let figures = status.replica.figures.iter().filter(|figure| figure.count > 0);
+            let figures: Vec<String> = figures.map(|figure| format!("{} {}", figure.count, figure.of)).collect();
+            format!("node {}: {}", status.node, figures.join(", "))
+        };
+        Ok(self.statuses().await?.iter().map(line).collect())
+    }
+
     fn check(&mut self) -> Result<(), BenchError> {
         self.nodes.check()
     }

@@ -296,6 +296,14 @@ impl Content {
         }
     }
 
+    /// The oldest version here that another copy of the key does not have; of values that merge, nothing is known.
+    pub(crate) fn missed_by(&self, other: &Self) -> Option<Stamp> {
+        let (Self::Versions(mine), Self::Versions(theirs)) = (self, other) else { return None };
+        let known = |dot| theirs.as_slice().iter().any(|sibling| sibling.dot() == dot);
+        let missed = mine.as_slice().iter().filter(|sibling| !known(sibling.dot()));
+        missed.map(|sibling| sibling.version.stamp).min()
+    }
+
     /// What it has seen above the vector; `None` when nothing.
     pub(crate) fn above(&self) -> Option<&CausalContext> {
         match self {

@@ -205,6 +205,7 @@ impl Leaderless {
             again,
         };
         self.writing.push(stamp.dot.sequence, Some(waiting));
+        self.sampling.begin_write(now.mono, stamp.dot.sequence, &self.owners);
         self.end_record();
         Ok(())
     }
@@ -387,11 +388,11 @@ impl Leaderless {
     }
 
     /// Own writes have become durable here.
-    pub(crate) fn own_writes_are_durable(&mut self) {
+    pub(crate) fn own_writes_are_durable(&mut self, now: Now) {
         let Some(origin) = self.origin() else { return };
         let Some(durable) = self.streams.get(&origin).map(Stream::durable) else { return };
         let me = self.owners.me();
-        self.count(me, durable, durable, &[]);
+        self.count(now, me, durable, durable, &[]);
     }
 
     /// An owner tells how far this coordinator's writes have got there.
@@ -417,7 +418,7 @@ impl Leaderless {
         }
         let not_last: Vec<(u64, NotLast)> =
             stored.not_last.iter().copied().filter(|(sequence, _)| *sequence >= first).collect();
-        self.count(index, stored.received, stored.durable, &not_last);
+        self.count(now, index, stored.received, stored.durable, &not_last);
         for (sequence, why) in not_last {
             if let NotLast::Behind(newer) = why {
                 self.write_again(now, sequence, newer);
@@ -439,7 +440,8 @@ impl Leaderless {
 
     /// An owner has applied own writes up to one point, and has them on disk up to another; those in the
     /// list do not count.
-    fn count(&mut self, index: u32, applied: u64, durable: u64, not_last: &[(u64, NotLast)]) {
+    fn count(&mut self, now: Now, index: u32, applied: u64, durable: u64, not_last: &[(u64, NotLast)]) {
+        self.sampling.durable(now.mono, index, durable);
         let (old_applied, old_durable) = self.taken(index);
         let why = |sequence: u64| {
             let at = not_last.binary_search_by_key(&sequence, |(listed, _)| *listed).ok()?;

@@ -33,6 +33,11 @@ impl Latency {
         }
     }
 
+    /// The newest samples, in no order.
+    pub(crate) fn samples(&self) -> &[Duration] {
+        &self.samples
+    }
+
     /// A moving average: who is asked first.
     pub(crate) const fn usual(&self) -> Duration {
         self.usual

@@ -199,6 +199,11 @@ impl Owners {
         }
     }
 
+    /// W, as it is set up.
+    pub(crate) const fn write_size(&self) -> u8 {
+        self.write
+    }
+
     /// R, as it is set up.
     pub(crate) const fn read_size(&self) -> u8 {
         self.read

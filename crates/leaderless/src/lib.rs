@@ -32,7 +32,7 @@
 //!
 //! Linearizable reads of plain keys; compare-and-set (such writes are refused); pages at more than one owner; sloppy quorums and
 //! hints: what an owner has missed it gets from the logs of the others, not from a node that stood in for it; membership change:
-//! the owners are those of the epoch in which the replica was made; a prediction of staleness; exactly-once retries of a request
+//! the owners are those of the epoch in which the replica was made; exactly-once retries of a request
 //! (a counter's retry counts twice).
 //!
 //! # Fault model
@@ -102,7 +102,9 @@ mod reads;
 mod record;
 mod register;
 mod replica;
+mod sampling;
 mod snapshot;
+mod staleness;
 mod state;
 
 pub use config::{
@@ -117,3 +119,5 @@ pub use record::LoggedWrite;
 pub use replica::{Figures, Leaderless};
 #[cfg(feature = "runtime")]
 pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};
+pub use sampling::Measured;
+pub use staleness::{Delays, Prediction, within_versions};

@@ -53,7 +53,7 @@ struct Reading {
     asked: Set,
     /// The storage action that makes this replica's copy durable.
     after: WriteId,
-    began: Time,
+    began: Now,
     hedge: Option<Time>,
     until: Time,
     /// Owners that have been told what the others know, and have not confirmed it; `None` before that.
@@ -95,6 +95,16 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// An owner took so long to answer.
+    pub(crate) fn took(&mut self, index: u32, time: Duration) {
+        self.latency.entry(index).or_default().sample(time);
+    }
+
+    /// How long an owner took to answer, the newest samples.
+    pub(crate) fn round_trips(&self, index: u32) -> Vec<Duration> {
+        self.latency.get(&index).map_or_else(Vec::new, |latency| latency.samples().to_vec())
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
         let first = self.reading.values().next().map(|reading| reading.until);
         let hedge = self.hedges.first().map(|(at, _)| *at);
@@ -194,10 +204,16 @@ impl Leaderless {
             KeyspaceQuery::Get { key } => {
                 let pending = self.state.pending(key).max(self.installed);
                 let Some(known) = self.state.known(key) else { return self.reject(token, Rejection::Unsupported) };
-                match self.encode(key, &known, bytes_max) {
-                    Ok(answer) => (answer, pending),
+                let answer = match self.encode(key, &known, bytes_max) {
+                    Ok(answer) => answer,
                     Err(rejection) => return self.reject(token, rejection),
+                };
+                if let Some(now) = now.filter(|_| !strict) {
+                    let mut me = Set::default();
+                    me.insert(self.owners.me());
+                    self.check_answer(now, key, known, me);
                 }
+                (answer, pending)
             }
             KeyspaceQuery::Scan { from, to, limit } => self.scan(from, to.as_ref(), *limit, bytes_max),
             _ => return self.reject(token, Rejection::Unsupported),
@@ -247,9 +263,7 @@ impl Leaderless {
         let Some(known) = self.state.known(&key) else { return self.reject(token, Rejection::Unsupported) };
         let mut me = Set::default();
         me.insert(self.owners.me());
-        // The life is in it: an answer to an earlier life's question is none to this one's.
-        self.reads.next += 1;
-        let read = first_number(self.register.life) + self.reads.next;
+        let read = self.next_read();
         let reading = Reading {
             token,
             bytes_max,
@@ -262,7 +276,7 @@ impl Leaderless {
             asked: me,
             after: self.state.pending(&key).max(self.installed),
             key,
-            began: now.mono,
+            began: now,
             hedge: None,
             until: now.mono + self.config.timing.read,
             repairing: None,
@@ -270,6 +284,12 @@ impl Leaderless {
         self.reads.reading.insert(read, reading);
         self.ask(now, read);
         self.advance(read);
+    }
+
+    /// The life is in it: an answer to an earlier life's question is none to this one's.
+    pub(crate) fn next_read(&mut self) -> u64 {
+        self.reads.next += 1;
+        first_number(self.register.life) + self.reads.next
     }
 
     /// Asks as many owners as a read still needs, the fastest first.
@@ -335,11 +355,13 @@ impl Leaderless {
     pub(crate) fn handle_fetched(&mut self, now: Now, from: NodeId, fetched: Fetched) {
         let Fetched { read, answer } = fetched;
         let Some(index) = self.owners.index(from) else { return };
-        let Some(reading) = self.reads.reading.get_mut(&read) else { return };
+        let Some(reading) = self.reads.reading.get_mut(&read) else {
+            return self.handle_check(now, index, read, answer);
+        };
         if reading.answered.contains(index) || !reading.asked.contains(index) || reading.repairing.is_some() {
             return;
         }
-        self.reads.latency.entry(index).or_default().sample(now.mono.since(reading.began));
+        self.reads.latency.entry(index).or_default().sample(now.mono.since(reading.began.mono));
         let digest = match answer {
             Answer::Same(seen) => {
                 reading.known.agree(&reading.first, &seen);
@@ -480,6 +502,9 @@ impl Leaderless {
                 // Every write of the quorum that was acknowledged before the read began is in it.
                 let staleness = strict.then_some(Duration::ZERO);
                 self.done(reading.token, value(answer, strict, staleness));
+                if !strict {
+                    self.check_answer(reading.began, &reading.key, reading.known, reading.answered);
+                }
             }
             Err(rejection) => self.reject(reading.token, rejection),
         }
@@ -536,7 +561,7 @@ impl Leaderless {
             .reads
             .reading
             .iter()
-            .filter(|(_, reading)| now.mono.since(reading.began) >= after)
+            .filter(|(_, reading)| now.mono.since(reading.began.mono) >= after)
             .map(|(read, _)| *read)
             .collect();
         for read in old {

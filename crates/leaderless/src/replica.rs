@@ -1,5 +1,6 @@
 //! The replica: what it owns, and which part of it an input is for.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
@@ -20,6 +21,7 @@ use crate::orphan::Orphans;
 use crate::reads::{Reads, Reply};
 use crate::record::{Local, Writes};
 use crate::register::Register;
+use crate::sampling::{Measured, Sampling};
 use crate::snapshot::Incoming;
 use crate::state::State;
 
@@ -90,6 +92,7 @@ pub struct Leaderless {
     pub(crate) replies: Held<Reply>,
     pub(crate) last_held: WriteId,
     pub(crate) orphans: Orphans,
+    pub(crate) sampling: Sampling,
     pub(crate) stability: Stability,
     pub(crate) last_write: WriteId,
     pub(crate) durable: WriteId,
@@ -184,6 +187,7 @@ impl Leaderless {
             replies: Held::new(),
             last_held: WriteId(0),
             orphans: Orphans::default(),
+            sampling: Sampling::default(),
             stability: Stability::default(),
             last_write: WriteId(0),
             durable: WriteId(0),
@@ -245,8 +249,21 @@ impl Leaderless {
             restamped: self.writing.restamped,
             hedged: self.reads.hedged,
             repaired: self.reads.repaired,
+            staleness: self.sampling.measured,
             suspected: self.suspected.iter().copied().collect(),
         }
+    }
+
+    /// When reads of few owners are expected to see a write, for an operator.
+    fn predicted(&self) -> impl Iterator<Item = Figure> {
+        let delays = self.delays();
+        let (read, write) = (1, self.owners.write_size());
+        let after = move |share: f64| delays.predict(read, write).map(|prediction| prediction.visible_after(share));
+        let name = |share| format!("us after which {share} of 1000 reads of one owner are expected to see a write");
+        [500, 999].into_iter().filter_map(move |share| {
+            let after = after(f64::from(share) / 1000.0).filter(|after| *after < Duration::MAX)?;
+            Some(Figure::new(name(share), after.as_micros() as u64))
+        })
     }
 
     /// What a key has seen here: the logs, and what reads have brought.
@@ -457,7 +474,7 @@ impl Leaderless {
         for stream in self.streams.values_mut() {
             grown |= stream.sync(self.durable);
         }
-        self.own_writes_are_durable();
+        self.own_writes_are_durable(now);
         self.release_replies();
         self.release_reads();
         if grown || !self.owed_durable.is_empty() {
@@ -545,7 +562,7 @@ impl Leaderless {
             followers: self.members.iter().map(follower).collect(),
             epoch: self.epoch,
             suspected: self.suspected.iter().copied().collect(),
-            figures: self.figures().counts(),
+            figures: self.figures().counts().into_iter().chain(self.predicted()).collect(),
         }
     }
 
@@ -620,6 +637,8 @@ pub struct Figures {
     pub hedged: u64,
     /// Owners that were told of a version by a read.
     pub repaired: u64,
+    /// How stale answers of few owners were.
+    pub staleness: Measured,
     /// Owners that have been silent for too long, ascending.
     pub suspected: Vec<NodeId>,
 }
@@ -634,6 +653,9 @@ impl Figures {
             Figure::new("writes stamped anew", self.restamped),
             Figure::new("reads hedged", self.hedged),
             Figure::new("owners repaired by reads", self.repaired),
+            Figure::new("reads of few owners looked at", self.staleness.checked),
+            Figure::new("of these stale", self.staleness.stale),
+            Figure::new("us the longest of these", self.staleness.worst.as_micros() as u64),
         ]
     }
 }

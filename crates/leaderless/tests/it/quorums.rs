@@ -267,3 +267,20 @@ fn a_write_that_was_lost_with_its_owners_disk_is_forgotten_once_a_client_has_del
     group.write(1, put("note/k", "new").over(seen));
     assert_eq!(group.values(3, "note/k", ALL), ["new", "kept"]);
 }
+
+#[test]
+fn answers_of_few_owners_are_compared_with_what_the_others_have() {
+    let one = Quorums { read: Size::Exactly(1), write: Size::Exactly(1), durable: Size::Exactly(1) };
+    let mut group = Group::new(3, move |config| config.quorums = one);
+    group.isolate(NodeId(3), true);
+    group.write(1, put("k", "v"));
+    group.run(Duration::from_millis(40));
+    group.isolate(NodeId(3), false);
+    assert!(group.values(3, "k", QUORUM).is_empty(), "the write has not come there");
+    let measured = group.replica(3).figures().staleness;
+    assert_eq!((measured.checked, measured.stale), (1, 1));
+    assert!(measured.worst > Duration::from_millis(30), "{measured:?}");
+    assert_eq!(group.values(2, "k", QUORUM), ["v"]);
+    let measured = group.replica(2).figures().staleness;
+    assert_eq!((measured.checked, measured.stale), (1, 0));
+}
