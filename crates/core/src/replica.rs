@@ -410,6 +410,8 @@ pub enum Role {
     Learner,
     /// Takes part as an equal (families without a leader).
     Equal,
+    /// Keeps what owners miss that cannot be reached, and is none itself.
+    Fallback,
 }
 
 impl fmt::Display for Role {
@@ -421,6 +423,7 @@ impl fmt::Display for Role {
             Self::Leader => "leader",
             Self::Learner => "learner",
             Self::Equal => "replica",
+            Self::Fallback => "fallback",
         })
     }
 }

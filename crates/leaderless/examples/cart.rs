@@ -1,5 +1,5 @@
-//! A shopping cart that takes additions at any node, also with one of three down: carts that have not seen each other stand side
-//! by side until a client merges them, and nothing that was put in is lost.
+//! A shopping cart that takes additions at any node, also with one of three down, and with two: carts that have not seen each
+//! other stand side by side until a client merges them, a fourth node keeps what owners miss, and nothing that was put in is lost.
 //!
 //! `cargo run --example cart`
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use replikit_core::policy::ConflictPolicy;
-use replikit_core::{NodeId, Owners, ReadLevel, ReadRequest, Store, WriteRequest};
-use replikit_leaderless::{Cluster, Keyspace, Keyspaces, KvHandle, Settings};
+use replikit_core::{NodeId, Owners, ReadLevel, ReadRequest, Rejection, Store, WriteRequest, Written};
+use replikit_leaderless::{Cluster, Counting, Keyspace, Keyspaces, KvHandle, Settings};
 
 const CART: &str = "cart/ada";
 const QUORUM: ReadLevel = ReadLevel::Owners(Owners::Quorum);
@@ -23,19 +23,32 @@ fn merge(carts: &[Bytes]) -> BTreeSet<String> {
 }
 
 /// Writes a cart with one more item over what this client saw of it: `seen` is the answer of an earlier read.
-async fn add(store: &KvHandle, seen: replikit_core::ReadResult, item: &str) -> Result<(), Failure> {
+async fn add(store: &KvHandle, seen: replikit_core::ReadResult, item: &str) -> Result<Written, Failure> {
     let mut items = merge(&seen.values);
     items.insert(item.to_owned());
     let cart = items.into_iter().collect::<Vec<_>>().join("\n");
     let context = seen.context.ok_or("a read of a leaderless group has a context")?;
-    store.write(WriteRequest::put(CART, cart).over(context)).await?;
-    Ok(())
+    Ok(store.write(WriteRequest::put(CART, cart).over(context)).await?)
+}
+
+/// Waits until a node shows so many carts from its own copy, without asking others.
+async fn shows(store: &KvHandle, carts: usize) -> Result<replikit_core::ReadResult, Failure> {
+    loop {
+        match store.read(ReadRequest::new(CART).at(ReadLevel::Local)).await {
+            Ok(own) if own.values.len() == carts => return Ok(own),
+            Ok(_) | Err(replikit_core::ReadError::Rejected(Rejection::CatchingUp)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let keyspaces = Keyspaces::default().with("cart/", Keyspace::new(ConflictPolicy::Siblings));
-    let cluster = Cluster::open(3, Settings::new(keyspaces))?;
+    // Node 4 owns nothing: it keeps what owners miss, and counts in the place of one that cannot be reached.
+    let settings = Settings::new(keyspaces).fallbacks([NodeId(4)], Counting::TowardsQuorums);
+    let cluster = Cluster::open(4, settings)?;
     let [phone, laptop, third] = [1, 2, 3].map(|node| cluster.handle_at(NodeId(node)));
     let look = || ReadRequest::new(CART).at(QUORUM);
 
@@ -54,12 +67,8 @@ async fn main() -> Result<(), Failure> {
     }
 
     cluster.start(NodeId(3)).await;
-    // Its own copy, without asking the others: it gets from their logs what it has missed.
-    let mut own = third.read(ReadRequest::new(CART).at(ReadLevel::Local)).await?;
-    while own.values.len() != 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        own = third.read(ReadRequest::new(CART).at(ReadLevel::Local)).await?;
-    }
+    // It gets what it has missed from node 4 and from the logs of the others, whoever is first.
+    let own = shows(&third, 2).await?;
     println!("node 3 is back and has both: {:?}", own.values);
 
     add(&third, own, "honey").await?;
@@ -70,5 +79,34 @@ async fn main() -> Result<(), Failure> {
     {
         return Err("something was lost".into());
     }
+
+    // Two owners of three are gone: there is no quorum of them, and node 4 helps out.
+    let seen = phone.read(look()).await?;
+    cluster.stop(NodeId(2)).await;
+    cluster.stop(NodeId(3)).await;
+    let written = add(&phone, seen, "jam").await?;
+    println!(
+        "jam is on {} disks, and was acknowledged by a quorum of owners: {}",
+        written.reached.durable, written.strict
+    );
+    if written.strict {
+        return Err("one owner is no quorum".into());
+    }
+    // Now its coordinator goes as well, and the others come back: what it wrote, they hear from node 4.
+    cluster.stop(NodeId(1)).await;
+    cluster.start(NodeId(2)).await;
+    cluster.start(NodeId(3)).await;
+    let cart = merge(&shows(&third, 1).await?.values);
+    let delivered = async {
+        while !merge(&shows(&third, 1).await?.values).contains("jam") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    tokio::time::timeout(Duration::from_secs(10), delivered).await.map_err(|_| format!("no hint came: {cart:?}"))??;
+    println!(
+        "node 3 has heard of it, although the only owner that had it is down: {:?}",
+        merge(&shows(&third, 1).await?.values)
+    );
     Ok(())
 }

@@ -126,6 +126,26 @@ pub enum ReadRepair {
     Off,
 }
 
+/// Whether a node that stands in for an owner counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Counting {
+    /// Never: hints are one more way for an owner to get what it missed. The default.
+    #[default]
+    Never,
+    /// For writes at the levels `Quorum` and `Any`, in the place of an owner that cannot be reached: a sloppy quorum. Such a
+    /// write is durable on as many disks, but a quorum of owners may not have it yet: it is never reported as strict.
+    TowardsQuorums,
+}
+
+/// Nodes outside the group that keep hints for owners that cannot be reached; none by default.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Fallbacks {
+    /// These; each keeps what one owner misses of a write, so there should be as many as owners may be away at once.
+    pub nodes: Vec<NodeId>,
+    /// Whether they count.
+    pub counting: Counting,
+}
+
 /// Sizes. Each is a named limit, in bytes unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -149,6 +169,8 @@ pub struct Limits {
     pub retained_bytes_max: u64,
     /// A piece of a snapshot on its way to an owner. Default 256 KiB.
     pub snapshot_piece_bytes: usize,
+    /// Hints that a fallback node keeps; beyond it they are refused, and not counted. Default 256 MiB.
+    pub hints_bytes_max: usize,
     /// Overwritten values that are kept for the audit; beyond it the oldest are dropped, and counted. Default 64 MiB.
     pub audit_bytes_max: usize,
 }
@@ -167,6 +189,7 @@ impl Default for Limits {
             retained_bytes_max: 1 << 30,
             snapshot_piece_bytes: 256 << 10,
             audit_bytes_max: 64 << 20,
+            hints_bytes_max: 256 << 20,
         }
     }
 }
@@ -236,6 +259,8 @@ pub struct Config {
     pub timing: Timing,
     /// What an empty disk means.
     pub founding: Founding,
+    /// Who stands in for owners.
+    pub fallbacks: Fallbacks,
 }
 
 impl fmt::Debug for Config {
@@ -263,6 +288,7 @@ impl Config {
             limits: Limits::default(),
             timing: Timing::default(),
             founding: Founding::default(),
+            fallbacks: Fallbacks::default(),
         }
     }
 
@@ -271,7 +297,10 @@ impl Config {
         if let Some(&node) = owners.iter().chain([&self.node]).find(|node| **node > Origin::NODE_MAX) {
             return Err(ConfigError::NodeTooLarge { node });
         }
-        if !owners.contains(&self.node) {
+        if let Some(&node) = self.fallbacks.nodes.iter().find(|node| owners.contains(node)) {
+            return Err(ConfigError::OwnerAsFallback { node });
+        }
+        if !owners.contains(&self.node) && !self.fallbacks.nodes.contains(&self.node) {
             return Err(ConfigError::NotAnOwner { node: self.node });
         }
         if owners.len() > OWNERS_MAX {
@@ -324,8 +353,14 @@ pub enum ConfigError {
         node: NodeId,
     },
     /// This node does not own the keys of its own group. Blame: the operator.
-    #[error("node {node} is not among the owners")]
+    #[error("node {node} is neither among the owners nor among the fallback nodes")]
     NotAnOwner {
+        /// The node.
+        node: NodeId,
+    },
+    /// An owner cannot stand in for others: it has everything that it could keep for them. Blame: the operator.
+    #[error("node {node} is an owner and cannot be a fallback as well")]
+    OwnerAsFallback {
         /// The node.
         node: NodeId,
     },

@@ -424,6 +424,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Nothing is known yet.
+    pub(crate) fn nothing() -> Self {
+        Self { base: VersionVector::new(), content: Content::default() }
+    }
+
     /// Takes in another copy; `None` when it is malformed or of another shape.
     pub(crate) fn join(&mut self, copy: KeyCopy, keyspace: &Keyspace) -> Option<Content> {
         let mut content = copy.stored.content()?;

@@ -20,7 +20,9 @@ use replikit_core::{
     VersionVector, WriteEffect, WriteLevel, WriteOp,
 };
 
+use crate::config::Counting;
 use crate::content::Versions;
+use crate::handoff::Hinted;
 use crate::levels::{Owners, Set, WriteNeed};
 use crate::message::{NotLast, Stored};
 use crate::record::{Change, Record, without};
@@ -70,6 +72,10 @@ struct Waiting {
     /// [`Waiting::is_done`].
     superseded: Set,
     durable: Set,
+    /// Fallback nodes that have it on disk in the place of an owner.
+    hinted: Hinted,
+    /// Its key, where there are fallback nodes to be told of it.
+    hints: Option<Bytes>,
     bytes: usize,
     reply: Bytes,
     until: Time,
@@ -83,10 +89,22 @@ impl Waiting {
         self.applied.union(self.superseded)
     }
 
-    /// Whether enough owners have it, and so many of them have compared it that no write quorum misses all of these.
-    fn is_done(&self, owners: &Owners) -> bool {
+    /// Whether enough owners have it, and so many of them have compared it that no write quorum misses all of these. Fallback
+    /// nodes help only where the owners that can be reached are too few.
+    fn is_done(&self, owners: &Owners, reachable: impl FnOnce() -> Set) -> bool {
         let compared = self.superseded.is_empty() || self.applied.len() >= owners.compared();
-        compared && self.need.applied.is_met(self.held()) && self.need.durable.is_met(self.durable)
+        let has = |more: Set| {
+            self.need.applied.is_met(self.held().union(more)) && self.need.durable.is_met(self.durable.union(more))
+        };
+        let helped = || {
+            let hinted = self.hinted.owners();
+            if !self.need.hints_count || !has(hinted) {
+                return false;
+            }
+            let reachable = reachable();
+            !self.need.applied.is_met(reachable) || !self.need.durable.is_met(reachable)
+        };
+        compared && (has(Set::default()) || helped())
     }
 }
 
@@ -101,6 +119,8 @@ pub(crate) struct Writing {
     /// Up to where each owner's word has been taken, by owner: applied, durable.
     taken: Vec<(u64, u64)>,
     pub(crate) restamped: u64,
+    /// Acknowledged with the help of fallback nodes.
+    pub(crate) sloppy: u64,
 }
 
 impl Writing {
@@ -143,6 +163,23 @@ impl Writing {
         Some(waiting)
     }
 
+    /// A fallback node has a write on disk in the place of an owner.
+    pub(crate) fn hinted(&mut self, sequence: u64, by: NodeId, owner: u32) {
+        if let Some(Some(waiting)) = self.get(sequence) {
+            waiting.hinted.insert(by, owner);
+        }
+    }
+
+    /// The oldest writes of which fallback nodes may have to be told: sequence, key, and the owners that have it.
+    pub(crate) fn unfinished(&self, most: usize) -> Vec<(u64, Bytes, Set)> {
+        let waiting = self.waiting.iter().zip(self.first..);
+        let waiting = waiting.filter_map(|(waiting, sequence)| {
+            let waiting = waiting.as_ref()?;
+            Some((sequence, waiting.hints.clone()?, waiting.held().union(waiting.hinted.owners())))
+        });
+        waiting.take(most).collect()
+    }
+
     /// Forgets the settled ones in front.
     fn trim(&mut self) {
         while self.waiting.front().is_some_and(Option::is_none) {
@@ -175,7 +212,10 @@ impl Leaderless {
         }
         let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp) };
         let replicas = self.owners.len();
-        let Some(need) = self.owners.write_need(level) else { return Err(Rejection::Unreachable { level, replicas }) };
+        let Some(mut need) = self.owners.write_need(level) else {
+            return Err(Rejection::Unreachable { level, replicas });
+        };
+        need.hints_count = self.config.fallbacks.counting == Counting::TowardsQuorums && Owners::takes_hints(level);
         let limit = self.config.limits.uncommitted_bytes_max;
         if self.writing.bytes >= limit {
             return Err(Rejection::Busy { queue: Queue::UncommittedBytes, limit: limit as u64 });
@@ -199,6 +239,8 @@ impl Leaderless {
             applied,
             superseded: Set::default(),
             durable: Set::default(),
+            hinted: Hinted::default(),
+            hints: (!self.config.fallbacks.nodes.is_empty()).then(|| key.clone()),
             bytes,
             reply: encode(&effect),
             until: now.mono + self.config.timing.write,
@@ -362,6 +404,10 @@ impl Leaderless {
         self.persist_next(Persist::Append { batch, replace: false });
         self.outdated = true;
         for sequence in open.first..=last {
+            if let Some(Some(Waiting { hints: Some(key), .. })) = self.writing.get(sequence) {
+                let key = key.clone();
+                self.hint(origin, sequence, &key, Set::default());
+            }
             self.try_acknowledge(sequence);
         }
         self.writing.trim();
@@ -369,10 +415,10 @@ impl Leaderless {
     }
 
     /// Answers the client of a write if enough owners have it.
-    fn try_acknowledge(&mut self, sequence: u64) {
-        let owners = &self.owners;
+    pub(crate) fn try_acknowledge(&mut self, sequence: u64) {
+        let (owners, down, suspected) = (&self.owners, &self.down, &self.suspected);
         let Some(Some(waiting)) = self.writing.get(sequence) else { return };
-        if !waiting.is_done(owners) {
+        if !waiting.is_done(owners, || owners.without(|node| down.contains(&node) || suspected.contains(&node))) {
             return;
         }
         // Before its incarnation is durable a crash could give its dot to another write.
@@ -384,6 +430,7 @@ impl Leaderless {
         let at = position(self.stream_id(origin), sequence);
         let strict = self.owners.is_strict_write(waiting.held(), waiting.durable);
         let reached = reached(&waiting);
+        self.writing.sloppy += u64::from(!waiting.need.applied.is_met(waiting.held()));
         self.done(waiting.token, Outcome::Acked { at, reached, strict, reply: waiting.reply });
     }
 
@@ -493,7 +540,7 @@ impl Leaderless {
         let beyond = self.state.versions(&key).and_then(Versions::above).cloned();
         let record = Record { key: &key, change: owned.change(), keeps: Vec::new(), beyond };
         waiting.bytes = self.write_record(stamp, &record);
-        (waiting.applied, waiting.superseded, waiting.durable) = Default::default();
+        (waiting.applied, waiting.superseded, waiting.durable, waiting.hinted) = Default::default();
         waiting.applied.insert(self.owners.me());
         self.writing.push(stamp.dot.sequence, Some(waiting));
         self.writing.restamped += 1;
@@ -540,7 +587,12 @@ impl Leaderless {
 }
 
 fn reached(waiting: &Waiting) -> Reached {
-    Reached { received: waiting.held().len(), durable: waiting.durable.len(), applied: waiting.held().len() }
+    let hinted = waiting.hinted.owners();
+    Reached {
+        received: waiting.held().union(hinted).len(),
+        durable: waiting.durable.union(hinted).len(),
+        applied: waiting.held().len(),
+    }
 }
 
 fn encode(effect: &WriteEffect) -> Bytes {

@@ -35,6 +35,9 @@ pub(crate) struct Arriving {
 
 impl Leaderless {
     pub(crate) fn handle_message(&mut self, now: Now, from: NodeId, message: Message<Head>) {
+        if self.config.fallbacks.nodes.contains(&from) {
+            return self.handle_fallback(from, message.head);
+        }
         let Some(member) = self.members.get_mut(&from) else {
             return self.misbehaved(from, "not an owner of the group");
         };
@@ -56,6 +59,19 @@ impl Leaderless {
             Head::Repaired { read } => self.handle_repaired(from, read),
             // Of another epoch: its next report tells.
             Head::Push(_) | Head::Piece(_) | Head::Fetch(_) | Head::Repair(_) => {}
+            Head::Hint(_) | Head::Hinted { .. } => self.misbehaved(from, "a hint between owners"),
+        }
+    }
+
+    /// A node that stands in for owners keeps a hint, or delivers one.
+    fn handle_fallback(&mut self, from: NodeId, head: Head) {
+        self.down.remove(&from);
+        match head {
+            _ if self.failed => {}
+            Head::Hinted { origin, sequence, owner } => self.handle_hinted(from, origin, sequence, owner),
+            Head::Repair(repair) if repair.epoch == self.epoch => self.handle_repair(from, *repair),
+            Head::Repair(_) => {}
+            _ => self.misbehaved(from, "what only owners say"),
         }
     }
 
@@ -449,6 +465,7 @@ impl Leaderless {
             self.tell(to, &report, true);
         }
         self.ask_again(now);
+        self.hint_again();
         self.spread_orphans();
         let (epoch, lives) = (self.epoch, &report.lives);
         let others = self.members.values().map(|member| {

@@ -70,6 +70,8 @@ pub(crate) struct WriteNeed {
     pub(crate) applied: Need,
     /// Owners that have it on disk.
     pub(crate) durable: Need,
+    /// Whether fallback nodes count in the place of owners.
+    pub(crate) hints_count: bool,
 }
 
 /// The owners of the group, and its quorums.
@@ -135,6 +137,14 @@ impl Owners {
         self.nodes.iter().copied().filter(move |node| *node != me)
     }
 
+    /// All but those of which this is true.
+    pub(crate) fn without(&self, gone: impl Fn(NodeId) -> bool) -> Set {
+        let mut set = Set::default();
+        let here = self.nodes.iter().enumerate().filter(|(_, node)| !gone(**node));
+        here.for_each(|(index, _)| set.insert(index as u32));
+        set
+    }
+
     /// So many copies that no read of the same size can miss all of them.
     pub(crate) const fn unmissable(&self, read: u8) -> u8 {
         self.nodes.len() as u8 + 1 - read
@@ -171,8 +181,12 @@ impl Owners {
 
     /// What a write at this level needs; `None` when the group cannot meet it.
     pub(crate) fn write_need(&self, level: WriteLevel) -> Option<WriteNeed> {
-        let both = |need: Need| WriteNeed { applied: need.clone(), durable: need };
-        let counts = |applied, durable| WriteNeed { applied: Need::Count(applied), durable: Need::Count(durable) };
+        let both = |need: Need| WriteNeed { applied: need.clone(), durable: need, hints_count: false };
+        let counts = |applied, durable| WriteNeed {
+            applied: Need::Count(applied),
+            durable: Need::Count(durable),
+            hints_count: false,
+        };
         let possible = |copies: u8| (1..=self.len()).contains(&copies);
         match level {
             WriteLevel::Memory => Some(counts(1, 0)),

@@ -28,12 +28,14 @@
 //! Where the last write wins, and W + W > N, a write that begins after another one was acknowledged wins over it whatever the
 //! clocks say: an owner that holds a newer one does not count, and has the write stamped anew ([`NotLast`]).
 //!
+//! [Fallback nodes](Fallback) outside the group keep what owners miss that cannot be reached, and count in their place if they are
+//! [told to](Counting): for `Quorum` and `Any`, and what they helped with is never called strict.
+//!
 //! # What it does not do
 //!
-//! Linearizable reads of plain keys; compare-and-set (such writes are refused); pages at more than one owner; sloppy quorums and
-//! hints: what an owner has missed it gets from the logs of the others, not from a node that stood in for it; membership change:
-//! the owners are those of the epoch in which the replica was made; exactly-once retries of a request
-//! (a counter's retry counts twice).
+//! Linearizable reads of plain keys; compare-and-set (such writes are refused); pages at more than one owner; membership change:
+//! the owners are those of the epoch in which the replica was made; exactly-once retries of a request (a counter's retry counts
+//! twice).
 //!
 //! # Fault model
 //!
@@ -90,7 +92,10 @@ mod config;
 mod content;
 mod coordinate;
 mod exchange;
+mod fallback;
 mod guarantees;
+mod handoff;
+mod hints;
 mod latency;
 mod levels;
 mod member;
@@ -98,6 +103,7 @@ mod message;
 #[cfg(feature = "runtime")]
 mod node;
 mod orphan;
+mod participant;
 mod reads;
 mod record;
 mod register;
@@ -108,13 +114,16 @@ mod staleness;
 mod state;
 
 pub use config::{
-    Config, ConfigError, Founding, Keyspace, Keyspaces, Limits, OWNERS_MAX, Quorums, ReadRepair, Size, Timing,
+    Config, ConfigError, Counting, Fallbacks, Founding, Keyspace, Keyspaces, Limits, OWNERS_MAX, Quorums, ReadRepair,
+    Size, Timing,
 };
 pub use content::KeyCopy;
+pub use fallback::Fallback;
 pub use guarantees::{guarantees, guarantees_of, guarantees_with_reads};
-pub use message::{Answer, Fetch, Fetched, Head, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored};
+pub use message::{Answer, Fetch, Fetched, Head, Hint, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored};
 #[cfg(feature = "runtime")]
 pub use node::{Cluster, Node, Settings};
+pub use participant::Participant;
 pub use record::LoggedWrite;
 pub use replica::{Figures, Leaderless};
 #[cfg(feature = "runtime")]

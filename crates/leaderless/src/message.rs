@@ -1,7 +1,7 @@
 //! What owners say to each other. Batches of writes ride beside the head.
 
 use bytes::Bytes;
-use replikit_core::{Epoch, HybridTimestamp, OriginId, VersionVector};
+use replikit_core::{Epoch, HybridTimestamp, NodeId, OriginId, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use crate::content::KeyCopy;
@@ -29,6 +29,17 @@ pub enum Head {
     Repaired {
         /// Of which read.
         read: u64,
+    },
+    /// A coordinator hands over what an owner misses that cannot be reached.
+    Hint(Box<Hint>),
+    /// It is on the sender's disk now.
+    Hinted {
+        /// The coordinator's incarnation.
+        origin: OriginId,
+        /// Which of its writes.
+        sequence: u64,
+        /// For which owner.
+        owner: NodeId,
     },
 }
 
@@ -172,5 +183,22 @@ pub struct Repair {
     /// Which key.
     pub key: Bytes,
     /// Its versions, and what they have seen.
+    pub copy: KeyCopy,
+}
+
+/// What an owner misses of a key, for a node that stands in for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// The sender's membership epoch.
+    pub epoch: Epoch,
+    /// The sender's incarnation.
+    pub origin: OriginId,
+    /// Which of its writes.
+    pub sequence: u64,
+    /// Which owner misses it.
+    pub owner: NodeId,
+    /// Which key.
+    pub key: Bytes,
+    /// Its versions with that write, and what they have seen.
     pub copy: KeyCopy,
 }

@@ -8,9 +8,9 @@ use replikit_core::keyspace::Keyspace as Marker;
 use replikit_core::{ClusterId, GroupId, NodeId, NodeInfo, StaticMembership};
 use replikit_runtime::{KvHandle, LocalCluster, LocalConfig, NodeConfig, OpenError};
 
-use crate::config::{Config, Founding, Keyspaces, Limits, Quorums, ReadRepair, Timing};
+use crate::config::{Config, Counting, Fallbacks, Founding, Keyspaces, Limits, Quorums, ReadRepair, Timing};
 use crate::guarantees::guarantees;
-use crate::replica::Leaderless;
+use crate::participant::Participant;
 
 /// Settings of the replica, beside those of the node that runs it. All nodes of a cluster have the same quorums, keyspaces and
 /// regions.
@@ -30,6 +30,8 @@ pub struct Settings {
     pub timing: Timing,
     /// What an empty disk means.
     pub founding: Founding,
+    /// Which nodes of the cluster own nothing and keep hints for those that do, and whether they count.
+    pub fallbacks: Fallbacks,
 }
 
 impl Settings {
@@ -53,6 +55,13 @@ impl Settings {
         self
     }
 
+    /// The same, with nodes of the cluster that stand in for owners.
+    #[must_use]
+    pub fn fallbacks(mut self, nodes: impl IntoIterator<Item = NodeId>, counting: Counting) -> Self {
+        self.fallbacks = Fallbacks { nodes: nodes.into_iter().collect(), counting };
+        self
+    }
+
     /// The same, with this node in this region.
     #[must_use]
     pub fn region(mut self, node: NodeId, region: impl Into<String>) -> Self {
@@ -60,7 +69,8 @@ impl Settings {
         self
     }
 
-    fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, owners: Vec<NodeId>) -> Config {
+    fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, mut owners: Vec<NodeId>) -> Config {
+        owners.retain(|node| !self.fallbacks.nodes.contains(node));
         let region = |id: &NodeId| self.regions.get(id).cloned().unwrap_or_default();
         let info = |id| NodeInfo { region: region(&id), id, address: String::new(), zone: String::new() };
         let named = owners.iter().copied().map(info).collect();
@@ -72,6 +82,7 @@ impl Settings {
         config.limits = self.limits;
         config.timing = self.timing;
         config.founding = self.founding;
+        config.fallbacks = self.fallbacks.clone();
         config
     }
 }
@@ -87,7 +98,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens a node; the owners are it and its peers. Blocks until its log is recovered.
+    /// Opens a node; the owners are it and its peers, but for the fallback nodes. Blocks until its log is recovered.
     ///
     /// A node whose disk is empty takes part once it has heard from all others and has caught up, unless
     /// [`Settings::founding`] says that it is new; until then it answers
@@ -105,7 +116,7 @@ impl Node {
         replica.check().map_err(configuration)?;
         config.promise.get_or_insert(guarantees);
         let node = replikit_runtime::Node::open(config, move |boots| {
-            Leaderless::new(replica, &boots.of(group)).map_err(configuration)
+            Participant::new(replica, &boots.of(group)).map_err(configuration)
         })?;
         Ok(Self { node })
     }
@@ -148,7 +159,7 @@ impl Cluster {
         let configure = move |node| settings.config(ClusterId::from_name("local"), group, node, owners.clone());
         configure(NodeId(1)).check().map_err(configuration)?;
         let cluster = LocalCluster::open(local, move |node, boots| {
-            Leaderless::new(configure(node), &boots.of(group))
+            Participant::new(configure(node), &boots.of(group))
                 .expect("checked above, and this log writes its own registers")
         });
         Ok(Self { cluster })

@@ -93,6 +93,9 @@ pub struct Leaderless {
     pub(crate) last_held: WriteId,
     pub(crate) orphans: Orphans,
     pub(crate) sampling: Sampling,
+    /// Which fallback node is tried first.
+    pub(crate) hint_turn: usize,
+    pub(crate) hints_sent: u64,
     pub(crate) stability: Stability,
     pub(crate) last_write: WriteId,
     pub(crate) durable: WriteId,
@@ -139,6 +142,9 @@ impl Leaderless {
     /// [`ConfigError`]; nothing was written.
     pub fn new(config: Config, boot: &Boot) -> Result<Self, ConfigError> {
         config.check()?;
+        if config.fallbacks.nodes.contains(&config.node) {
+            return Err(ConfigError::NotAnOwner { node: config.node });
+        }
         let mut register = Register::of(boot)?;
         let membership = config.epochs.current();
         let owners = Owners::new(membership, config.node, config.quorums);
@@ -188,6 +194,8 @@ impl Leaderless {
             last_held: WriteId(0),
             orphans: Orphans::default(),
             sampling: Sampling::default(),
+            hint_turn: 0,
+            hints_sent: 0,
             stability: Stability::default(),
             last_write: WriteId(0),
             durable: WriteId(0),
@@ -248,6 +256,8 @@ impl Leaderless {
             cache_bytes: self.cache_bytes,
             restamped: self.writing.restamped,
             hedged: self.reads.hedged,
+            hinted: self.hints_sent,
+            sloppy: self.writing.sloppy,
             repaired: self.reads.repaired,
             staleness: self.sampling.measured,
             suspected: self.suspected.iter().copied().collect(),
@@ -504,6 +514,13 @@ impl Leaderless {
     }
 
     fn handle_peer(&mut self, now: Now, node: NodeId, link: Link) {
+        if self.config.fallbacks.nodes.contains(&node) {
+            match link {
+                Link::Up => self.down.remove(&node),
+                _ => self.down.insert(node),
+            };
+            return;
+        }
         if !self.members.contains_key(&node) {
             return;
         }
@@ -635,6 +652,10 @@ pub struct Figures {
     pub restamped: u64,
     /// Owners that were asked in place of a slow one.
     pub hedged: u64,
+    /// Writes handed to fallback nodes for owners that could not be reached, each time.
+    pub hinted: u64,
+    /// Writes acknowledged with the help of fallback nodes.
+    pub sloppy: u64,
     /// Owners that were told of a version by a read.
     pub repaired: u64,
     /// How stale answers of few owners were.
@@ -653,6 +674,8 @@ impl Figures {
             Figure::new("writes stamped anew", self.restamped),
             Figure::new("reads hedged", self.hedged),
             Figure::new("owners repaired by reads", self.repaired),
+            Figure::new("hints handed to fallback nodes", self.hinted),
+            Figure::new("writes acknowledged with the help of fallback nodes", self.sloppy),
             Figure::new("reads of few owners looked at", self.staleness.checked),
             Figure::new("of these stale", self.staleness.stale),
             Figure::new("us the longest of these", self.staleness.worst.as_micros() as u64),

@@ -115,6 +115,7 @@ async fn strategy_of(client: &Client) -> Strategy {
     for node in nodes {
         if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await {
             return match status.replica.role {
+                Role::Fallback => Strategy::Leaderless,
                 Role::Equal if status.strategy == Strategy::Leaderless.to_string() => Strategy::Leaderless,
                 Role::Equal => Strategy::MultiLeader,
                 _ => Strategy::SingleLeader,
@@ -412,7 +413,9 @@ fn show_equals(answers: &Answers) {
             lag => format!("node {} is {lag} writes behind", member.node),
         };
         let members: Vec<String> = status.replica.followers.iter().map(behind).collect();
-        say(format_args!("as node {node} knows: {}", members.join(", ")));
+        if !members.is_empty() {
+            say(format_args!("as node {node} knows: {}", members.join(", ")));
+        }
         if !status.replica.suspected.is_empty() {
             let suspected: Vec<String> = status.replica.suspected.iter().map(ToString::to_string).collect();
             say(format_args!("node {node} has heard nothing for too long from: {}", suspected.join(", ")));

@@ -43,6 +43,11 @@ const QUORUMS: &str = "Leaderless: R,W,D: how many owners take part in a quorum 
 const REPAIR: &str = "Leaderless: what becomes of an owner that a read found to know less: blocking (the default: the read waits \
      until no later one can miss what it returns), async, or off";
 
+const FALLBACKS: &str = "Leaderless: these nodes of the cluster own nothing and keep hints for owners that cannot be reached: node \
+     numbers, separated by commas";
+const SLOPPY: &str = "Leaderless: fallback nodes count in the place of owners that cannot be reached, for writes at quorum and any; \
+     such a write is never called strict";
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Shape {
     /// How data is replicated; the same at every node.
@@ -58,6 +63,10 @@ pub(crate) struct Shape {
     pub(crate) quorums: Option<Text<[u8; 3]>>,
     #[arg(long, value_enum, value_name = "MODE", help = REPAIR)]
     pub(crate) repair: Option<Repair>,
+    #[arg(long, value_name = "NODES", value_parser = nodes, help = FALLBACKS)]
+    pub(crate) fallbacks: Option<Text<Vec<NodeId>>>,
+    #[arg(long, requires = "fallbacks", help = SLOPPY)]
+    pub(crate) sloppy: bool,
 }
 
 /// What becomes of an owner that a read found to know less.
@@ -107,12 +116,13 @@ impl Shape {
     /// What makes no sense together: a message for the user.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         use Strategy::{Leaderless, MultiLeader};
-        let given: [(bool, &[Strategy], &'static str); 5] = [
+        let given: [(bool, &[Strategy], &'static str); 6] = [
             (self.topology.is_some(), &[MultiLeader], "--topology is for --strategy multi-leader"),
             (self.conflicts.is_some(), &[MultiLeader, Leaderless], "--conflicts is for multi-leader and leaderless"),
             (!self.keyspaces.is_empty(), &[MultiLeader, Leaderless], "--keyspace is for multi-leader and leaderless"),
             (self.quorums.is_some(), &[Leaderless], "--quorums is for --strategy leaderless"),
             (self.repair.is_some(), &[Leaderless], "--repair is for --strategy leaderless"),
+            (self.fallbacks.is_some(), &[Leaderless], "--fallbacks is for --strategy leaderless"),
         ];
         match given.iter().find(|(given, of, _)| *given && !of.contains(&self.strategy)) {
             Some((.., message)) => Err(message),
@@ -129,6 +139,8 @@ impl Shape {
         self.keyspaces.iter().for_each(|keyspace| add("--keyspace", &keyspace.text));
         self.quorums.iter().for_each(|quorums| add("--quorums", &quorums.text));
         self.repair.iter().for_each(|repair| add("--repair", &repair.to_string()));
+        self.fallbacks.iter().for_each(|fallbacks| add("--fallbacks", &fallbacks.text));
+        list.extend(self.sloppy.then(|| "--sloppy".to_owned()));
         list
     }
 
@@ -151,7 +163,7 @@ impl Shape {
 
     /// What a leaderless replica is told.
     pub(crate) fn leaderless(&self, founding: leaderless::Founding) -> leaderless::Settings {
-        use leaderless::{Keyspace, Keyspaces, Quorums, ReadRepair, Settings, Size};
+        use leaderless::{Counting, Keyspace, Keyspaces, Quorums, ReadRepair, Settings, Size};
         let (default, prefixed) = self.policies();
         let all = Keyspaces::all(Keyspace::new(default));
         let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, Keyspace::new(policy)));
@@ -164,11 +176,20 @@ impl Shape {
             Some(Repair::Async) => ReadRepair::Async,
             Some(Repair::Off) => ReadRepair::Off,
         };
-        Settings { founding, ..Settings::new(keyspaces).quorums(quorums.unwrap_or_default()).repair(repair) }
+        let counting = if self.sloppy { Counting::TowardsQuorums } else { Counting::Never };
+        let settings = Settings::new(keyspaces).quorums(quorums.unwrap_or_default()).repair(repair);
+        Settings { founding, ..settings.fallbacks(self.fallback_nodes().iter().copied(), counting) }
     }
 
-    /// R, W and D in words, and what they are good for, among so many owners.
-    pub(crate) fn quorums_report(&self, owners: usize) -> String {
+    /// Nodes that own nothing and stand in for those that do.
+    pub(crate) fn fallback_nodes(&self) -> &[NodeId] {
+        self.fallbacks.as_ref().map_or(&[], |fallbacks| &fallbacks.value)
+    }
+
+    /// R, W and D in words, and what they are good for, among so many nodes.
+    pub(crate) fn quorums_report(&self, nodes: usize) -> String {
+        let fallbacks = self.fallback_nodes();
+        let owners = nodes.saturating_sub(fallbacks.len());
         let majority = replikit_core::quorum::majority(owners);
         let [read, write, durable] =
             self.quorums.as_ref().map_or([majority; 3], |quorums| quorums.value.map(usize::from));
@@ -177,7 +198,12 @@ impl Shape {
         } else {
             "a quorum read may miss quorum writes: R and what is certain of W do not exceed N"
         };
-        format!("N = {owners}, R = {read}, W = {write}, D = {durable}: {reads}")
+        let fallbacks = match (fallbacks, self.sloppy) {
+            ([], _) => String::new(),
+            (_, true) => format!("; {} fallback nodes count for owners that cannot be reached", fallbacks.len()),
+            (_, false) => format!("; {} fallback nodes keep hints and do not count", fallbacks.len()),
+        };
+        format!("N = {owners}, R = {read}, W = {write}, D = {durable}: {reads}{fallbacks}")
     }
 
     /// The topology as its user named it.
@@ -232,6 +258,11 @@ fn quorums(text: &str) -> Result<Text<[u8; 3]>, String> {
         Ok(value) if text.split(',').count() == 3 => Ok(Text { text: text.to_owned(), value }),
         _ => Err("give R,W,D: three numbers of owners, each at least 1".into()),
     }
+}
+
+fn nodes(text: &str) -> Result<Text<Vec<NodeId>>, String> {
+    let node = |text: &str| text.trim().parse().map(NodeId).map_err(|_| format!("`{text}` is not a node number"));
+    Ok(Text { text: text.to_owned(), value: text.split(',').map(node).collect::<Result<_, _>>()? })
 }
 
 fn keyspace(text: &str) -> Result<Text<(String, Policy)>, String> {

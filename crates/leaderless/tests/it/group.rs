@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use replikit_core::keyspace::{Versions, decode_versions, encode_get, encode_write};
 use replikit_core::*;
-use replikit_leaderless::{Config, Founding, Head, Leaderless};
+use replikit_leaderless::{Config, Counting, Fallback, Fallbacks, Founding, Head, Leaderless, Participant};
 use replikit_log::{MemoryLog, Storage};
 
 pub(crate) const GROUP: GroupId = GroupId(0);
 
 pub(crate) struct Place {
-    pub(crate) replica: Leaderless,
+    pub(crate) replica: Participant,
     log: MemoryLog,
     /// Batches that it has stored.
     pub(crate) appends: u64,
@@ -29,11 +29,24 @@ pub(crate) struct Group {
     now: Time,
     tokens: u64,
     members: Vec<NodeId>,
+    fallbacks: Fallbacks,
     configure: Box<dyn Fn(&mut Config)>,
 }
 
 impl Group {
     pub(crate) fn new(nodes: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
+        Self::with_fallbacks(nodes, 0, Counting::Never, configure)
+    }
+
+    /// Owners from node 1 on, and behind them so many nodes that stand in for them.
+    pub(crate) fn with_fallbacks(
+        owners: u32,
+        fallbacks: u32,
+        counting: Counting,
+        configure: impl Fn(&mut Config) + 'static,
+    ) -> Self {
+        let nodes = owners + fallbacks;
+        let fallbacks = Fallbacks { nodes: (owners + 1..=nodes).map(NodeId).collect(), counting };
         let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let mut group = Self {
             places: BTreeMap::new(),
@@ -45,6 +58,7 @@ impl Group {
             now: Time(1_000_000_000),
             tokens: 0,
             members: members.clone(),
+            fallbacks,
             configure: Box::new(configure),
         };
         for node in members {
@@ -63,10 +77,13 @@ impl Group {
     pub(crate) fn start(&mut self, node: NodeId) {
         let mut log = self.logs.remove(&node).expect("the node is stopped");
         log.restart();
-        let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, self.members.clone());
+        let mut owners = self.members.clone();
+        owners.retain(|node| !self.fallbacks.nodes.contains(node));
+        let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, owners);
         config.founding = Founding::New;
+        config.fallbacks = self.fallbacks.clone();
         (self.configure)(&mut config);
-        let mut replica = Leaderless::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
+        let mut replica = Participant::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
         let now = self.clock(node);
         for item in log.recovery() {
             replica.handle(now, item.into_input());
@@ -221,12 +238,29 @@ impl Group {
     }
 
     pub(crate) fn replica(&self, node: u32) -> &Leaderless {
-        &self.places[&NodeId(node)].replica
+        self.places[&NodeId(node)].replica.owner().expect("an owner")
+    }
+
+    pub(crate) fn fallback(&self, node: u32) -> &Fallback {
+        self.places[&NodeId(node)].replica.fallback().expect("a fallback node")
+    }
+
+    pub(crate) fn nodes(&self) -> u32 {
+        self.members.len() as u32
+    }
+
+    /// Every node that runs is told that its links to another one are up, or down.
+    pub(crate) fn tell_links(&mut self, of: NodeId, link: Link) {
+        let others: Vec<NodeId> = self.places.keys().copied().filter(|node| *node != of).collect();
+        for node in others {
+            self.input(node, Input::Peer { node: of, link });
+        }
     }
 
     /// All replicas have applied the same writes and show the same.
     pub(crate) fn assert_agreed(&self) {
-        let mut replicas = self.places.values().map(|place| (place.replica.applied(), place.replica.state_hash()));
+        let owners = self.places.values().filter_map(|place| place.replica.owner());
+        let mut replicas = owners.map(|replica| (replica.applied(), replica.state_hash()));
         let first = replicas.next().expect("a replica");
         assert!(replicas.all(|other| other == first), "the replicas differ");
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod group;
+mod hints;
 #[cfg(feature = "runtime")]
 mod node;
 mod quorums;
