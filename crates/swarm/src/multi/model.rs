@@ -108,8 +108,16 @@ impl Model {
         self.by_key.get(key).into_iter().flatten().any(|dot| self.writes[dot].again.is_some())
     }
 
-    /// Whether a value that merges shows what this write and the others of its node did: as themselves, or within others.
-    pub(crate) fn is_merged(&self, keyspaces: &Keyspaces, dot: Dot, seen: &VersionVector) -> bool {
+    /// Whether a value that merges shows what this write and the others of its node did: as themselves, or within others. Or
+    /// whether it shows all that its node had applied, this write too, when one of these lives of it ended: what that node had
+    /// seen removed by others is part of what it puts away.
+    pub(crate) fn is_merged(
+        &self,
+        keyspaces: &Keyspaces,
+        dot: Dot,
+        seen: &VersionVector,
+        lives: &[VersionVector],
+    ) -> bool {
         let Some(write) = self.writes.get(&dot) else { return false };
         if !matches!(keyspaces.of(&write.key).conflicts, ConflictPolicy::Crdt(_)) {
             return false;
@@ -119,7 +127,13 @@ impl Model {
         for other in self.by_key[&write.key].iter().filter(|other| node(**other) == node(dot)) {
             whole.insert(*other);
         }
-        self.view(keyspaces, &write.key, seen) == self.view(keyspaces, &write.key, &whole)
+        let shown = self.view(keyspaces, &write.key, seen);
+        let with = |more: &VersionVector| {
+            let mut all = seen.clone();
+            all.join(more);
+            shown == self.view(keyspaces, &write.key, &all)
+        };
+        with(&whole) || lives.iter().any(|life| life.contains(dot) && with(life))
     }
 
     /// All writes of a key, for a human.

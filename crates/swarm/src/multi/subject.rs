@@ -43,6 +43,8 @@ struct Place {
     /// What it had applied when it was last looked at.
     applied: VersionVector,
     audit: BTreeSet<Dot>,
+    /// What it had applied each time when it began anew.
+    lives: Vec<VersionVector>,
     /// How many members its epoch has.
     members: usize,
 }
@@ -329,13 +331,18 @@ impl MultiSubject {
                 || evicted
                 || self.model.is_made_again(dot, all)
                 || self.places.get(&writer).is_some_and(|place| place.audit.contains(&dot))
-                || self.model.is_merged(&self.keyspaces, dot, all)
+                || self.model.is_merged(&self.keyspaces, dot, all, self.place_lives(writer))
             {
                 return true;
             }
             rest.extend(self.model.replaced_by(dot).iter().copied().filter(|other| looked.insert(*other)));
         }
         false
+    }
+
+    /// What a node had applied each time when it began anew.
+    fn place_lives(&self, node: NodeId) -> &[VersionVector] {
+        self.places.get(&node).map_or(&[], |place| &place.lives)
     }
 
     /// Everything that these nodes have applied.
@@ -545,7 +552,8 @@ impl Subject<MultiLeader> for MultiSubject {
             Event::BeganAnew { .. } => {
                 self.probes.hit(Probe::NodeBeganAnew);
                 let place = self.place(at);
-                place.applied = VersionVector::new();
+                let applied = core::mem::take(&mut place.applied);
+                place.lives.push(applied);
                 place.installed.clear();
                 Ok(())
             }
