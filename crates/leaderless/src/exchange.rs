@@ -470,10 +470,10 @@ impl Leaderless {
         let (epoch, lives) = (self.epoch, &report.lives);
         let others = self.members.values().map(|member| {
             // Who still takes what an earlier life of somebody sent may come to hold more than it says.
-            let report = member.report.as_ref().filter(|report| report.epoch == epoch && report.lives == *lives)?;
-            Some((&report.held, report.durable()))
+            let report = member.report.as_ref().filter(|report| report.epoch == epoch && report.lives == *lives);
+            report.map(Report::holding)
         });
-        self.stability.advance((&report.held, report.durable()), others);
+        self.stability.advance(report.holding(), others);
         let stable = self.stability.stable().clone();
         let ended = self.ended(&report);
         self.state.collect(&stable, &ended, self.durable);

@@ -1,8 +1,7 @@
-//! What each other owner is known to hold, and what follows from it: staleness, stability.
+//! What each other owner is known to hold, and what follows from it: staleness.
 //!
 //! Invariant: a report says what its sender held when it was made, and reports of one life of a sender are ordered by number;
-//! an older one never takes the place of a newer one. Source: matrix clocks (Wuu and Bernstein 1984); causal stability
-//! (Baquero, Almeida, Shoker 2014).
+//! an older one never takes the place of a newer one. Source: matrix clocks (Wuu and Bernstein 1984).
 
 use replikit_core::dotted::News;
 use replikit_core::{OriginId, Time, VersionVector};

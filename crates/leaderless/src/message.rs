@@ -1,6 +1,7 @@
 //! What owners say to each other. Batches of writes ride beside the head.
 
 use bytes::Bytes;
+use replikit_core::dotted::Holding;
 use replikit_core::{Epoch, HybridTimestamp, NodeId, OriginId, VersionVector};
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,11 @@ impl Report {
     #[must_use]
     pub fn durable(&self) -> &VersionVector {
         self.durable.as_ref().unwrap_or(&self.held)
+    }
+
+    /// What is held has been applied.
+    pub(crate) fn holding(&self) -> Holding<'_> {
+        Holding { held: &self.held, applied: &self.held, durable: self.durable() }
     }
 }
 

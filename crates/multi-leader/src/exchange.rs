@@ -516,7 +516,11 @@ impl MultiLeader {
             self.tell(to, &report, true);
         }
         self.gossip(&around);
-        if report.epoch == self.epoch && self.stability.advance(&report, &self.members) {
+        let others = self.members.values().map(|member| {
+            let report = member.report.as_ref().filter(|theirs| theirs.epoch == report.epoch);
+            report.map(Report::holding)
+        });
+        if report.epoch == self.epoch && self.stability.advance(report.holding(), others) {
             let stable = self.stability.stable().clone();
             self.state.collect(&stable, self.durable);
         }

@@ -1,10 +1,7 @@
-//! What each member of the group is known to hold, and what follows from it: acknowledgements, staleness, stability.
+//! What each member of the group is known to hold, and what follows from it: acknowledgements, staleness.
 //!
 //! Invariant: a report says what its sender held when it was made, and reports of one life of a sender are ordered by number;
-//! an older one never takes the place of a newer one. Source: matrix clocks (Wuu and Bernstein 1984); causal stability
-//! (Baquero, Almeida, Shoker 2014).
-
-use std::collections::BTreeMap;
+//! an older one never takes the place of a newer one. Source: matrix clocks (Wuu and Bernstein 1984).
 
 use replikit_core::dotted::News;
 use replikit_core::{NodeId, Origin, OriginId, Time, VersionVector};
@@ -85,60 +82,5 @@ impl Member {
     pub(crate) fn fresh(&mut self, applied: &VersionVector) -> Option<Time> {
         self.refresh(applied);
         self.fresh
-    }
-}
-
-/// Finds out what every member has.
-#[derive(Debug, Default)]
-pub(crate) struct Stability {
-    /// Applied by every member, durably, and nothing is on its way that was made without having seen it.
-    stable: VersionVector,
-    /// The next such set, as soon as the second has been applied here: everything that any member held.
-    next: Option<(VersionVector, VersionVector)>,
-}
-
-impl Stability {
-    pub(crate) const fn stable(&self) -> &VersionVector {
-        &self.stable
-    }
-
-    /// A member has begun a new life: what it had applied before may be lost, and is not waited for.
-    pub(crate) fn begin_anew(&mut self) {
-        self.next = None;
-    }
-
-    /// Other members are asked from now on.
-    pub(crate) fn begin_epoch(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Looks at what is known of all others; returns whether more is stable.
-    pub(crate) fn advance(&mut self, mine: &Report, others: &BTreeMap<NodeId, Member>) -> bool {
-        let mut grown = false;
-        if let Some((stable, seen)) = self.next.take() {
-            if mine.applied().covers(&seen) {
-                grown = !self.stable.covers(&stable);
-                self.stable = stable;
-            } else {
-                self.next = Some((stable, seen));
-            }
-        }
-        // What is stable has been applied here: when that is all, there is no more.
-        if self.next.is_none() && !self.stable.covers(mine.applied()) {
-            let mut stable = mine.applied().meet(mine.durable());
-            let mut seen = VersionVector::new();
-            for member in others.values() {
-                let Some(report) = member.report.as_ref().filter(|report| report.epoch == mine.epoch) else {
-                    return grown;
-                };
-                stable = stable.meet(report.applied()).meet(report.durable());
-                // Of an origin whose node is no member, what is held anywhere may not have been applied anywhere.
-                seen.join(&report.held);
-            }
-            if !self.stable.covers(&stable) {
-                self.next = Some((stable, seen));
-            }
-        }
-        grown
     }
 }

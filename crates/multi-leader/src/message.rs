@@ -1,6 +1,7 @@
 //! What replicas say to each other. Batches of writes ride beside the head.
 
 use bytes::Bytes;
+use replikit_core::dotted::Holding;
 use replikit_core::{Epoch, NodeId, OriginId, VersionVector};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,10 @@ impl Report {
     #[must_use]
     pub fn durable(&self) -> &VersionVector {
         self.durable.as_ref().unwrap_or(&self.held)
+    }
+
+    pub(crate) fn holding(&self) -> Holding<'_> {
+        Holding { held: &self.held, applied: self.applied(), durable: self.durable() }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use replikit_core::dotted::{Peer, first_number};
+use replikit_core::dotted::{Peer, Stability, first_number};
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input, Link,
     LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
@@ -13,7 +13,7 @@ use replikit_core::{
 use crate::commit::{Acks, OpenBatch, Pending};
 use crate::config::{Config, ConfigError, Founding};
 use crate::epoch::Epochs;
-use crate::member::{Member, Stability};
+use crate::member::Member;
 use crate::message::{Head, Report};
 use crate::reads::Reads;
 use crate::record::Writes;

@@ -12,6 +12,6 @@ mod transfer;
 
 pub use life::{LIFE_MAX, News, UNHEARD_MAX, first_number, life_of, next_incarnation};
 pub use peer::Peer;
-pub use stability::Stability;
+pub use stability::{Holding, Stability};
 pub use stream::Stream;
 pub use transfer::Outgoing;
