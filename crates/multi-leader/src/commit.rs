@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp, CrdtState};
-use replikit_core::dotted::next_incarnation;
+use replikit_core::dotted::{Stream, next_incarnation};
 use replikit_core::keyspace::{KeyspaceError, WriteCommand, decode_request};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
@@ -23,7 +23,6 @@ use crate::record::{Change, Provenance, Record};
 use crate::register::Stage;
 use crate::replica::{MultiLeader, Standing, position};
 use crate::state::Found;
-use crate::stream::Stream;
 
 /// How far ahead of the wall clock the durable ceiling of timestamps is set, each time. After a restart the clock goes on from
 /// the ceiling, so for this long its writes win over later ones of others: less than clocks are allowed to differ anyway.

@@ -20,6 +20,7 @@ use crate::message::Report;
 use crate::record::Writes;
 use crate::register::Stage;
 use crate::replica::{MultiLeader, Standing};
+use crate::waiting::Waiting;
 
 /// The membership that a replica acts in.
 #[derive(Debug)]
@@ -244,7 +245,8 @@ impl MultiLeader {
             self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });
         }
         self.streams.clear();
-        (self.waiting_bytes, self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0, 0);
+        self.waiting = Waiting::default();
+        (self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0);
         self.state = crate::state::State::new(self.config.keyspaces.clone(), self.config.limits.audit_bytes_max);
         self.arriving = None;
         self.save();

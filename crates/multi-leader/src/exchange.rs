@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, first_number, life_of};
+use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, Stream, first_number, life_of};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Batch, Batches, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
@@ -20,7 +20,6 @@ use crate::record::{Change, Record, Writes};
 use crate::register::Stage;
 use crate::replica::{ASKED_MAX, MultiLeader, Standing};
 use crate::snapshot::{Image, Incoming};
-use crate::stream::Stream;
 use crate::transfer::Arriving;
 
 /// A snapshot is sent instead of writes only when these would take this much more, in bytes.
@@ -112,9 +111,8 @@ impl MultiLeader {
             Ok(writes) => writes,
             Err(what) => return self.misbehaved(from, what),
         };
-        let next = self.streams[&origin].waiting.is_empty();
-        let ready = next && (self.state.is_ready(&writes) || self.is_ready_without_lost(&writes));
-        if !ready && self.waiting_bytes + batch.bytes() > self.config.limits.causal_buffer_bytes_max {
+        let ready = !self.waiting.has(origin) && (self.state.is_ready(&writes) || self.is_ready_without_lost(&writes));
+        if !ready && self.waiting.bytes() + batch.bytes() > self.config.limits.causal_buffer_bytes_max {
             // What it waits for comes first, and is never refused; this comes again with a later exchange.
             return;
         }
@@ -137,60 +135,6 @@ impl MultiLeader {
         let stream = self.streams.get_mut(&batch.stream().origin);
         stream.expect("known to the caller").append(batch, Some(write));
         self.trim_cache();
-    }
-
-    /// Applies writes that are held, now or as soon as they are ready.
-    pub(crate) fn take_in(&mut self, writes: Writes) {
-        let origin = writes.origin();
-        let stream = self.streams.get_mut(&origin).expect("held");
-        if stream.waiting.is_empty() && self.state.is_ready(&writes) {
-            self.state.apply(&writes);
-        } else {
-            self.waiting_bytes += writes.batch.bytes();
-            stream.waiting.push_back(writes);
-            return;
-        }
-        self.drain_waiting();
-    }
-
-    /// Applies whatever has become ready.
-    fn drain_waiting(&mut self) {
-        loop {
-            let mut progress = false;
-            for stream in self.streams.values_mut() {
-                while let Some(writes) = stream.waiting.pop_front_if(|first| self.state.is_ready(first)) {
-                    self.waiting_bytes -= writes.batch.bytes();
-                    self.state.apply(&writes);
-                    progress = true;
-                }
-            }
-            if !progress && !self.apply_without_lost() {
-                return;
-            }
-        }
-    }
-
-    /// Applies the first batch that waits for writes that nobody has any more, if there is one.
-    fn apply_without_lost(&mut self) -> bool {
-        let ready = |stream: &&Stream| stream.waiting.front().is_some_and(|first| self.is_ready_without_lost(first));
-        let Some(origin) = self.streams.values().find(ready).map(|stream| stream.origin) else { return false };
-        self.close_batch();
-        let waiting = &mut self.streams.get_mut(&origin).expect("found just now").waiting;
-        let writes = waiting.pop_front().expect("found just now");
-        self.waiting_bytes -= writes.batch.bytes();
-        self.state.apply_next(&writes);
-        // After a restart the log alone would have it wait again, and what was written after it as well.
-        self.unfounded = true;
-        true
-    }
-
-    fn after_applying(&mut self) {
-        if core::mem::take(&mut self.unfounded) {
-            self.save();
-        }
-        self.release_reads();
-        self.try_standing();
-        self.try_settling();
     }
 
     /// Drops the oldest batches of the largest cache until all fit.
@@ -287,7 +231,7 @@ impl MultiLeader {
     pub(crate) fn after_news(&mut self) {
         self.release_acks();
         self.try_settling();
-        if self.waiting_bytes > 0 {
+        if self.waiting.bytes() > 0 {
             self.drain_waiting();
         }
         self.after_applying();
@@ -330,10 +274,10 @@ impl MultiLeader {
     /// The last sequence of a stream that may leave this node: of its own, what is on its disk.
     pub(crate) fn sendable(&self, stream: &Stream) -> u64 {
         // Of a closed origin, what a disk has: nobody may have taken it in before that disk loses it.
-        if self.is_closed(stream.origin) {
+        if self.is_closed(stream.origin()) {
             return stream.durable();
         }
-        if self.standing == Standing::Writer(stream.origin) { stream.durable() } else { stream.held() }
+        if self.standing == Standing::Writer(stream.origin()) { stream.durable() } else { stream.held() }
     }
 
     /// Whether there is something to do for a peer, of what can be sent now.
@@ -412,7 +356,7 @@ impl MultiLeader {
                     self.push(to, batches);
                 }
             }
-            let behind = |stream: &Stream| stream.bytes_behind(held.base(stream.origin));
+            let behind = |stream: &Stream| stream.bytes_behind(held.base(stream.origin()));
             let delta = || self.streams.values().map(behind).sum::<u64>();
             wants_snapshot |= peer.repair && delta() > self.state.bytes() as u64 + SNAPSHOT_WORTH_BYTES;
             if wants_snapshot {
@@ -698,11 +642,7 @@ impl MultiLeader {
             let digest = self.state.digest(origin);
             self.streams.entry(origin).or_insert_with(|| Stream::new(origin, 0, 0)).skip_to(base, digest, write);
         }
-        for stream in self.streams.values_mut() {
-            let base = self.state.applied().base(stream.origin);
-            stream.waiting.retain(|writes| writes.last() > base);
-        }
-        self.waiting_bytes = self.streams.values().flat_map(|s| &s.waiting).map(|writes| writes.batch.bytes()).sum();
+        self.waiting.is_applied(self.state.applied());
         self.cache_bytes = self.streams.values().map(Stream::cache_bytes).sum();
         self.snapshot = Some(at);
         self.drain_waiting();
@@ -740,11 +680,11 @@ impl MultiLeader {
         let all = self.retained_bytes > self.config.limits.retained_bytes_max;
         let mut releases = Vec::new();
         for stream in self.streams.values_mut() {
-            let applied = self.state.applied().base(stream.origin);
-            let needless = if all { applied } else { applied.min(self.stability.stable().base(stream.origin)) };
+            let applied = self.state.applied().base(stream.origin());
+            let needless = if all { applied } else { applied.min(self.stability.stable().base(stream.origin())) };
             if needless + 1 > stream.first() {
                 stream.released(needless + 1);
-                releases.push((stream.origin, LogIndex(needless + 1)));
+                releases.push((stream.origin(), LogIndex(needless + 1)));
             }
         }
         for (origin, before) in releases {

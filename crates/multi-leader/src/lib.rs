@@ -87,10 +87,10 @@ mod replica;
 mod resubmission;
 mod snapshot;
 mod state;
-mod stream;
 mod topology;
 mod transfer;
 mod versions;
+mod waiting;
 
 pub use config::{Config, ConfigError, Founding, Keyspace, Keyspaces, Limits, Timing};
 pub use guarantees::{guarantees, guarantees_with_reads};

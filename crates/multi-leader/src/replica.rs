@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use replikit_core::dotted::{Peer, Stability, first_number};
+use replikit_core::dotted::{Peer, Stability, Stream, first_number};
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input, Link,
     LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
@@ -21,9 +21,9 @@ use crate::register::{Register, Stage};
 use crate::resubmission::Stash;
 use crate::snapshot::Incoming;
 use crate::state::State;
-use crate::stream::Stream;
 use crate::topology::Graph;
 use crate::transfer::Arriving;
+use crate::waiting::Waiting;
 
 /// Numbers of own reports that are remembered, to know when an answer was asked for.
 pub(crate) const ASKED_MAX: usize = 64;
@@ -71,7 +71,7 @@ pub struct MultiLeader {
     pub(crate) register: Register,
     pub(crate) state: State,
     pub(crate) streams: BTreeMap<OriginId, Stream>,
-    pub(crate) waiting_bytes: usize,
+    pub(crate) waiting: Waiting,
     pub(crate) cache_bytes: usize,
     pub(crate) clock: HybridClock,
     pub(crate) open: Option<OpenBatch>,
@@ -178,7 +178,7 @@ impl MultiLeader {
             register,
             state,
             streams: BTreeMap::new(),
-            waiting_bytes: 0,
+            waiting: Waiting::default(),
             cache_bytes: 0,
             clock,
             open: None,
@@ -243,7 +243,7 @@ impl MultiLeader {
             conflicts: self.state.conflicts(),
             overwritten: self.state.audit.total(),
             audit_dropped: self.state.audit.dropped(),
-            waiting_bytes: self.waiting_bytes,
+            waiting_bytes: self.waiting.bytes(),
             cache_bytes: self.cache_bytes,
             suspected: self.suspected.iter().copied().collect(),
         }
@@ -382,8 +382,8 @@ impl MultiLeader {
         self.raise_ceiling(now);
         // A snapshot may be ahead of what the log has of a stream: the stream goes on behind it.
         let logged = core::mem::take(&mut self.logged);
-        let ahead = self.streams.values().filter(|stream| logged.get(&stream.origin) != Some(&stream.held()));
-        let ahead: Vec<(OriginId, u64)> = ahead.map(|stream| (stream.origin, stream.held())).collect();
+        let ahead = self.streams.values().filter(|stream| logged.get(&stream.origin()) != Some(&stream.held()));
+        let ahead: Vec<(OriginId, u64)> = ahead.map(|stream| (stream.origin(), stream.held())).collect();
         for (origin, held) in ahead.into_iter().filter(|(_, held)| *held > 0) {
             let next = LogIndex(held + 1);
             self.persist(Persist::Reset { stream: self.stream_id(origin), next });
@@ -531,7 +531,7 @@ impl MultiLeader {
 
     /// Every stream, up to some point of each.
     fn vector(&self, end: impl Fn(&Stream) -> u64) -> VersionVector {
-        VersionVector::up_to(self.streams.values().map(|stream| (stream.origin, end(stream))))
+        VersionVector::up_to(self.streams.values().map(|stream| (stream.origin(), end(stream))))
     }
 
     /// What is held here, as it is told to others.
