@@ -79,10 +79,11 @@ impl Peer {
     }
 
     /// It holds an origin's writes up to this and has missed what came next: that goes out again. Says whether it does:
-    /// once for each place until the next exchange, however often it is said.
+    /// once for each place until the next exchange, however often it is said, and not for a place before it: what it said
+    /// there has been overtaken.
     pub fn missed(&mut self, origin: OriginId, held: u64) -> bool {
         let sent = self.sent.base(origin);
-        if sent <= held || self.missing == Some((origin, held)) {
+        if sent <= held || self.missing.is_some_and(|(of, at)| of == origin && at >= held) {
             return false;
         }
         self.missing = Some((origin, held));
@@ -120,5 +121,27 @@ impl Peer {
         if self.repair {
             self.go_back();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seed 248 of leaderless replication, as it was then: answers that overtook each other had everything sent again, each
+    /// time by turns.
+    #[test]
+    fn an_answer_that_was_overtaken_has_nothing_sent_again() {
+        let (origin, mut peer) = (OriginId(1), Peer::default());
+        (1..=4).for_each(|last| peer.sends(origin, last, 1));
+        assert!(peer.missed(origin, 2));
+        assert_eq!(peer.next(origin, 0), 3);
+        (3..=4).for_each(|last| peer.sends(origin, last, 1));
+        assert!(!peer.missed(origin, 1) && !peer.missed(origin, 2), "both were said before");
+        assert_eq!(peer.next(origin, 0), 5);
+        assert!(peer.missed(origin, 3), "it is further now, and lacks what comes next");
+        peer.sends(origin, 4, 1);
+        peer.exchange(1, &VersionVector::new(), false);
+        assert!(peer.missed(origin, 1), "an exchange later, what is said counts anew");
     }
 }
