@@ -197,6 +197,14 @@ fn is_settled(replica: &Leaderless) -> bool {
     replica.stable() == replica.applied() && replica.figures().unsettled <= replica.siblings()
 }
 
+/// Whether an owner that may have forgotten something, for its log was cut, waits for one that is down for good: it asks all.
+fn waits<S: SimStorage>(world: &World<Leaderless, S>, dead: &[NodeId]) -> bool {
+    let replicas = world.replicas();
+    let nodes = replicas.nodes();
+    let asks = |node: &NodeId| replicas.replica(*node).is_some_and(|replica| replica.origin().is_none());
+    nodes.iter().any(|node| dead.contains(node) || world.is_refused(*node)) && nodes.iter().any(asks)
+}
+
 fn play<S: SimStorage>(
     plan: &Plan,
     world: &mut World<Leaderless, S>,
@@ -219,7 +227,7 @@ fn play<S: SimStorage>(
     let served = |_: &World<Leaderless, S>, subject: &LeaderlessSubject| {
         subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1
     };
-    let must_serve = |world: &World<Leaderless, S>| world.must_serve() && world.is_bounded();
+    let must_serve = |world: &World<Leaderless, S>| world.must_serve() && world.is_bounded() && !waits(world, &dead);
     if !world.run_while(patience, subject, served).map_err(text)? && must_serve(world) {
         return Err(format!("converges: nothing is served any more: {}", describe(world)));
     }
