@@ -44,7 +44,7 @@ impl Leaderless {
         let found = self.state.orphans(KEYS_MAX);
         self.orphans.told.clear();
         self.orphans.keys.retain(|key, _| found.iter().any(|(orphan, _)| orphan == key));
-        if self.incarnated > self.durable || self.installed > self.durable {
+        if self.installed > self.durable {
             return;
         }
         let others: Vec<(NodeId, u32)> =

@@ -294,7 +294,7 @@ impl Leaderless {
 
     /// Asks as many owners as a read still needs, the fastest first.
     fn ask(&mut self, now: Now, read: u64) {
-        if self.incarnated > self.durable {
+        if !self.may_number() {
             // After a crash this life's numbers would be given to other questions.
             return;
         }
@@ -565,9 +565,6 @@ impl Leaderless {
             .map(|(read, _)| *read)
             .collect();
         for read in old {
-            if self.incarnated > self.durable {
-                return;
-            }
             let Some(mut reading) = self.reads.reading.remove(&read) else { continue };
             match &reading.repairing {
                 None => {

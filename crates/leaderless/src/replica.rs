@@ -101,6 +101,9 @@ pub struct Leaderless {
     pub(crate) durable: WriteId,
     /// The storage action that makes the incarnation durable under which this replica writes.
     pub(crate) incarnated: WriteId,
+    /// The storage action that makes this life durable: before it, nothing leaves that is counted by lives, for another life
+    /// could use its numbers.
+    pub(crate) lived: WriteId,
     /// The storage action that made the newest installed snapshot durable: readers wait for it.
     pub(crate) installed: WriteId,
     pub(crate) failed: bool,
@@ -200,6 +203,7 @@ impl Leaderless {
             last_write: WriteId(0),
             durable: WriteId(0),
             incarnated: WriteId(1),
+            lived: WriteId(1),
             installed: WriteId(0),
             failed: false,
             recovered: false,
@@ -477,7 +481,7 @@ impl Leaderless {
     fn handle_durable(&mut self, now: Now, up_to: WriteId) {
         let before = self.durable;
         self.durable = self.durable.max(up_to);
-        if before < self.incarnated && self.incarnated <= self.durable {
+        if before < self.lived && self.may_number() {
             self.begin_asking(now);
         }
         let mut grown = false;
@@ -583,6 +587,11 @@ impl Leaderless {
         }
     }
 
+    /// Whether no crash can give the numbers of this life to another one.
+    pub(crate) fn may_number(&self) -> bool {
+        self.lived <= self.durable
+    }
+
     /// What is held here of every origin.
     pub(crate) fn held(&self) -> VersionVector {
         self.vector(Stream::held)
@@ -623,7 +632,7 @@ impl Leaderless {
     }
 
     fn handle_timer(&mut self, now: Now) {
-        if now.mono >= self.next_exchange {
+        if now.mono >= self.next_exchange && self.may_number() {
             self.next_exchange = now.mono + self.config.timing.exchange;
             self.exchange(now);
         }
@@ -728,11 +737,11 @@ impl Replica for Leaderless {
             }
             if self.open.is_some() {
                 self.close_batch();
-            } else if core::mem::take(&mut self.outdated) {
+            } else if self.may_number() && core::mem::take(&mut self.outdated) {
                 self.fill_peers();
             } else if !self.owed_stored.is_empty() {
                 self.tell_stored();
-            } else if !self.owed.is_empty() {
+            } else if !self.owed.is_empty() && self.may_number() {
                 self.tell_owed();
             } else {
                 return None;
@@ -744,7 +753,8 @@ impl Replica for Leaderless {
         if !self.recovered {
             return None;
         }
-        let deadlines = [Some(self.next_exchange), self.writing.deadline(), self.reads.deadline()];
+        let exchange = self.may_number().then_some(self.next_exchange);
+        let deadlines = [exchange, self.writing.deadline(), self.reads.deadline()];
         deadlines.into_iter().flatten().min()
     }
 }

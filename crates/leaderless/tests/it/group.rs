@@ -1,5 +1,5 @@
-//! Replicas with logs in memory, driven step by step: messages arrive when a test lets them, disks are done at once, and
-//! every node has a wall clock of its own.
+//! Replicas with logs in memory, driven step by step: messages arrive when a test lets them, disks are done at once unless
+//! a test stops them, and every node has a wall clock of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,8 +14,11 @@ pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) struct Place {
     pub(crate) replica: Participant,
     log: MemoryLog,
+    pub(crate) disk_stopped: bool,
     /// Batches that it has stored.
     pub(crate) appends: u64,
+    /// Messages that it has handed to the network.
+    pub(crate) sent: u64,
 }
 
 pub(crate) struct Group {
@@ -24,6 +27,8 @@ pub(crate) struct Group {
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
     /// Pairs that cannot reach each other, one direction each.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose disks are stopped when they start.
+    pub(crate) starts_stopped: BTreeSet<NodeId>,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
@@ -53,6 +58,7 @@ impl Group {
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            starts_stopped: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
@@ -89,7 +95,8 @@ impl Group {
             replica.handle(now, item.into_input());
         }
         replica.handle(now, Input::Recovered);
-        let place = Place { replica, log, appends: 0 };
+        let disk_stopped = self.starts_stopped.contains(&node);
+        let place = Place { replica, log, disk_stopped, appends: 0, sent: 0 };
         self.places.insert(node, place);
         self.drain(node);
     }
@@ -132,6 +139,7 @@ impl Group {
                         place.log.persist(id, op);
                     }
                     Action::Send { to, message } => {
+                        place.sent += 1;
                         self.wire.push_back((node, to, message));
                     }
                     Action::ReadLog { ticket, stream, from, bytes_max } => {
@@ -146,11 +154,17 @@ impl Group {
                     Action::Event { .. } => {}
                 }
             }
-            let Some(output) = place.log.poll() else { return };
+            let Some(output) = (!place.disk_stopped).then(|| place.log.poll()).flatten() else { return };
             if let Some(input) = output.into_input() {
                 place.replica.handle(now, input);
             }
         }
+    }
+
+    /// The disk of a node goes on.
+    pub(crate) fn resume_disk(&mut self, node: NodeId) {
+        self.places.get_mut(&node).expect("the node runs").disk_stopped = false;
+        self.drain(node);
     }
 
     /// Lets all messages arrive that are under way.

@@ -3,6 +3,7 @@
 
 mod group;
 mod hints;
+mod lives;
 #[cfg(feature = "runtime")]
 mod node;
 mod quorums;
