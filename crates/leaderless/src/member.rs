@@ -30,6 +30,10 @@ impl Member {
         if news != News::Old {
             self.report = Some(report);
         }
+        if news == News::NewLife {
+            // Nobody may ever see what its earlier life had: a cut log loses that.
+            self.fresher = None;
+        }
         news
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Group {
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
     /// Pairs that cannot reach each other, one direction each.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose pushes are lost on the wire.
+    pub(crate) pushes_lost: BTreeSet<NodeId>,
     /// Nodes whose disks are stopped when they start.
     pub(crate) starts_stopped: BTreeSet<NodeId>,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
@@ -58,6 +60,7 @@ impl Group {
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            pushes_lost: BTreeSet::new(),
             starts_stopped: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             skew: BTreeMap::new(),
@@ -170,7 +173,8 @@ impl Group {
     /// Lets all messages arrive that are under way.
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.wire.pop_front() {
-            if !self.cut.contains(&(from, to)) && self.places.contains_key(&to) {
+            let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
+            if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
                 self.input(to, Input::Message { from, message });
             }
         }

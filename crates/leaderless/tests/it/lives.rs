@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use replikit_core::{NodeId, Replica, WriteLevel, WriteRequest};
+use replikit_core::{NodeId, Outcome, ReadLevel, Replica, WriteLevel, WriteRequest};
+use replikit_leaderless::Founding;
 
 use crate::group::Group;
+
+fn put(key: &str, value: &str) -> WriteRequest {
+    WriteRequest::put(key.to_owned(), value.to_owned()).at(WriteLevel::LeaderDisk)
+}
 
 /// Seed 10220 of multi-leader replication: the next life used the numbers again. Nobody could tell what a life that never was
 /// had said from what its successor says.
@@ -12,7 +17,7 @@ use crate::group::Group;
 fn nothing_that_counts_by_lives_leaves_before_the_life_is_on_disk() {
     let mut group = Group::new(3, |_| {});
     group.cut.insert((NodeId(3), NodeId(2)));
-    group.write(3, WriteRequest::put("k", "v").at(WriteLevel::LeaderDisk));
+    group.write(3, put("k", "v"));
     group.kill(NodeId(3));
     group.kill(NodeId(1));
     group.starts_stopped.insert(NodeId(1));
@@ -27,4 +32,31 @@ fn nothing_that_counts_by_lives_leaves_before_the_life_is_on_disk() {
     group.run(Duration::from_millis(300));
     assert_eq!(group.replica(2).peek(b"k"), ["v"]);
     group.assert_agreed();
+}
+
+/// Node 1 has told everybody of a write that nobody else has, and comes back without it.
+fn group_of_a_lost_write() -> Group {
+    let mut group = Group::new(3, |_| {});
+    group.pushes_lost.insert(NodeId(1));
+    group.write(1, put("k", "lost"));
+    group.write(2, put("l", "kept"));
+    group.run(Duration::from_millis(500));
+    group.pushes_lost.clear();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group
+}
+
+#[test]
+fn a_read_of_bounded_staleness_does_not_wait_for_a_write_that_was_lost_with_the_only_disk_that_had_it() {
+    let mut group = group_of_a_lost_write();
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(2));
+    group.assert_agreed();
+    for node in 1..=3 {
+        let read = group.query(node, "l", ReadLevel::BoundedStale(Duration::from_millis(300)));
+        let outcome = group.outcome(read);
+        assert!(matches!(outcome, Some(Outcome::Value { .. })), "node {node} knows how fresh it is: {outcome:?}");
+    }
 }
