@@ -573,7 +573,8 @@ impl Leaderless {
     /// Everybody has answered and all that they hold has been applied: a new incarnation may take part.
     pub(crate) fn try_standing(&mut self) {
         let Standing::Asking { unheard, wanted, newest } = &self.standing else { return };
-        if !unheard.is_empty() || !self.state.base().covers(wanted) {
+        let applied = self.state.base();
+        if !unheard.is_empty() || !wanted.values().all(|wanted| applied.covers(wanted)) {
             return;
         }
         let incarnation = next_incarnation(self.register.incarnation, *newest);

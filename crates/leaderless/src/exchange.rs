@@ -232,6 +232,11 @@ impl Leaderless {
         if news == News::NewLife {
             // It may hold less than before: nobody must wait for what is gone.
             self.stability.begin_anew();
+            if let Standing::Asking { unheard, wanted, .. } = &mut self.standing {
+                // And it has to say again what it holds.
+                wanted.remove(&node);
+                unheard.insert(node);
+            }
         }
         self.outdated = true;
     }
@@ -241,7 +246,7 @@ impl Leaderless {
         let node = self.config.node;
         let Standing::Asking { unheard, wanted, newest } = &mut self.standing else { return };
         let report = self.members[&from].report.as_ref().expect("learned just now");
-        wanted.join(&report.held);
+        wanted.insert(from, report.held.clone());
         let known = report.held.origins().filter_map(Origin::of).filter(|origin| origin.node == node);
         *newest = known.map(|origin| origin.incarnation.0).fold(*newest, u32::max);
         unheard.remove(&from);

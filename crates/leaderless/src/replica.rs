@@ -40,7 +40,8 @@ pub(crate) enum Standing {
     /// hold.
     Asking {
         unheard: BTreeSet<NodeId>,
-        wanted: VersionVector,
+        /// What each of those held that it has heard from.
+        wanted: BTreeMap<NodeId, VersionVector>,
         /// The newest incarnation of this node that anybody knows.
         newest: u32,
     },
@@ -160,7 +161,7 @@ impl Leaderless {
         register.unclean = boot.incarnation;
         let asks = was_cut || is_new && config.founding == Founding::Ask;
         let standing = if asks {
-            Standing::Asking { unheard: others.clone(), wanted: VersionVector::new(), newest: register.incarnation }
+            Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
                 register.incarnation += 1;
@@ -433,7 +434,7 @@ impl Leaderless {
             self.event(Event::SnapshotUnreadable { at });
             let newest = self.register.incarnation;
             let unheard = self.members.keys().copied().collect();
-            self.standing = Standing::Asking { unheard, wanted: VersionVector::new(), newest };
+            self.standing = Standing::Asking { unheard, wanted: BTreeMap::new(), newest };
         }
         for (origin, held) in self.state.base().iter() {
             let digest = self.state.digest(origin);

@@ -60,3 +60,24 @@ fn a_read_of_bounded_staleness_does_not_wait_for_a_write_that_was_lost_with_the_
         assert!(matches!(outcome, Some(Outcome::Value { .. })), "node {node} knows how fresh it is: {outcome:?}");
     }
 }
+
+#[test]
+fn an_owner_that_asks_does_not_wait_for_a_write_that_is_lost_meanwhile() {
+    let mut group = group_of_a_lost_write();
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(1));
+    group.pushes_lost.insert(NodeId(1));
+    group.write(1, put("k", "lost as well"));
+    group.kill(NodeId(3));
+    group.lose_disk(NodeId(3));
+    group.start(NodeId(3));
+    group.run(Duration::from_millis(500));
+    assert_eq!(group.replica(3).origin(), None, "it waits for what node 1 says to have");
+    group.pushes_lost.clear();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.start(NodeId(1));
+    group.run(Duration::from_secs(2));
+    assert!((1..=3).all(|node| group.replica(node).origin().is_some()), "all take part again");
+    group.assert_agreed();
+}
