@@ -200,6 +200,10 @@ impl Leaderless {
             }
             self.register.life = life_of(echo) + 1;
             self.report_number = first_number(self.register.life);
+            // What is echoed from that life is no answer to what was asked under smaller numbers since.
+            self.asked.clear();
+            let (group, bytes) = (self.config.group, self.register.encode());
+            self.lived = self.persist(Persist::Register { group, bytes });
         }
         self.learn(from, report);
         // An answer to a later report answers all earlier questions too.

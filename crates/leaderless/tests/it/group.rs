@@ -27,6 +27,8 @@ pub(crate) struct Group {
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
     /// Pairs that cannot reach each other, one direction each.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// What did not get through.
+    pub(crate) lost: Vec<(NodeId, NodeId, Message<Head>)>,
     /// Nodes whose pushes are lost on the wire.
     pub(crate) pushes_lost: BTreeSet<NodeId>,
     /// Nodes whose disks are stopped when they start.
@@ -60,6 +62,7 @@ impl Group {
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            lost: Vec::new(),
             pushes_lost: BTreeSet::new(),
             starts_stopped: BTreeSet::new(),
             outcomes: BTreeMap::new(),
@@ -174,7 +177,9 @@ impl Group {
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.wire.pop_front() {
             let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
-            if !self.cut.contains(&(from, to)) && !is_lost && self.places.contains_key(&to) {
+            if self.cut.contains(&(from, to)) || is_lost {
+                self.lost.push((from, to, message));
+            } else if self.places.contains_key(&to) {
                 self.input(to, Input::Message { from, message });
             }
         }

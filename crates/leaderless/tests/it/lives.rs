@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use replikit_core::{NodeId, Outcome, ReadLevel, Replica, WriteLevel, WriteRequest};
-use replikit_leaderless::Founding;
+use replikit_core::dotted::life_of;
+use replikit_core::{Input, NodeId, Outcome, ReadLevel, Replica, WriteLevel, WriteRequest};
+use replikit_leaderless::{Founding, Head};
 
 use crate::group::Group;
 
@@ -80,4 +81,67 @@ fn an_owner_that_asks_does_not_wait_for_a_write_that_is_lost_meanwhile() {
     group.run(Duration::from_secs(2));
     assert!((1..=3).all(|node| group.replica(node).origin().is_some()), "all take part again");
     group.assert_agreed();
+}
+
+/// Node 1 in its third life. The last report of node 2 before the end of that is on its way to it still.
+fn group_with_a_late_report() -> (Group, Input<Head>) {
+    let mut group = Group::new(3, |_| {});
+    for _ in 0..2 {
+        group.kill(NodeId(1));
+        group.start(NodeId(1));
+        group.run(Duration::from_millis(200));
+    }
+    group.cut.insert((NodeId(2), NodeId(1)));
+    group.run(Duration::from_millis(300));
+    group.cut.clear();
+    let is_report = |(from, _, message): &(NodeId, NodeId, _)| {
+        let message: &replikit_core::Message<Head> = message;
+        *from == NodeId(2) && matches!(message.head, Head::Report(_))
+    };
+    let lost = std::mem::take(&mut group.lost);
+    let (from, _, message) = lost.into_iter().rfind(is_report).expect("there was an exchange");
+    (group, Input::Message { from, message })
+}
+
+#[test]
+fn what_an_earlier_life_was_answered_is_no_answer_to_one_that_has_forgotten_it() {
+    let (mut group, late) = group_with_a_late_report();
+    group.isolate(NodeId(3), true);
+    group.write(1, put("k", "v").at(WriteLevel::Quorum));
+    group.isolate(NodeId(3), false);
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.isolate(NodeId(2), true);
+    group.start(NodeId(1));
+    group.run(Duration::from_millis(300));
+    assert_eq!(group.replica(1).origin(), None, "it has heard of its earlier life, and nothing from node 2");
+    group.input(NodeId(1), late);
+    assert_eq!(group.replica(1).origin(), None, "that was said before node 1 had written what it asks for");
+    group.isolate(NodeId(2), false);
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.values(1, "k", ReadLevel::Local), ["v"]);
+}
+
+#[test]
+fn a_life_that_only_others_remember_is_written_down() {
+    let (mut group, _) = group_with_a_late_report();
+    group.kill(NodeId(1));
+    group.lose_disk(NodeId(1));
+    group.start(NodeId(1));
+    group.run(Duration::from_millis(300));
+    let life = |group: &Group| {
+        let told = group.lost.iter().rev().find_map(|(from, _, message)| match &message.head {
+            Head::Report(report) if *from == NodeId(1) => Some(life_of(report.number)),
+            _ => None,
+        });
+        told.expect("it reports")
+    };
+    group.isolate(NodeId(1), true);
+    group.run(Duration::from_millis(200));
+    assert_eq!(life(&group), 4, "its disk has forgotten three");
+    group.kill(NodeId(1));
+    group.start(NodeId(1));
+    group.run(Duration::from_millis(200));
+    assert_eq!(life(&group), 5);
 }
