@@ -317,7 +317,8 @@ impl Leaderless {
                     if peer.inflight_bytes() >= limits.inflight_bytes_max && peer.is_sending(origin) {
                         continue 'origins;
                     }
-                    if next < stream.first() {
+                    // What the log has given up may still be in memory, for those who are about to get it.
+                    if next < stream.first() && stream.cached(next).is_none() {
                         wants_snapshot = true;
                         break 'origins;
                     }

@@ -14,6 +14,7 @@ pub(crate) const GROUP: GroupId = GroupId(0);
 pub(crate) struct Place {
     pub(crate) replica: Participant,
     log: MemoryLog,
+    pub(crate) events: Vec<Event>,
     pub(crate) disk_stopped: bool,
     /// Batches that it has stored.
     pub(crate) appends: u64,
@@ -102,7 +103,7 @@ impl Group {
         }
         replica.handle(now, Input::Recovered);
         let disk_stopped = self.starts_stopped.contains(&node);
-        let place = Place { replica, log, disk_stopped, appends: 0, sent: 0 };
+        let place = Place { replica, log, events: Vec::new(), disk_stopped, appends: 0, sent: 0 };
         self.places.insert(node, place);
         self.drain(node);
     }
@@ -157,7 +158,7 @@ impl Group {
                     Action::Done { token, outcome } => {
                         self.outcomes.insert(token.0, outcome);
                     }
-                    Action::Event { .. } => {}
+                    Action::Event { event, .. } => place.events.push(event),
                 }
             }
             let Some(output) = (!place.disk_stopped).then(|| place.log.poll()).flatten() else { return };
@@ -258,6 +259,11 @@ impl Group {
     /// A node is told that the link to another one is down.
     pub(crate) fn link_down(&mut self, at: u32, to: u32) {
         self.input(NodeId(at), Input::Peer { node: NodeId(to), link: Link::Down });
+    }
+
+    /// What a node has told its operator since it began.
+    pub(crate) fn told(&self, node: u32, what: impl Fn(&Event) -> bool) -> usize {
+        self.places[&NodeId(node)].events.iter().filter(|event| what(event)).count()
     }
 
     pub(crate) fn replica(&self, node: u32) -> &Leaderless {

@@ -7,3 +7,4 @@ mod lives;
 #[cfg(feature = "runtime")]
 mod node;
 mod quorums;
+mod snapshots;
