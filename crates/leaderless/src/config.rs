@@ -171,6 +171,8 @@ pub struct Limits {
     pub snapshot_piece_bytes: usize,
     /// Hints that a fallback node keeps; beyond it they are refused, and not counted. Default 256 MiB.
     pub hints_bytes_max: usize,
+    /// A snapshot from another owner is gathered in memory before it is joined; a larger one is refused. Default 8 GiB.
+    pub snapshot_bytes_max: u64,
     /// Overwritten values that are kept for the audit; beyond it the oldest are dropped, and counted. Default 64 MiB.
     pub audit_bytes_max: usize,
 }
@@ -188,6 +190,7 @@ impl Default for Limits {
             snapshot_log_bytes: 64 << 20,
             retained_bytes_max: 1 << 30,
             snapshot_piece_bytes: 256 << 10,
+            snapshot_bytes_max: 8 << 30,
             audit_bytes_max: 64 << 20,
             hints_bytes_max: 256 << 20,
         }
@@ -334,6 +337,7 @@ impl Config {
             ("siblings_max", limits.siblings_max),
             ("snapshot_piece_bytes", limits.snapshot_piece_bytes),
             ("snapshot_log_bytes", limits.snapshot_log_bytes as usize),
+            ("snapshot_bytes_max", limits.snapshot_bytes_max as usize),
         ];
         match sizes.iter().find(|(_, size)| *size == 0) {
             Some((name, _)) => Err(ConfigError::Zero { name }),

@@ -23,9 +23,14 @@ use crate::snapshot::{Image, Incoming};
 /// A snapshot is sent instead of writes only when these would take this much more, in bytes.
 const SNAPSHOT_WORTH_BYTES: u64 = 4 << 20;
 
+/// After a snapshot that was too large none is taken for so many exchanges.
+const REFUSED_EXCHANGES: u32 = 256;
+
 /// A snapshot on its way in.
 #[derive(Debug)]
 pub(crate) struct Arriving {
+    /// It has grown beyond the limit, and its content was dropped: another one is not begun at once.
+    refused: bool,
     from: NodeId,
     transfer: (OriginId, u64),
     offset: u64,
@@ -569,22 +574,33 @@ impl Leaderless {
 
     fn handle_piece(&mut self, now: Now, from: NodeId, piece: Piece) {
         let Piece { transfer, offset, bytes, last, .. } = piece;
-        let busy_until = self.config.timing.exchange * 4;
+        let exchange = self.config.timing.exchange;
         let known = self.arriving.as_ref();
         let same = known.is_some_and(|arriving| arriving.from == from && arriving.transfer == transfer);
         let wants = |offset| Head::PieceWanted(PieceWanted { transfer, offset });
         if !same {
-            let busy = known.is_some_and(|arriving| now.mono.since(arriving.heard) < busy_until);
+            let patience = |arriving: &Arriving| exchange * if arriving.refused { REFUSED_EXCHANGES } else { 4 };
+            let busy = known.is_some_and(|arriving| now.mono.since(arriving.heard) < patience(arriving));
             if busy || offset > 0 {
                 return self.send(from, wants(None), Batches::None);
             }
-            self.arriving = Some(Arriving { from, transfer, offset: 0, content: Incoming::default(), heard: now.mono });
+            let (content, heard) = (Incoming::default(), now.mono);
+            self.arriving = Some(Arriving { from, transfer, offset: 0, content, heard, refused: false });
         }
         let arriving = self.arriving.as_mut().expect("it is there now");
+        if arriving.refused {
+            return self.send(from, wants(None), Batches::None);
+        }
         arriving.heard = now.mono;
         if offset != arriving.offset {
             let next = arriving.offset;
             return self.send(from, wants(Some(next)), Batches::None);
+        }
+        let bytes_max = self.config.limits.snapshot_bytes_max;
+        if offset + bytes.len() as u64 > bytes_max {
+            (arriving.refused, arriving.content) = (true, Incoming::default());
+            self.send(from, wants(None), Batches::None);
+            return self.event(Event::SnapshotRefused { from, bytes_max });
         }
         if arriving.content.push(&bytes).is_err() {
             self.arriving = None;

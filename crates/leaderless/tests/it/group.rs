@@ -28,6 +28,8 @@ pub(crate) struct Group {
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message<Head>)>,
     /// Pairs that cannot reach each other, one direction each.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Pieces of snapshots that were handed to the network.
+    pub(crate) pieces: u64,
     /// What did not get through.
     pub(crate) lost: Vec<(NodeId, NodeId, Message<Head>)>,
     /// Nodes whose pushes are lost on the wire.
@@ -63,6 +65,7 @@ impl Group {
             logs: members.iter().map(|node| (*node, MemoryLog::new())).collect(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            pieces: 0,
             lost: Vec::new(),
             pushes_lost: BTreeSet::new(),
             starts_stopped: BTreeSet::new(),
@@ -147,6 +150,7 @@ impl Group {
                     }
                     Action::Send { to, message } => {
                         place.sent += 1;
+                        self.pieces += u64::from(matches!(message.head, Head::Piece(_)));
                         self.wire.push_back((node, to, message));
                     }
                     Action::ReadLog { ticket, stream, from, bytes_max } => {
