@@ -2,9 +2,7 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::{ClusterId, EpochSource, GroupId, NodeId, NodeInfo, Origin, StaticMembership};
 
@@ -30,50 +28,8 @@ impl Keyspace {
     }
 }
 
-/// The keyspaces of a group, each with the prefix that its keys share. A key belongs to the longest prefix that it begins
-/// with, and to the default keyspace if there is none.
-///
-/// All replicas of a group must have the same ones: they tell each other a digest of them, and a replica whose digest differs
-/// is reported and not listened to.
-#[derive(Clone, Debug, Default)]
-pub struct Keyspaces {
-    default: Arc<Keyspace>,
-    // Longest prefix first.
-    prefixed: Vec<(Bytes, Arc<Keyspace>)>,
-}
-
-impl Keyspaces {
-    /// Every key in one keyspace.
-    #[must_use]
-    pub fn all(keyspace: Keyspace) -> Self {
-        Self { default: Arc::new(keyspace), prefixed: Vec::new() }
-    }
-
-    /// The same, with another keyspace for the keys that begin with `prefix`; an earlier one of the same prefix is replaced.
-    #[must_use]
-    pub fn with(mut self, prefix: impl Into<Bytes>, keyspace: Keyspace) -> Self {
-        let prefix = prefix.into();
-        self.prefixed.retain(|(other, _)| *other != prefix);
-        self.prefixed.push((prefix, Arc::new(keyspace)));
-        self.prefixed.sort_by_key(|(prefix, _)| core::cmp::Reverse(prefix.len()));
-        self
-    }
-
-    /// The keyspace that a key belongs to.
-    #[must_use]
-    pub fn of(&self, key: &[u8]) -> &Keyspace {
-        let prefixed = self.prefixed.iter().find(|(prefix, _)| key.starts_with(prefix));
-        prefixed.map_or(&self.default, |(_, keyspace)| keyspace)
-    }
-
-    /// Equal for equal keyspaces, as far as policies have names: two different merge functions look alike.
-    pub(crate) fn digest(&self) -> u64 {
-        let mut prefixed: Vec<String> =
-            self.prefixed.iter().map(|(prefix, keyspace)| format!("{prefix:?} {keyspace:?}")).collect();
-        prefixed.sort();
-        xxhash_rust::xxh3::xxh3_64(format!("{:?} {prefixed:?}", self.default).as_bytes())
-    }
-}
+/// The keyspaces of a group, by the prefix of their keys.
+pub type Keyspaces = replikit_core::keyspace::Keyspaces<Keyspace>;
 
 /// Sizes. Each is a named limit, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

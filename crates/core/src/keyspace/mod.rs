@@ -9,6 +9,7 @@ mod answer;
 mod audit;
 mod codec;
 mod map;
+mod prefixes;
 mod sorted;
 
 use std::ops::{Bound, ControlFlow};
@@ -26,6 +27,7 @@ pub use self::codec::{
     encode_get, encode_scan, encode_write,
 };
 pub use self::map::{Map, MapImage};
+pub use self::prefixes::Keyspaces;
 use crate::{KEY_BYTES_MAX, LogIndex, Page, RestoreError, SnapshotSource, StateMachine, VALUE_BYTES_MAX, WriteEffect};
 
 /// The key-value state machine: put, delete, compare-and-set and counters; get and scan.
