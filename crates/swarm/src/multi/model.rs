@@ -96,6 +96,14 @@ impl Model {
         self.writes.values().any(|write| write.again == Some(dot) && seen.contains(write.dot))
     }
 
+    /// Whether a delete holds although no member has it any more: nothing of the key that it had seen is there. Once every
+    /// member has a delete it is collected, and who is evicted after that has nothing left to make again.
+    pub(crate) fn is_gone(&self, dot: Dot, seen: &VersionVector) -> bool {
+        let Some(delete) = self.writes.get(&dot).filter(|write| write.value.is_none()) else { return false };
+        let mut before = self.by_key[&delete.key].iter().filter(|other| is_before(**other, delete));
+        before.all(|other| !seen.contains(*other) && !self.is_made_again(*other, seen))
+    }
+
     /// A write that was made again and is there all the same, or was made again twice.
     pub(crate) fn counts_twice(&self, seen: &VersionVector) -> Option<Dot> {
         let mut made = BTreeSet::new();

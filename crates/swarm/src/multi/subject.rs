@@ -330,6 +330,7 @@ impl MultiSubject {
             if all.contains(dot)
                 || evicted
                 || self.model.is_made_again(dot, all)
+                || self.model.is_gone(dot, all)
                 || self.places.get(&writer).is_some_and(|place| place.audit.contains(&dot))
                 || self.model.is_merged(&self.keyspaces, dot, all, self.place_lives(writer))
             {
