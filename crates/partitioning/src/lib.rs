@@ -23,7 +23,15 @@
 mod deadlines;
 mod frames;
 mod groups;
+mod id;
+mod partitioner;
+mod span;
 mod writes;
 
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
 pub use groups::Groups;
+pub use id::{Birth, BoundsVersion, DomainId, HandoffId, PartitionId, PlacementVersion};
+pub use partitioner::{
+    BoundError, HashSlots, HashThenRange, HashedPrefix, KeyOrder, Partitioner, Position, SLOTS, Scheme, Slot, SlotHash,
+};
+pub use span::Span;
