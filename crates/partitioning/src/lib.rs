@@ -25,7 +25,9 @@ mod frames;
 mod groups;
 mod id;
 mod partitioner;
+pub mod placement;
 mod span;
+mod topology;
 mod writes;
 
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
@@ -35,3 +37,4 @@ pub use partitioner::{
     BoundError, HashSlots, HashThenRange, HashedPrefix, KeyOrder, Partitioner, Position, SLOTS, Scheme, Slot, SlotHash,
 };
 pub use span::Span;
+pub use topology::{CAPACITY_MAX, CAPACITY_USUAL, Node, Standing, Topology, TopologyError};
