@@ -24,6 +24,7 @@ mod deadlines;
 mod frames;
 mod groups;
 mod id;
+mod map;
 mod partitioner;
 pub mod placement;
 mod span;
@@ -33,6 +34,10 @@ mod writes;
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
 pub use groups::Groups;
 pub use id::{Birth, BoundsVersion, DomainId, HandoffId, PartitionId, PlacementVersion};
+pub use map::{
+    After, Catchup, Change, DELTAS_MAX, Decision, Delta, DeltaError, DeltaLog, Fit, Handoff, MapError, Misrouted,
+    PARTITIONS_MAX, Partition, PartitionMap, Refused, Route, STALE_ENTRIES_MAX, StaleRoute,
+};
 pub use partitioner::{
     BoundError, HashSlots, HashThenRange, HashedPrefix, KeyOrder, Partitioner, Position, SLOTS, Scheme, Slot, SlotHash,
 };

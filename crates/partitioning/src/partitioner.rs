@@ -46,13 +46,48 @@ impl Position<'_> {
             None => Bytes::copy_from_slice(self.rest),
         }
     }
+
+    /// What is behind `prefix`, if it begins with it; else how it stands to everything that does. Only a position without a slot has
+    /// anything to strip.
+    #[inline]
+    pub(crate) fn strip(&self, prefix: &[u8]) -> Result<Self, Ordering> {
+        if prefix.is_empty() {
+            return Ok(*self);
+        }
+        match self.rest.strip_prefix(prefix) {
+            Some(rest) => Ok(Self { slot: self.slot, rest }),
+            None => Err(self.rest.cmp(prefix)),
+        }
+    }
+
+    /// Its first eight bytes as a number of the same order, filled up with zeroes.
+    #[inline]
+    pub(crate) fn head(&self) -> u64 {
+        match self.slot {
+            None => head(self.rest),
+            Some(slot) => (u64::from(slot.get()) << 48) | (head(self.rest) >> 16),
+        }
+    }
+}
+
+/// The first eight bytes as a number of the same order, filled up with zeroes.
+#[inline]
+pub(crate) fn head(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => {
+            let mut first = [0; 8];
+            first[..bytes.len()].copy_from_slice(bytes);
+            u64::from_be_bytes(first)
+        }
+    }
 }
 
 /// Why a byte string cannot be a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BoundError {
-    /// Bounds between hash slots are slots: two bytes, below [`SLOTS`]. The caller's mistake; nothing has changed.
-    #[error("a bound between hash slots is a slot of two bytes below {SLOTS}")]
+    /// Bounds between hash slots are slots: two bytes, from 1 to below [`SLOTS`]. The caller's mistake; nothing has changed.
+    #[error("a bound between hash slots is a slot of two bytes from 1 to below {SLOTS}")]
     NoSlot,
     /// Bounds of hash-then-range begin with a slot. The caller's mistake; nothing has changed.
     #[error("a bound of hash-then-range begins with a slot of two bytes below {SLOTS}")]
@@ -75,6 +110,11 @@ pub trait Partitioner {
     /// # Errors
     /// Why it may not.
     fn check_bound(&self, bound: &[u8]) -> Result<(), BoundError>;
+
+    /// The first bound behind a position: a cut there leaves the position, and nothing that follows it, on the left.
+    fn bound_behind(&self, position: &[u8]) -> Bytes {
+        Bytes::from([position, &[0]].concat())
+    }
 }
 
 /// A key's position is the key: neighbours stay together, and sequential writes meet one partition.
@@ -135,9 +175,17 @@ impl Partitioner for HashSlots {
     fn check_bound(&self, bound: &[u8]) -> Result<(), BoundError> {
         match bound {
             [] => Ok(()),
+            // Nothing stands in front of the first slot, so it bounds nothing.
+            [0, 0] => Err(BoundError::NoSlot),
             [high, low] if Slot::new(u16::from_be_bytes([*high, *low])).is_some() => Ok(()),
             _ => Err(BoundError::NoSlot),
         }
+    }
+
+    /// The next slot; behind the last one a bound that no partition can have.
+    fn bound_behind(&self, position: &[u8]) -> Bytes {
+        let slot = position.first_chunk::<2>().map_or(0, |slot| u16::from_be_bytes(*slot));
+        Bytes::copy_from_slice(&slot.saturating_add(1).to_be_bytes())
     }
 }
 
@@ -281,6 +329,10 @@ impl Partitioner for Scheme {
     fn check_bound(&self, bound: &[u8]) -> Result<(), BoundError> {
         self.inner().check_bound(bound)
     }
+
+    fn bound_behind(&self, position: &[u8]) -> Bytes {
+        self.inner().bound_behind(position)
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +372,9 @@ mod tests {
         fn a_position_orders_as_its_bytes(scheme in schemes(), a in key(), b in key(), cut in 0_usize..6) {
             let bound = bound(scheme, &b, cut);
             prop_assert_eq!(scheme.position(&a).cmp_bound(&bound), scheme.position(&a).to_bytes().cmp(&bound));
-            prop_assert_eq!(scheme.check_bound(&bound), Ok(()));
+            prop_assert_eq!(scheme.position(&a).head(), head(&scheme.position(&a).to_bytes()));
+            let bounds_nothing = matches!(scheme, Scheme::HashSlots(_)) && *bound == [0, 0];
+            prop_assert_eq!(scheme.check_bound(&bound).is_err(), bounds_nothing);
         }
 
         #[test]
@@ -362,6 +416,7 @@ mod tests {
     fn bounds_that_are_no_slots_are_refused() {
         let slots = HashSlots { hash: HASH };
         assert_eq!(slots.check_bound(&[0x40, 0]), Err(BoundError::NoSlot));
+        assert_eq!(slots.check_bound(&[0, 0]), Err(BoundError::NoSlot));
         assert_eq!(slots.check_bound(&[1]), Err(BoundError::NoSlot));
         assert_eq!(slots.check_bound(&[1, 2, 3]), Err(BoundError::NoSlot));
         let compound = HashThenRange { hash: HASH, prefix: HashedPrefix::Bytes(2) };

@@ -11,7 +11,7 @@ pub const SLOTS: u16 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 14;
 
 /// A slot of the hash space, below [`SLOTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
 impl Slot {
