@@ -24,16 +24,19 @@ mod deadlines;
 mod frames;
 mod groups;
 mod id;
+mod load;
 mod map;
 mod partitioner;
 pub mod placement;
 mod span;
+pub mod split;
 mod topology;
 mod writes;
 
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
 pub use groups::Groups;
 pub use id::{Birth, BoundsVersion, DomainId, HandoffId, PartitionId, PlacementVersion};
+pub use load::Load;
 pub use map::{
     After, Catchup, Change, DELTAS_MAX, Decision, Delta, DeltaError, DeltaLog, Fit, Handoff, MapError, Misrouted,
     PARTITIONS_MAX, Partition, PartitionMap, Refused, Route, STALE_ENTRIES_MAX, StaleRoute,

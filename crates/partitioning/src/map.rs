@@ -32,6 +32,7 @@ use crate::partitioner::{Partitioner, Scheme};
 use crate::span::Span;
 use directory::Directory;
 
+pub(crate) use change::aligned;
 pub use change::{Change, Refused};
 pub use check::{Fit, Misrouted, STALE_ENTRIES_MAX, StaleRoute};
 pub use delta::{Catchup, DELTAS_MAX, Delta, DeltaError, DeltaLog};

@@ -354,7 +354,7 @@ impl PartitionMap {
 }
 
 /// Whether two partitions can be merged as they are placed.
-fn aligned(left: &Partition, right: &Partition) -> Result<(), Refused> {
+pub(crate) fn aligned(left: &Partition, right: &Partition) -> Result<(), Refused> {
     if left.group == right.group {
         return Ok(());
     }
