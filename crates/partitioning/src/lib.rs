@@ -20,6 +20,7 @@
 //! That of any replica. See [`Groups`] for an example.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 mod deadlines;
 mod frames;
 mod groups;

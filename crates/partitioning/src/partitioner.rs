@@ -73,13 +73,18 @@ impl Position<'_> {
 /// The first eight bytes as a number of the same order, filled up with zeroes.
 #[inline]
 pub(crate) fn head(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk() {
-        Some(first) => u64::from_be_bytes(*first),
-        None => {
-            let mut first = [0; 8];
-            first[..bytes.len()].copy_from_slice(bytes);
-            u64::from_be_bytes(first)
+    if let Some(first) = bytes.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
+    // Two overlapping halves, or three bytes: no loop and no call.
+    let place = |value: u64, end: usize| value << (8 * (8 - end));
+    match (bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(first), Some(last)) => {
+            place(u64::from(u32::from_be_bytes(*first)), 4) | place(u64::from(u32::from_be_bytes(*last)), bytes.len())
         }
+        _ => [0, bytes.len() / 2, bytes.len().saturating_sub(1)]
+            .iter()
+            .fold(0, |head, &at| bytes.get(at).map_or(head, |byte| head | place(u64::from(*byte), at + 1))),
     }
 }
 
