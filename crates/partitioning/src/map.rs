@@ -245,9 +245,9 @@ impl PartitionMap {
 
     #[inline]
     fn index(&self, key: &[u8]) -> usize {
-        match (&self.scheme, &self.directory) {
-            (Scheme::HashSlots(slots), Directory::Slots(directory)) => directory.index(slots.hash.slot(key)),
-            (scheme, directory) => directory.index(&scheme.position(key)),
+        match &self.directory {
+            Directory::Slots(slots) => slots.index(key),
+            Directory::Ordered(ordered) => ordered.index(&self.scheme, key),
         }
     }
 

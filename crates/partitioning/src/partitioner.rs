@@ -127,6 +127,7 @@ pub trait Partitioner {
 pub struct KeyOrder;
 
 impl Partitioner for KeyOrder {
+    #[inline]
     fn position<'k>(&self, key: &'k [u8]) -> Position<'k> {
         Position { slot: None, rest: key }
     }

@@ -21,6 +21,7 @@ impl Slot {
     }
 
     /// Its number.
+    #[inline]
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -49,10 +50,27 @@ impl SlotHash {
     #[inline]
     pub fn slot(self, key: &[u8]) -> Slot {
         match self {
-            Self::Xxh3 { seed } => Slot((xxh3_64_with_seed(key, seed) >> (u64::BITS - SLOT_BITS)) as u16),
-            Self::RedisCrc16 => Slot(crc16(hash_tag(key)) & (SLOTS - 1)),
+            // The hash of short keys is put in place, that of long ones is called.
+            Self::Xxh3 { seed } if key.len() <= 16 => upper_bits(xxh3_64_with_seed(key, seed)),
+            Self::Xxh3 { seed } => upper_bits(long(key, seed)),
+            Self::RedisCrc16 => redis_slot(key),
         }
     }
+}
+
+#[inline]
+fn upper_bits(hash: u64) -> Slot {
+    Slot((hash >> (u64::BITS - SLOT_BITS)) as u16)
+}
+
+#[inline(never)]
+fn long(key: &[u8], seed: u64) -> u64 {
+    xxh3_64_with_seed(key, seed)
+}
+
+#[inline(never)]
+fn redis_slot(key: &[u8]) -> Slot {
+    Slot(crc16(hash_tag(key)) & (SLOTS - 1))
 }
 
 fn hash_tag(key: &[u8]) -> &[u8] {
