@@ -98,14 +98,14 @@ impl Settings {
     }
 }
 
-/// With [`Objective::Load`], a node has to be so many percent above its part before anything is moved for evenness.
+/// With [`Objective::Load`], a node has to be so many percent above or below its part before anything is moved for evenness.
 pub const START_PERCENT: u64 = 5;
 
-/// With [`Objective::Load`], moving stops at so many percent above the part.
+/// With [`Objective::Load`], moving stops at so many percent above and below the part.
 pub const STOP_PERCENT: u64 = 1;
 
-/// With [`Objective::Load`], a plan for evenness that would lower the worst node by less than so many percent of the mean is not
-/// worth its copies (CockroachDB: 2 percent for replicas).
+/// With [`Objective::Load`], a plan for evenness that would bring the most and the least pressed node nearer to each other by less
+/// than so many percent of the mean is not worth its copies (CockroachDB: 2 percent for replicas).
 pub const GAIN_PERCENT_MIN: u64 = 2;
 
 /// Why a replica is moved; what comes first is done first.

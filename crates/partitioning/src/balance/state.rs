@@ -50,7 +50,8 @@ pub(super) struct State<'s> {
     count: u64,
     load: Load,
     domains: usize,
-    moves: Vec<Move>,
+    // None where a later one has brought the replica back.
+    moves: Vec<Option<Move>>,
     stuck: Vec<Stuck>,
 }
 
@@ -241,14 +242,16 @@ impl<'s> State<'s> {
         }
         let id = |node: NodeIndex| self.places[node].node.id;
         // What was just to come here goes on at once to where it is to be.
-        let onward = self.units[unit].last_move.filter(|&last| Some(self.moves[last].to) == from.map(id));
-        if let Some(last) = onward {
-            self.moves[last].to = id(to);
+        let last = self.units[unit].last_move.and_then(|last| Some((last, self.moves[last]?)));
+        if let Some((last, before)) = last.filter(|(_, before)| Some(before.to) == from.map(id)) {
+            let onward = Move { to: id(to), ..before };
+            self.moves[last] = (onward.from != Some(onward.to)).then_some(onward);
             return;
         }
         let (from, to, source) = (from.map(id), id(to), id(source));
         self.units[unit].last_move = Some(self.moves.len());
-        self.moves.push(Move { group: self.units[unit].group, from, to, source, bytes: load.bytes, why });
+        let group = self.units[unit].group;
+        self.moves.push(Some(Move { group, from, to, source, bytes: load.bytes, why }));
     }
 
     /// Lost copies get a new node, missing ones too.
@@ -322,45 +325,41 @@ impl<'s> State<'s> {
 
     /// From the most to the least pressed, as long as it helps.
     pub(super) fn even_out(&mut self) {
-        let worst = |state: &Self| state.order.last().map_or(0, |(pressure, _)| *pressure);
-        let before = worst(self);
         let (start, stop) = match self.settings.objective {
-            Objective::Count => (PART, PART),
-            Objective::Load => (PART + START_PERCENT * PERCENT, PART + STOP_PERCENT * PERCENT),
+            Objective::Count => (0, 0),
+            Objective::Load => (START_PERCENT * PERCENT, STOP_PERCENT * PERCENT),
         };
-        if before <= start {
+        let Some((least, worst)) = self.extremes().filter(|it| it.1 > PART + start || it.0 + start < PART) else {
             return;
-        }
+        };
         let planned = self.moves.len();
         let undo = (self.settings.objective == Objective::Load).then(|| self.undo_point());
-        loop {
-            let pass = self.moves.len();
-            let shifted = self.pass(stop, planned);
-            if !shifted || self.moves.len() - planned >= self.settings.budget.moves_max {
-                break;
-            }
-            debug_assert!(self.moves.len() >= pass, "no move is taken back");
-        }
-        if let Some(undo) = undo.filter(|_| worst(self) + GAIN_PERCENT_MIN * PERCENT > before) {
+        while self.moves.len() - planned < self.settings.budget.moves_max && self.pass(stop, planned) {}
+        let gap = self.extremes().map_or(0, |(least, worst)| worst - least);
+        if let Some(undo) = undo.filter(|_| gap + GAIN_PERCENT_MIN * PERCENT > worst - least) {
             self.undo(undo);
         }
     }
 
-    /// Empties every node above `stop` as far as it goes, the most pressed first. Whether anything was moved.
+    /// The least and the most pressed node.
+    fn extremes(&self) -> Option<(Pressure, Pressure)> {
+        Some((self.order.first()?.0, self.order.last()?.0))
+    }
+
+    /// Relieves the most pressed nodes first, as far as it goes. Whether anything was moved.
     fn pass(&mut self, stop: Pressure, planned: usize) -> bool {
         let mut shifted = false;
-        // Nodes above this one in the order have nothing more to give in this pass.
+        // These have nothing more to give in this pass.
         let mut given: BTreeSet<NodeIndex> = BTreeSet::new();
-        loop {
-            if self.moves.len() - planned >= self.settings.budget.moves_max {
-                return shifted;
-            }
+        while self.moves.len() - planned < self.settings.budget.moves_max {
             let open = |(_, node): &&(Pressure, NodeIndex)| !given.contains(node);
-            let Some(&(pressure, from)) = self.order.iter().rev().find(open).filter(|(pressure, _)| *pressure > stop)
-            else {
-                return shifted;
-            };
-            match self.best_shift(from, pressure) {
+            let Some(&(pressure, from)) = self.order.iter().rev().find(open) else { break };
+            // Who is hardly above its part gives only to those who are well below theirs: to nodes that have just come.
+            let low_max = if pressure > PART + stop { pressure } else { PART.saturating_sub(stop) };
+            if pressure <= PART {
+                break;
+            }
+            match self.best_shift(from, pressure, low_max) {
                 Some((unit, to)) => {
                     self.shift(unit, Some(from), to, Why::Evenness);
                     shifted = true;
@@ -370,13 +369,12 @@ impl<'s> State<'s> {
                 }
             }
         }
+        shifted
     }
 
-    /// What the node should give to the least pressed one that can take something: the most relief for the bytes, where a move also
-    /// costs as if it had a quarter of the usual bytes, so that not only the smallest are moved.
-    fn best_shift(&self, from: NodeIndex, pressure: Pressure) -> Option<(UnitIndex, NodeIndex)> {
-        let fixed = self.load.bytes / self.count.max(1) / 4 + 1;
-        for &(low, to) in self.order.iter().take_while(|(low, _)| *low < pressure) {
+    /// What the node should give to the least pressed one that can take something.
+    fn best_shift(&self, from: NodeIndex, pressure: Pressure, low_max: Pressure) -> Option<(UnitIndex, NodeIndex)> {
+        for &(low, to) in self.order.iter().take_while(|(low, _)| *low < low_max) {
             let mut best: Option<(u128, core::cmp::Reverse<UnitIndex>)> = None;
             for &index in &self.places[from].units {
                 let unit = &self.units[index];
@@ -391,15 +389,33 @@ impl<'s> State<'s> {
                 if self.spread_after(unit, Some(from), to) < self.spread_now(unit) {
                     continue;
                 }
-                let relief = u128::from(pressure - rest.max(more));
-                let worth = (relief << 40) / u128::from(unit.load.bytes.saturating_add(fixed));
-                best = best.max(Some((worth, core::cmp::Reverse(index))));
+                best = best.max(Some((self.worth(unit, pressure - rest.max(more)), core::cmp::Reverse(index))));
             }
             if let Some((_, core::cmp::Reverse(unit))) = best {
                 return Some((unit, to));
             }
         }
         None
+    }
+
+    /// By load, the most relief for the bytes, where a move also costs as if it had a quarter of the usual bytes, so that not only the
+    /// smallest are moved. By count all relieve the same: what is nearest to the usual in everything is moved, and never more
+    /// than the usual bytes while there is a choice, so that the loads do not come apart either.
+    fn worth(&self, unit: &Unit, relief: Pressure) -> u128 {
+        let count = self.count.max(1);
+        let usual = Load { bytes: self.load.bytes / count, ops: self.load.ops / count, cpu: self.load.cpu / count };
+        match self.settings.objective {
+            Objective::Load => {
+                (u128::from(relief) << 40) / u128::from(unit.load.bytes.saturating_add(usual.bytes / 4 + 1))
+            }
+            Objective::Count => {
+                let off = |it: u64, usual: u64| (u128::from(it.abs_diff(usual)) << 20) / u128::from(usual.max(1));
+                let off =
+                    off(unit.load.bytes, usual.bytes) + off(unit.load.ops, usual.ops) + off(unit.load.cpu, usual.cpu);
+                let large = u128::from(unit.load.bytes > usual.bytes) << 100;
+                u128::MAX - off - large
+            }
+        }
     }
 
     fn undo_point(&self) -> UndoPoint {
@@ -443,11 +459,11 @@ impl<'s> State<'s> {
     }
 
     pub(super) fn into_moves(self) -> (Vec<Move>, Vec<Stuck>) {
-        (self.moves, self.stuck)
+        (self.moves.into_iter().flatten().collect(), self.stuck)
     }
 }
 
 struct UndoPoint {
-    moves: Vec<Move>,
+    moves: Vec<Option<Move>>,
     nodes: Vec<Vec<NodeIndex>>,
 }

@@ -108,6 +108,18 @@ fn a_node_added_gets_its_part_of_uneven_loads_too() {
 }
 
 #[test]
+fn a_node_that_joins_many_gets_its_part_by_load_too() {
+    let (old, new) = (topology(100, 10), topology(101, 10));
+    let map = placed(&old, 2_000, 3, Method::Table);
+    let loads = all(&map, |_| bytes(100));
+    let settings = Settings { objective: Objective::Load, ..Settings::even(3) };
+    let plan = plan(&map, &loads, &new, &settings);
+    let joined = plan.nodes.iter().find(|(id, ..)| *id == NodeId(101)).expect("it is there");
+    assert!((55..=60).contains(&joined.1), "it has {} of 59 replicas", joined.1);
+    assert!(plan.moves().all(|it| it.to == NodeId(101)));
+}
+
+#[test]
 fn planted_unfairness_is_evened_out() {
     let topology = topology(9, 3);
     let map = placed(&topology, 900, 3, Method::Rendezvous { seed: 4 });
