@@ -24,6 +24,7 @@ pub mod balance;
 mod deadlines;
 mod frames;
 mod groups;
+pub mod handoff;
 mod id;
 mod load;
 mod map;
