@@ -416,6 +416,23 @@ pub struct KeyCopy {
     pub(crate) stored: Stored,
 }
 
+impl KeyCopy {
+    /// What it says, and the vector beside that; `None` when it is malformed, or no content of the keyspace.
+    pub(crate) fn check(self, keyspace: &Keyspace) -> Option<(Content, VersionVector)> {
+        let Self { base, stored } = self;
+        let mut content = stored.content()?;
+        content.shape(keyspace);
+        let fits = match (&content, &keyspace.conflicts) {
+            (Content::Merging(state), ConflictPolicy::Crdt(kind)) => {
+                state.kind() == *kind && state.verify(&base).is_ok()
+            }
+            (Content::Versions(_), policy) => !matches!(policy, ConflictPolicy::Crdt(_)),
+            (Content::Merging(_), _) => false,
+        };
+        fits.then_some((content, base))
+    }
+}
+
 /// What a coordinator knows of a key, from all copies that it has heard of.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -431,20 +448,9 @@ impl Known {
 
     /// Takes in another copy; `None` when it is malformed or of another shape.
     pub(crate) fn join(&mut self, copy: KeyCopy, keyspace: &Keyspace) -> Option<Content> {
-        let mut content = copy.stored.content()?;
-        content.shape(keyspace);
+        let (content, base) = copy.check(keyspace)?;
         self.content.shape(keyspace);
-        if matches!(self.content, Content::Merging(_)) != matches!(content, Content::Merging(_)) {
-            return None;
-        }
-        if let (Content::Merging(mine), Content::Merging(theirs)) = (&self.content, &content)
-            && (mine.kind() != theirs.kind() || theirs.verify(&copy.base).is_err())
-        {
-            return None;
-        }
-        self.content.join(&self.base, &content, &copy.base);
-        self.base.join(&copy.base);
-        self.content.strip(&self.base);
+        self.agree(&content, &base);
         Some(content)
     }
 

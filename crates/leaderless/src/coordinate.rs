@@ -324,15 +324,13 @@ impl Leaderless {
                 WriteOp::Delete => None,
                 _ => return Err(Rejection::Unsupported),
             };
-            let nothing = CrdtState::new(kind);
-            let state = self.state.merging(key).cloned().unwrap_or(nothing);
+            let mut state = self.state.merging(key).cloned().unwrap_or_else(|| CrdtState::new(kind));
             let delta = match &op {
                 Some(op) => state.delta(stamp, op).map_err(|_| Rejection::Unsupported)?,
                 None => state.clear(stamp.dot),
             };
-            let mut new = state.clone();
-            new.join_delta(self.state.base(), &delta).expect("a delta of this value");
-            let value = new.encode();
+            state.join_delta(self.state.base(), &delta).expect("a delta of this value");
+            let value = state.encode();
             if value.len() > VALUE_BYTES_MAX {
                 return Err(Rejection::TooLarge { bytes: value.len() as u64, bytes_max: VALUE_BYTES_MAX as u64 });
             }
@@ -344,13 +342,12 @@ impl Leaderless {
             WriteOp::Delete => Owned::Delete,
             _ => return Err(Rejection::Unsupported),
         };
-        let base = self.state.base().clone();
-        let versions = self.state.versions(key);
+        let (versions, base) = self.state.versions_beside(key);
         let present = versions.map_or(0, |versions| versions.as_slice().len());
         let (mut keeps, mut beyond) = match context {
             // Where the last write wins, a write replaces what is known here, and is newer than that: what a client has seen of
             // writes that are not known here would leave their times unknown.
-            Some(context) if !keyspace.is_lww() => seen_by_client(versions, &base, context),
+            Some(context) if !keyspace.is_lww() => seen_by_client(versions, base, context),
             _ => (Vec::new(), CausalContext::new()),
         };
         if !matches!(keyspace.conflicts, ConflictPolicy::Siblings) {

@@ -203,7 +203,7 @@ impl Leaderless {
         let (answer, pending) = match query {
             KeyspaceQuery::Get { key } => {
                 let pending = self.state.pending(key).max(self.installed);
-                let Some(known) = self.state.known(key) else { return self.reject(token, Rejection::Unsupported) };
+                let known = self.state.known(key);
                 let answer = match self.encode(key, &known, bytes_max) {
                     Ok(answer) => answer,
                     Err(rejection) => return self.reject(token, rejection),
@@ -260,7 +260,7 @@ impl Leaderless {
         if self.reads.reading.len() >= limit {
             return self.reject(token, Rejection::Busy { queue: Queue::Reads, limit: limit as u64 });
         }
-        let Some(known) = self.state.known(&key) else { return self.reject(token, Rejection::Unsupported) };
+        let known = self.state.known(&key);
         let mut me = Set::default();
         me.insert(self.owners.me());
         let read = self.next_read();

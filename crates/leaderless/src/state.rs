@@ -184,17 +184,10 @@ impl State {
     /// Takes in a copy of a key that a coordinator has put together; the storage action `pending` makes it durable. Returns
     /// whether it says anything new; a malformed copy does not.
     pub(crate) fn repair(&mut self, key: &[u8], copy: KeyCopy, pending: WriteId) -> bool {
-        let Some(mut known) = self.known(key) else { return false };
-        let before = known.content.clone();
+        let Known { base, mut content } = self.known(key);
         let keyspace = self.keyspaces.of(key);
-        if known.join(copy, keyspace).is_none() {
-            return false;
-        }
-        // What the copy has seen above this replica's vector has to be remembered at the key.
-        let (base, other) = (&self.base, known.base);
-        let mut content = before;
-        content.shape(keyspace);
-        if !content.join(base, &known.content, &other) {
+        let Some((theirs, their_base)) = copy.check(keyspace) else { return false };
+        if !content.join(&base, &theirs, &their_base) {
             return false;
         }
         let overwritten = match &mut content {
@@ -217,11 +210,11 @@ impl State {
     }
 
     /// What is known of a key here.
-    pub(crate) fn known(&mut self, key: &[u8]) -> Option<Known> {
+    pub(crate) fn known(&mut self, key: &[u8]) -> Known {
         let keyspace = self.keyspaces.of(key);
         let mut content = self.map.peek(key).map_or_else(Content::default, |slot| slot.content.clone());
         content.shape(keyspace);
-        Some(Known { base: self.base.clone(), content })
+        Known { base: self.base.clone(), content }
     }
 
     /// The newest storage action that changed a key.
@@ -295,10 +288,16 @@ impl State {
 
     /// The versions of a key and what it has seen above the vector.
     pub(crate) fn versions(&mut self, key: &[u8]) -> Option<&Versions> {
-        match self.map.peek(key).map(|slot| &slot.content) {
+        self.versions_beside(key).0
+    }
+
+    /// The same, and the vector.
+    pub(crate) fn versions_beside(&mut self, key: &[u8]) -> (Option<&Versions>, &VersionVector) {
+        let versions = match self.map.peek(key).map(|slot| &slot.content) {
             Some(Content::Versions(versions)) => Some(versions),
             _ => None,
-        }
+        };
+        (versions, &self.base)
     }
 
     /// What a reader finds.
