@@ -116,7 +116,7 @@ impl Leaderless {
         let sampling = &mut self.sampling;
         sampling.reads += 1;
         let comparable = matches!(known.content, Content::Versions(_));
-        if !comparable || sampling.reads % ONE_READ_IN != 1 || self.incarnated > self.durable {
+        if !comparable || sampling.reads % ONE_READ_IN != 1 || !self.may_number() {
             return;
         }
         if sampling.checks.len() == CHECKS_MAX {
