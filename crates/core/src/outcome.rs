@@ -129,6 +129,9 @@ pub enum Rejection {
     /// one, or later.
     #[error("this replica has to catch up with the others before it takes writes")]
     CatchingUp,
+    /// Too few replicas answered in time, and none was asked to keep anything of the request. Retry later, or at another one.
+    #[error("too few replicas answered in time")]
+    NoQuorum,
 }
 
 fn hint(leader: &Option<NodeId>) -> String {

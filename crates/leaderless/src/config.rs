@@ -6,9 +6,24 @@ use core::time::Duration;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::{ClusterId, EpochSource, GroupId, NodeId, NodeInfo, Origin, StaticMembership, quorum};
 
+/// Which requests the keys of a keyspace take. They cannot be mixed, so a key has the same kind for ever: what it held as
+/// the other one would not be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Writes and reads at any level, which quorums of owners answer; what becomes of concurrent ones, the conflict policy says.
+    /// Compare-and-set is refused. The default.
+    #[default]
+    Plain,
+    /// Compare-and-set: every change is applied to the latest value, agreed on by a majority of the owners, whatever R and W are;
+    /// every read sees it. Linearizable at every level; the conflict policy does not matter. Source: [`cas`](crate::cas).
+    Cas,
+}
+
 /// How the keys below a prefix are treated. The same at every replica: see [`Keyspaces`].
 #[derive(Clone, Debug, Default)]
 pub struct Keyspace {
+    /// Which requests its keys take.
+    pub kind: Kind,
     /// What becomes of writes that have not seen each other. Where the last write wins, a delete is a write like others;
     /// elsewhere it takes away exactly what it has seen. (Deletes that win over what they have not seen would need writes to
     /// arrive in causal order, and owners that wait for it.)
@@ -16,10 +31,20 @@ pub struct Keyspace {
 }
 
 impl Keyspace {
-    /// A keyspace with this conflict policy.
+    /// A keyspace of plain keys with this conflict policy.
     #[must_use]
     pub const fn new(conflicts: ConflictPolicy) -> Self {
-        Self { conflicts }
+        Self { kind: Kind::Plain, conflicts }
+    }
+
+    /// A keyspace whose keys are compared and set.
+    #[must_use]
+    pub const fn cas() -> Self {
+        Self { kind: Kind::Cas, conflicts: ConflictPolicy::Lww }
+    }
+
+    pub(crate) const fn is_cas(&self) -> bool {
+        matches!(self.kind, Kind::Cas)
     }
 
     /// Whether the newest write of a key wins.

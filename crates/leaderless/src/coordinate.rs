@@ -211,6 +211,9 @@ impl Leaderless {
             return Err(Rejection::StorageFailed);
         }
         let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp) };
+        if self.config.keyspaces.of(&key).is_cas() {
+            return self.begin_change(now, token, level, key, op, context.as_ref());
+        }
         let replicas = self.owners.len();
         let Some(mut need) = self.owners.write_need(level) else {
             return Err(Rejection::Unreachable { level, replicas });
@@ -576,11 +579,12 @@ impl Leaderless {
         }
         let incarnation = next_incarnation(self.register.incarnation, *newest);
         let Ok(origin) = (Origin { node: self.config.node, incarnation }).id() else { return };
-        self.register.incarnation = incarnation.0;
+        (self.register.incarnation, self.register.forgotten) = (incarnation.0, incarnation.0);
         self.standing = Standing::Writer(origin);
         let (group, bytes) = (self.config.group, self.register.encode());
         self.incarnated = self.persist(Persist::Register { group, bytes });
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
+        self.start_consensus();
     }
 }
 
@@ -593,7 +597,7 @@ fn reached(waiting: &Waiting) -> Reached {
     }
 }
 
-fn encode(effect: &WriteEffect) -> Bytes {
+pub(crate) fn encode(effect: &WriteEffect) -> Bytes {
     match effect {
         // The common answer is a constant: no allocation for it.
         WriteEffect::Done => Bytes::from_static(&[0]),

@@ -62,8 +62,12 @@ impl Leaderless {
             Head::Fetched(fetched) => self.handle_fetched(now, from, *fetched),
             Head::Repair(repair) if repair.epoch == self.epoch => self.handle_repair(from, *repair),
             Head::Repaired { read } => self.handle_repaired(from, read),
+            Head::Cas(message) => self.handle_cas(now, from, *message),
+            Head::CasWanted(wanted) if wanted.epoch == self.epoch => self.handle_cas_wanted(from, &wanted),
+            Head::CasGiven(given) if given.epoch == self.epoch => self.handle_cas_given(from, *given),
             // Of another epoch: its next report tells.
             Head::Push(_) | Head::Piece(_) | Head::Fetch(_) | Head::Repair(_) => {}
+            Head::CasWanted(_) | Head::CasGiven(_) => {}
             Head::Hint(_) | Head::Hinted { .. } => self.misbehaved(from, "a hint between owners"),
         }
     }
@@ -481,6 +485,7 @@ impl Leaderless {
         }
         self.ask_again(now);
         self.hint_again();
+        self.gather();
         self.spread_orphans();
         let (epoch, lives) = (self.epoch, &report.lives);
         let others = self.members.values().map(|member| {
@@ -542,7 +547,7 @@ impl Leaderless {
         let origin = self.origin().unwrap_or(OriginId::LOCAL);
         // The life is in it: a restart begins the numbers anew.
         let transfer = (origin, first_number(self.register.life) + self.transfers);
-        let source = Box::new(Image::of(&self.state, self.local));
+        let source = Box::new(Image::of(&self.state, self.local, None));
         peer.outgoing = Some(Outgoing::new(transfer, source, self.last_write));
     }
 
@@ -621,11 +626,11 @@ impl Leaderless {
     fn install(&mut self, from: NodeId, content: Incoming) {
         self.close_batch();
         let before = self.state.base().clone();
-        let Ok(header) = content.join(&mut self.state) else {
+        let Ok((header, _)) = content.join(&mut self.state) else {
             return self.misbehaved(from, "a snapshot that cannot be read");
         };
         let at = self.next_snapshot();
-        let mut image = Image::of(&self.state, self.local);
+        let mut image = self.image();
         let piece_bytes = self.config.limits.snapshot_piece_bytes;
         let (mut offset, mut piece) = (0, image.next(piece_bytes).unwrap_or_default());
         loop {
@@ -664,6 +669,11 @@ impl Leaderless {
         self.try_standing();
     }
 
+    /// Everything that has to be on this disk.
+    fn image(&self) -> Image {
+        Image::of(&self.state, self.local, Some(self.consensus.image()))
+    }
+
     fn next_snapshot(&self) -> Position {
         let number = self.snapshot.map_or(1, |at| at.id.index.0 + 1);
         crate::replica::position(self.stream_id(OriginId::LOCAL), number)
@@ -682,7 +692,7 @@ impl Leaderless {
         self.log_bytes = 0;
         let at = self.next_snapshot();
         self.snapshot = Some(at);
-        self.persist(Persist::Snapshot { at, source: Box::new(Image::of(&self.state, self.local)) });
+        self.persist(Persist::Snapshot { at, source: Box::new(self.image()) });
         let all = self.retained_bytes > self.config.limits.retained_bytes_max;
         let mut releases = Vec::new();
         for stream in self.streams.values_mut() {
@@ -714,5 +724,5 @@ fn fits(record: &Record<'_>, keyspaces: &Keyspaces) -> bool {
         (Change::Put(value), _) => value.len() <= VALUE_BYTES_MAX,
         (Change::Delete, _) => true,
     };
-    fits && record.key.len() <= KEY_BYTES_MAX
+    fits && record.key.len() <= KEY_BYTES_MAX && !keyspaces.of(record.key).is_cas()
 }

@@ -113,6 +113,11 @@ impl Owners {
         }
     }
 
+    /// All of them, ascending.
+    pub(crate) fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
     /// N.
     pub(crate) fn len(&self) -> u8 {
         self.nodes.len() as u8
@@ -177,6 +182,21 @@ impl Owners {
             _ => return None,
         };
         (count <= self.len()).then_some(Need::Count(count))
+    }
+
+    /// Whether a write that a majority of all owners has on disk is enough for a level.
+    pub(crate) fn is_majority_enough(&self, level: WriteLevel) -> bool {
+        let (n, majority) = (self.len(), quorum::majority(self.len().into()) as u8);
+        let need = match level {
+            WriteLevel::Quorum | WriteLevel::Owners(Named::Quorum) => return true,
+            WriteLevel::Applied(copies) => self.write_need(WriteLevel::Durable(copies)),
+            level => self.write_need(level),
+        };
+        need.is_some_and(|need| match need.applied {
+            Need::Count(count) => count <= majority,
+            // Of a set, a majority of all may miss as many as it leaves out.
+            Need::Each(parts) => parts.iter().all(|(set, count)| set.len() + majority >= n + count),
+        })
     }
 
     /// What a write at this level needs; `None` when the group cannot meet it.

@@ -22,6 +22,9 @@
 //! | `Local`, `One`, `LocalOne` | what this node has applied; how old that is, it says when it knows |
 //! | `Linearizable` | refused: a quorum read is regular, which is less |
 //!
+//! A [`Keyspace`] may also be of the kind [`Kind::Cas`]: its keys are compared and set by consensus of a majority on each key
+//! alone, and all requests for them are linearizable, at every level. See [`cas`].
+//!
 //! An answer says whether it is `strict`: whether so many owners took part that the quorums of the group meet. Acknowledged is
 //! not the same as kept: of writes that have not seen each other the policy of their [`Keyspace`] decides which is shown. Every
 //! acknowledged write is live, or replaced by a write that had seen it, or in the audit log; or counted as dropped from there.
@@ -33,7 +36,7 @@
 //!
 //! # What it does not do
 //!
-//! Linearizable reads of plain keys; compare-and-set (such writes are refused); pages at more than one owner; membership change:
+//! Linearizable reads and compare-and-set of plain keys (both are refused); pages at more than one owner; membership change:
 //! the owners are those of the epoch in which the replica was made; exactly-once retries of a request (a counter's retry counts
 //! twice).
 //!
@@ -89,6 +92,7 @@
 
 pub mod cas;
 mod config;
+mod consensus;
 mod content;
 mod coordinate;
 mod exchange;
@@ -114,13 +118,15 @@ mod staleness;
 mod state;
 
 pub use config::{
-    Config, ConfigError, Counting, Fallbacks, Founding, Keyspace, Keyspaces, Limits, OWNERS_MAX, Quorums, ReadRepair,
-    Size, Timing,
+    Config, ConfigError, Counting, Fallbacks, Founding, Keyspace, Keyspaces, Kind, Limits, OWNERS_MAX, Quorums,
+    ReadRepair, Size, Timing,
 };
 pub use content::KeyCopy;
 pub use fallback::Fallback;
 pub use guarantees::{guarantees, guarantees_of, guarantees_with_reads};
-pub use message::{Answer, Fetch, Fetched, Head, Hint, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored};
+pub use message::{
+    Answer, CasGiven, CasWanted, Fetch, Fetched, Head, Hint, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored,
+};
 #[cfg(feature = "runtime")]
 pub use node::{Cluster, Node, Settings};
 pub use participant::Participant;

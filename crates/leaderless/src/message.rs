@@ -5,6 +5,7 @@ use replikit_core::dotted::Holding;
 use replikit_core::{Epoch, HybridTimestamp, NodeId, OriginId, VersionVector};
 use serde::{Deserialize, Serialize};
 
+use crate::cas;
 use crate::content::KeyCopy;
 
 /// The typed part of a message.
@@ -42,6 +43,38 @@ pub enum Head {
         /// For which owner.
         owner: NodeId,
     },
+    /// About a key that is compared and set.
+    Cas(Box<cas::Message>),
+    /// The sender has forgotten which keys were compared and set, and gathers them.
+    CasWanted(CasWanted),
+    /// The answer to that.
+    CasGiven(Box<CasGiven>),
+}
+
+/// A question of an owner that has forgotten what it had promised and accepted of the keys that are compared and set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CasWanted {
+    /// The sender's membership epoch.
+    pub epoch: Epoch,
+    /// The life of its acceptor that begins.
+    pub life: cas::Life,
+    /// Keys up to this one have come.
+    pub after: Option<Bytes>,
+}
+
+/// Some of what an owner has promised and accepted. It has noted the receiver's new life durably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CasGiven {
+    /// The sender's membership epoch.
+    pub epoch: Epoch,
+    /// For which life of the receiver.
+    pub life: cas::Life,
+    /// The keys in it are behind this one.
+    pub after: Option<Bytes>,
+    /// One record for each key, and those of other lives.
+    pub records: Vec<cas::Record>,
+    /// The last key in it if there are more.
+    pub next: Option<Bytes>,
 }
 
 /// Batches ride beside this.

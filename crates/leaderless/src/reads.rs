@@ -129,6 +129,11 @@ impl Leaderless {
         if !matches!(self.standing, Standing::Writer(_)) {
             return self.reject(token, Rejection::CatchingUp);
         }
+        if let KeyspaceQuery::Get { key } = &query
+            && self.config.keyspaces.of(key).is_cas()
+        {
+            return self.begin_look(now, token, key.clone(), bytes_max);
+        }
         match level {
             ReadLevel::Session(session) => {
                 let mut wants = Vec::new();
@@ -465,7 +470,7 @@ impl Leaderless {
     /// A coordinator knows more of a key.
     pub(crate) fn handle_repair(&mut self, from: NodeId, repair: Repair) {
         let Repair { read, key, copy, .. } = repair;
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || self.config.keyspaces.of(&key).is_cas() {
             return self.misbehaved(from, "a key that no keyspace has");
         }
         self.close_batch();
@@ -609,6 +614,7 @@ impl Leaderless {
         for read in reads {
             self.ask(now, read);
         }
+        self.gather();
     }
 
     /// More is durable, or has been applied.

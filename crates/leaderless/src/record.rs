@@ -10,6 +10,7 @@ use replikit_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cas;
 use crate::content::KeyCopy;
 
 /// What a write does to its key.
@@ -181,6 +182,8 @@ impl Writes {
 pub(crate) enum Local {
     /// A key was repaired by a read.
     Repaired { key: Bytes, copy: KeyCopy },
+    /// Of a key that is compared and set, or of who does that.
+    Cas(cas::Record),
 }
 
 impl Local {

@@ -19,6 +19,9 @@ pub(crate) struct Register {
     pub(crate) unclean: u32,
     /// No timestamp at or above this was given away.
     pub(crate) ceiling: HybridTimestamp,
+    /// Before the acceptor of this life, this disk may have forgotten what it had promised: what it holds of earlier ones does
+    /// not count.
+    pub(crate) forgotten: u32,
 }
 
 impl Register {

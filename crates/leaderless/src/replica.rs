@@ -11,7 +11,9 @@ use replikit_core::{
     WriteId,
 };
 
+use crate::cas::CasStats;
 use crate::config::{Config, ConfigError, Founding};
+use crate::consensus::Consensus;
 use crate::coordinate::{OpenBatch, Writing};
 use crate::exchange::Arriving;
 use crate::levels::Owners;
@@ -89,6 +91,7 @@ pub struct Leaderless {
     pub(crate) open: Option<OpenBatch>,
     pub(crate) writing: Writing,
     pub(crate) reads: Reads,
+    pub(crate) consensus: Consensus,
     /// What leaves once something is on disk here.
     pub(crate) replies: Held<Reply>,
     pub(crate) last_held: WriteId,
@@ -161,6 +164,7 @@ impl Leaderless {
         register.unclean = boot.incarnation;
         let asks = was_cut || is_new && config.founding == Founding::Ask;
         let standing = if asks {
+            register.forgotten = register.incarnation + 1;
             Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
@@ -170,6 +174,7 @@ impl Leaderless {
             Standing::Writer(origin.id().map_err(|_| ConfigError::Incarnations { node: config.node })?)
         };
         let state = State::new(config.keyspaces.clone(), config.limits.audit_bytes_max);
+        let consensus = Consensus::new(&config, membership.epoch, owners.nodes());
         Ok(Self {
             keyspaces: config.keyspaces.digest(),
             members: others.iter().map(|node| (*node, Member::default())).collect(),
@@ -194,6 +199,7 @@ impl Leaderless {
             open: None,
             writing: Writing::default(),
             reads: Reads::default(),
+            consensus,
             replies: Held::new(),
             last_held: WriteId(0),
             orphans: Orphans::default(),
@@ -265,6 +271,7 @@ impl Leaderless {
             sloppy: self.writing.sloppy,
             repaired: self.reads.repaired,
             staleness: self.sampling.measured,
+            cas: self.consensus.stats(),
             suspected: self.suspected.iter().copied().collect(),
         }
     }
@@ -342,13 +349,19 @@ impl Leaderless {
     /// siblings than a batch takes, the whole state is written instead.
     pub(crate) fn persist_local(&mut self, record: &Local) -> WriteId {
         self.close_batch();
-        let (last, prev_digest) = self.local;
         let bytes = record.encode();
         if bytes.len() > LOCAL_BYTES_MAX {
             let snapshot = self.last_write.next();
             self.take_snapshot();
             return snapshot;
         }
+        self.persist_locals(&[bytes])
+    }
+
+    /// Writes records of this replica's own, which fit into one batch; there is one at least.
+    pub(crate) fn persist_locals(&mut self, records: &[Vec<u8>]) -> WriteId {
+        self.close_batch();
+        let (last, prev_digest) = self.local;
         let meta = BatchMeta {
             cluster: self.config.cluster,
             stream: self.stream_id(OriginId::LOCAL),
@@ -358,8 +371,8 @@ impl Leaderless {
             time: HybridTimestamp(0),
             kind: BatchKind::Control,
         };
-        let batch = Batch::build(&meta, core::iter::once((&bytes[..], None)));
-        self.local = (last + 1, batch.digest());
+        let batch = Batch::build(&meta, records.iter().map(|bytes| (&bytes[..], None)));
+        self.local = (last + records.len() as u64, batch.digest());
         self.log_bytes += batch.bytes() as u64;
         self.persist_next(Persist::Append { batch, replace: false })
     }
@@ -389,8 +402,10 @@ impl Leaderless {
             self.has_local = true;
             self.log_bytes += batch.bytes() as u64;
             for entry in batch.entries() {
-                if let Some(Local::Repaired { key, copy }) = Local::decode(entry.payload) {
-                    self.state.repair(&key, copy, WriteId(0));
+                match Local::decode(entry.payload) {
+                    Some(Local::Repaired { key, copy }) => drop(self.state.repair(&key, copy, WriteId(0))),
+                    Some(Local::Cas(record)) => self.consensus.recover(&record),
+                    None => {}
                 }
             }
             return;
@@ -423,7 +438,10 @@ impl Leaderless {
         let mut content = self.restoring.take().unwrap_or_default();
         let mut read = content.push(chunk);
         if read.is_ok() && last {
-            read = content.join(&mut self.state).map(|header| self.local = header.local);
+            read = content.join(&mut self.state).map(|(header, cas)| {
+                self.local = header.local;
+                cas.iter().for_each(|record| self.consensus.recover(record));
+            });
             self.snapshot = Some(at);
         } else if read.is_ok() {
             self.restoring = Some(content);
@@ -435,6 +453,7 @@ impl Leaderless {
             let newest = self.register.incarnation;
             let unheard = self.members.keys().copied().collect();
             self.standing = Standing::Asking { unheard, wanted: BTreeMap::new(), newest };
+            self.register.forgotten = newest + 1;
         }
         for (origin, held) in self.state.base().iter() {
             let digest = self.state.digest(origin);
@@ -465,6 +484,7 @@ impl Leaderless {
             self.persist(Persist::Reset { stream: self.stream_id(OriginId::LOCAL), next });
         }
         self.try_standing();
+        self.start_consensus();
         self.event(Event::RoleChanged { role: Role::Equal, term: Term(0) });
         self.next_exchange = now.mono;
     }
@@ -490,6 +510,7 @@ impl Leaderless {
             grown |= stream.sync(self.durable);
         }
         self.own_writes_are_durable(now);
+        self.records_are_durable(now);
         self.release_replies();
         self.release_reads();
         if grown || !self.owed_durable.is_empty() {
@@ -506,6 +527,7 @@ impl Leaderless {
                 self.failed = true;
                 self.fail_writes();
                 self.fail_reads();
+                self.fail_consensus();
                 self.event(Event::StorageFailed);
             }
             StorageEvent::Slow => self.event(Event::StorageSlow),
@@ -640,6 +662,7 @@ impl Leaderless {
         self.expire_writes(now.mono);
         self.hedge_reads(now);
         self.expire_reads(now.mono);
+        self.expire_changes(now);
     }
 }
 
@@ -670,6 +693,8 @@ pub struct Figures {
     pub repaired: u64,
     /// How stale answers of few owners were.
     pub staleness: Measured,
+    /// Of keys that are compared and set.
+    pub cas: CasStats,
     /// Owners that have been silent for too long, ascending.
     pub suspected: Vec<NodeId>,
 }
@@ -738,6 +763,8 @@ impl Replica for Leaderless {
             }
             if self.open.is_some() {
                 self.close_batch();
+            } else if self.consensus.has_records() {
+                self.write_records();
             } else if self.may_number() && core::mem::take(&mut self.outdated) {
                 self.fill_peers();
             } else if !self.owed_stored.is_empty() {
@@ -755,7 +782,7 @@ impl Replica for Leaderless {
             return None;
         }
         let exchange = self.may_number().then_some(self.next_exchange);
-        let deadlines = [exchange, self.writing.deadline(), self.reads.deadline()];
+        let deadlines = [exchange, self.writing.deadline(), self.reads.deadline(), self.consensus.deadline()];
         deadlines.into_iter().flatten().min()
     }
 }

@@ -1,7 +1,8 @@
 //! A replica's state as a stream of bytes: on its disk, and on its way to a peer.
 //!
 //! Records, each behind its length in four bytes: one header with what has been applied, then every key in order, then the
-//! audit. Invariant: a state joined with a snapshot is what it would be had it applied all writes of both.
+//! audit; on the own disk also what this node has promised and accepted of the keys that are compared and set, which is no
+//! peer's. Invariant: a state joined with a snapshot is what it would be had it applied all writes of both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,7 @@ use replikit_core::keyspace::{Conflict, MapImage};
 use replikit_core::{OriginId, RestoreError, SnapshotSource, VALUE_BYTES_MAX, VersionVector};
 use serde::{Deserialize, Serialize};
 
+use crate::cas::{self, CasImage};
 use crate::content::{Content, Stored};
 use crate::state::{Slot, State};
 
@@ -35,6 +37,7 @@ enum Record {
     Header(Header),
     Key { key: Bytes, content: Stored },
     Overwritten(Conflict),
+    Cas(cas::Record),
 }
 
 /// The state of one moment, on its way out.
@@ -43,10 +46,11 @@ pub(crate) struct Image {
     buffer: BytesMut,
     keys: MapImage<Slot>,
     audit: MapImage<Conflict>,
+    cas: Option<CasImage>,
 }
 
 impl Image {
-    pub(crate) fn of(state: &State, local: (u64, u64)) -> Self {
+    pub(crate) fn of(state: &State, local: (u64, u64), cas: Option<CasImage>) -> Self {
         let header = Header {
             version: VERSION,
             applied: state.base().clone(),
@@ -54,8 +58,8 @@ impl Image {
             local,
             audit_dropped: state.audit.dropped(),
         };
-        let mut image =
-            Self { buffer: BytesMut::new(), keys: state.map().image(), audit: state.audit.entries().image() };
+        let (keys, audit) = (state.map().image(), state.audit.entries().image());
+        let mut image = Self { buffer: BytesMut::new(), keys, audit, cas };
         image.put(&Record::Header(header));
         image
     }
@@ -70,7 +74,10 @@ impl Image {
         if let Some((key, slot)) = self.keys.next() {
             return Some(Record::Key { key, content: Stored::of(&slot.content) });
         }
-        self.audit.next().map(|(_, conflict)| Record::Overwritten(conflict))
+        if let Some((_, conflict)) = self.audit.next() {
+            return Some(Record::Overwritten(conflict));
+        }
+        self.cas.as_mut()?.next().map(Record::Cas)
     }
 }
 
@@ -93,6 +100,7 @@ pub(crate) struct Incoming {
     header: Option<Header>,
     keys: Vec<(Bytes, Content)>,
     audit: Vec<Conflict>,
+    cas: Vec<cas::Record>,
 }
 
 impl Incoming {
@@ -135,12 +143,13 @@ impl Incoming {
                 self.keys.push((key, content));
             }
             Record::Overwritten(conflict) => self.audit.push(conflict),
+            Record::Cas(record) => self.cas.push(record),
         }
         Ok(())
     }
 
-    /// Joins the state with the whole snapshot; returns its header.
-    pub(crate) fn join(self, state: &mut State) -> Result<Header, RestoreError> {
+    /// Joins the state with the whole snapshot; returns its header, and what the node that wrote it had promised and accepted.
+    pub(crate) fn join(self, state: &mut State) -> Result<(Header, Vec<cas::Record>), RestoreError> {
         let Some(header) = self.header else { return Err(RestoreError { what: "it is empty" }) };
         if !self.buffer.is_empty() {
             return Err(RestoreError { what: "the last record is cut short" });
@@ -152,6 +161,6 @@ impl Incoming {
         }
         state.audit.drop_elsewhere(header.audit_dropped);
         state.joined(&header.applied, &header.digests, self.audit);
-        Ok(header)
+        Ok((header, self.cas))
     }
 }

@@ -43,6 +43,11 @@ impl<K> Keyspaces<K> {
         let prefixed = self.prefixed.iter().find(|(prefix, _)| key.starts_with(prefix));
         prefixed.map_or(&self.default, |(_, keyspace)| keyspace)
     }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &K> {
+        core::iter::once(&*self.default).chain(self.prefixed.iter().map(|(_, keyspace)| &**keyspace))
+    }
 }
 
 impl<K: Debug> Keyspaces<K> {

@@ -11,6 +11,7 @@
 //! be counted together with an answer that another member gives after it was copied from. So each member that gives its state
 //! notes the new life durably first, and names it in every answer from then on; a proposer drops the answers of earlier lives.
 
+use core::ops::{Bound, ControlFlow};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ use super::ballot::Ballot;
 use super::message::{Answer, Ask, Holding, Life};
 use super::record::{Entry, Record, RecordNumber};
 use super::register::Register;
+
+/// An entry without its key and its value, about.
+const ENTRY_BYTES: usize = 150;
 
 /// Whether the acceptor answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,23 @@ impl Acceptors {
     /// The state as it is now, each key once.
     pub(super) fn image(&self) -> MapImage<Entry> {
         self.entries.image()
+    }
+
+    /// Adds the entries behind a key, of about so many bytes, at least one; returns the last key if there are more.
+    pub(super) fn page(&self, after: Option<&[u8]>, bytes_max: usize, into: &mut Vec<Record>) -> Option<Bytes> {
+        let (mut bytes, mut last, mut more) = (0, None, None);
+        self.entries.for_each_from(after.map_or(Bound::Unbounded, Bound::Excluded), |key, entry| {
+            if bytes >= bytes_max.max(1) {
+                more = last.take();
+                return ControlFlow::Break(());
+            }
+            let key = Bytes::copy_from_slice(key);
+            bytes += key.len() + entry.register.value_bytes() + ENTRY_BYTES;
+            last = Some(key.clone());
+            into.push(Record::Entry { key, entry: entry.clone().settled() });
+            ControlFlow::Continue(())
+        });
+        more
     }
 
     /// Answers a question. A record, if there is one, will have this number.

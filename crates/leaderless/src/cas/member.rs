@@ -65,6 +65,11 @@ impl Cas {
         })
     }
 
+    /// The incarnation under which it is going to propose, if that became known only now. Before [`Cas::start`].
+    pub fn incarnate(&mut self, origin: OriginId) {
+        self.proposers.incarnate(origin);
+    }
+
     /// Takes in a record of this node's disk, from a snapshot or the stream. Before [`Cas::start`], in any order.
     pub fn recover(&mut self, record: &Record) {
         if let Record::Started { start } = record {
@@ -168,10 +173,11 @@ impl Cas {
     }
 
     /// Another member begins a new life and asks for what it may have forgotten. Once the record returned is durable, and
-    /// not before, it may be given [`Cas::image`], taken now or later. `None`: this member joins itself, and has nothing
-    /// to give.
+    /// not before, it may be given [`Cas::image`], or page by page [`Cas::page`], taken now or later. A member that joins itself
+    /// gives what it has, so that those who lost their disks together do not wait for each other: any quorum that they were
+    /// part of had another member in it, as long as they are fewer than a quorum. `None`: it was not started.
     pub fn admit(&mut self, node: NodeId, life: Life) -> Option<RecordNumber> {
-        if self.acceptors.standing() != Standing::Serving {
+        if self.acceptors.standing() == Standing::Stopped {
             return None;
         }
         let record = Record::Admitted { node, life };
@@ -214,6 +220,19 @@ impl Cas {
         let lives = self.acceptors.lives().into_iter().map(|(node, life)| Record::Admitted { node, life });
         let head = [Record::Started { start: self.started }].into_iter().chain(standing).chain(lives).collect();
         CasImage { head, entries: self.acceptors.image() }
+    }
+
+    /// What the image has behind a key, of about so many bytes, at least one key; and the last of these keys if there are
+    /// more. The first page begins with the lives of others.
+    #[must_use]
+    pub fn page(&self, after: Option<&[u8]>, bytes_max: usize) -> (Vec<Record>, Option<Bytes>) {
+        let mut records = Vec::new();
+        if after.is_none() {
+            let lives = self.acceptors.lives();
+            records.extend(lives.into_iter().map(|(node, life)| Record::Admitted { node, life }));
+        }
+        let next = self.acceptors.page(after, bytes_max, &mut records);
+        (records, next)
     }
 
     /// What has happened.
@@ -324,8 +343,7 @@ impl Iterator for CasImage {
     fn next(&mut self) -> Option<Record> {
         self.head.pop_front().or_else(|| {
             let (key, entry) = self.entries.next()?;
-            // What it waits for here is nobody else's concern.
-            Some(Record::Entry { key, entry: Entry { recorded: RecordNumber::default(), ..entry } })
+            Some(Record::Entry { key, entry: entry.settled() })
         })
     }
 }

@@ -41,7 +41,7 @@
 //! # Driving it
 //!
 //! 1. [`Cas::recover`] every record of the disk, then [`Cas::start`] once; while [`Cas::standing`] is
-//!    [`Standing::Joining`], gather the state of the others ([`Cas::admit`] and [`Cas::image`] there, [`Cas::join`] here),
+//!    [`Standing::Joining`], gather the state of the others ([`Cas::admit`] and [`Cas::image`] or [`Cas::page`] there, [`Cas::join`] here),
 //!    then [`Cas::serve`].
 //! 2. Hand in requests, messages, finished disk writes, and the time when [`Cas::deadline`] has come.
 //! 3. After each, carry out what [`Cas::poll_output`] gives, in its order. Records are appended in that order; messages need

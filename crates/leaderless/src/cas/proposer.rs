@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use replikit_core::{Epoch, NodeId, Quorum, Time, Token};
+use replikit_core::{Epoch, NodeId, OriginId, Quorum, Time, Token};
 
 use super::acceptor::Acceptors;
 use super::ballot::Proposer;
@@ -83,6 +83,10 @@ impl Proposers {
 
     pub(super) const fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    pub(super) const fn incarnate(&mut self, origin: OriginId) {
+        self.me.origin = origin;
     }
 
     /// A new start, of which nothing has left yet.

@@ -40,6 +40,11 @@ impl Entry {
         changed
     }
 
+    /// Without what it waits for here, which is nobody else's concern.
+    pub(super) fn settled(self) -> Self {
+        Self { recorded: RecordNumber::default(), ..self }
+    }
+
     pub(super) fn promise(&mut self, ballot: Ballot) -> bool {
         let higher = ballot > self.promised;
         if higher {

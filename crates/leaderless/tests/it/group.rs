@@ -36,6 +36,8 @@ pub(crate) struct Group {
     pub(crate) pushes_lost: BTreeSet<NodeId>,
     /// Nodes whose disks are stopped when they start.
     pub(crate) starts_stopped: BTreeSet<NodeId>,
+    /// Messages that never arrive.
+    pub(crate) drops: fn(&Head) -> bool,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
@@ -69,6 +71,7 @@ impl Group {
             lost: Vec::new(),
             pushes_lost: BTreeSet::new(),
             starts_stopped: BTreeSet::new(),
+            drops: |_| false,
             outcomes: BTreeMap::new(),
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
@@ -182,7 +185,7 @@ impl Group {
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.wire.pop_front() {
             let is_lost = matches!(message.head, Head::Push(_)) && self.pushes_lost.contains(&from);
-            if self.cut.contains(&(from, to)) || is_lost {
+            if self.cut.contains(&(from, to)) || is_lost || (self.drops)(&message.head) {
                 self.lost.push((from, to, message));
             } else if self.places.contains_key(&to) {
                 self.input(to, Input::Message { from, message });

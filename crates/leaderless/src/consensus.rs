@@ -1,0 +1,352 @@
+//! Keys that are compared and set: what goes between the replica and [`cas`](crate::cas).
+//!
+//! Invariants: what an acceptor has promised and accepted is in the stream of the own records, or in the snapshot that took
+//! their place, before its answer leaves; a node that may have forgotten some of it has gathered it from all others before it
+//! answers again. Plain requests never reach such a key, nor these a plain one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use replikit_core::keyspace::encode_versions;
+use replikit_core::{
+    Batches, CausalContext, Epoch, Incarnation, KEY_BYTES_MAX, NodeId, Now, Origin, Outcome, Queue, Quorum, Reached,
+    Rejection, Time, Token, WriteEffect, WriteId, WriteLevel, WriteOp,
+};
+
+use crate::cas::{
+    Cas, CasConfig, CasImage, CasOp, CasOutput, CasRefusal, CasStats, Effect, End, Message, Record, RecordNumber,
+    Standing as Acceptor, Start,
+};
+use crate::config::{Config, Keyspace};
+use crate::message::{CasGiven, CasWanted, Head};
+use crate::reads::Reply;
+use crate::record::Local;
+use crate::replica::{Leaderless, Standing, position};
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Change,
+    Look { bytes_max: usize },
+}
+
+/// The part of a replica that agrees with others on the values of single keys.
+#[derive(Debug)]
+pub(crate) struct Consensus {
+    cas: Cas,
+    /// Whether it takes part: from when this replica has an incarnation until its storage fails.
+    started: bool,
+    asked: BTreeMap<Token, Asked>,
+    /// Records that go into the log together, encoded, the last one's number, and their bytes.
+    records: Vec<Vec<u8>>,
+    recorded: RecordNumber,
+    bytes: usize,
+    /// Up to which record a storage action makes them durable.
+    written: VecDeque<(WriteId, RecordNumber)>,
+    /// Owners whose state is still missing here, with the last key that has come of it.
+    missing: BTreeMap<NodeId, Option<Bytes>>,
+}
+
+impl Consensus {
+    /// `config` is checked, and has these owners.
+    pub(crate) fn new(config: &Config, epoch: Epoch, owners: &[NodeId]) -> Self {
+        let cas = CasConfig {
+            requests_max: config.limits.waiting_max,
+            resend: config.timing.exchange,
+            ..CasConfig::default()
+        };
+        // It proposes nothing under this name: the incarnation is known when it starts.
+        let origin = Origin { node: config.node, incarnation: Incarnation(1) };
+        let origin = origin.id().expect("checked with the configuration");
+        let quorum = Quorum::majority(owners.to_vec()).expect("owners are some, each once");
+        Self {
+            cas: Cas::new(cas, origin, epoch, quorum).expect("an origin of a node"),
+            started: false,
+            asked: BTreeMap::new(),
+            records: Vec::new(),
+            recorded: RecordNumber::default(),
+            bytes: 0,
+            written: VecDeque::new(),
+            missing: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn recover(&mut self, record: &Record) {
+        self.cas.recover(record);
+    }
+
+    pub(crate) fn image(&self) -> CasImage {
+        self.cas.image()
+    }
+
+    pub(crate) const fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    pub(crate) const fn stats(&self) -> CasStats {
+        self.cas.stats()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        Some(self.cas.deadline()).filter(|at| self.started && *at < Time::NEVER)
+    }
+}
+
+impl Leaderless {
+    /// This replica takes part from now on, if it did not yet.
+    pub(crate) fn start_consensus(&mut self) {
+        let Standing::Writer(origin) = self.standing else { return };
+        if self.consensus.started || self.failed || !self.config.keyspaces.iter().any(Keyspace::is_cas) {
+            return;
+        }
+        let consensus = &mut self.consensus;
+        consensus.started = true;
+        consensus.cas.incarnate(origin);
+        let forgetful = consensus.cas.life().0 < self.register.forgotten;
+        consensus.cas.start(if forgetful { Start::Forgetful } else { Start::Whole });
+        if consensus.cas.standing() == Acceptor::Joining {
+            consensus.missing = self.owners.others().map(|node| (node, None)).collect();
+        }
+        self.carry_out();
+        self.gather();
+    }
+
+    /// A client wants a key changed.
+    pub(crate) fn begin_change(
+        &mut self,
+        now: Now,
+        token: Token,
+        level: WriteLevel,
+        key: Bytes,
+        op: WriteOp,
+        context: Option<&CausalContext>,
+    ) -> Result<(), Rejection> {
+        if !self.owners.is_majority_enough(level) {
+            return Err(Rejection::Unreachable { level, replicas: self.owners.len() });
+        }
+        // What a client has read it names in a comparison here.
+        if context.is_some_and(|context| !context.is_empty()) {
+            return Err(Rejection::Unsupported);
+        }
+        let Some(op) = CasOp::of(op) else { return Err(Rejection::Unsupported) };
+        let until = now.mono + self.config.timing.write;
+        self.begin(now, token, Asked::Change, key, op, until)
+    }
+
+    /// A client wants to know a key.
+    pub(crate) fn begin_look(&mut self, now: Now, token: Token, key: Bytes, bytes_max: usize) {
+        let until = now.mono + self.config.timing.read;
+        if let Err(rejection) = self.begin(now, token, Asked::Look { bytes_max }, key, CasOp::Read, until) {
+            self.reject(token, rejection);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        now: Now,
+        token: Token,
+        asked: Asked,
+        key: Bytes,
+        op: CasOp,
+        until: Time,
+    ) -> Result<(), Rejection> {
+        let queue = if op.is_read() { Queue::Reads } else { Queue::Acknowledgements };
+        self.consensus.cas.begin(now.mono, token, key, op, until).map_err(|refusal| match refusal {
+            CasRefusal::Busy { requests_max } => Rejection::Busy { queue, limit: requests_max as u64 },
+            CasRefusal::Size { bytes: 0, .. } => Rejection::Malformed,
+            CasRefusal::Size { bytes, bytes_max } => {
+                Rejection::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
+            }
+        })?;
+        self.consensus.asked.insert(token, asked);
+        self.carry_out();
+        Ok(())
+    }
+
+    /// A member says something about a key.
+    pub(crate) fn handle_cas(&mut self, now: Now, from: NodeId, message: Message) {
+        if let Message::Ask { key, .. } = &message
+            && !self.is_agreed(key)
+        {
+            return self.misbehaved(from, "a question about a key that is not compared and set");
+        }
+        if self.consensus.started {
+            self.consensus.cas.handle_message(now.mono, from, message);
+            self.carry_out();
+        }
+    }
+
+    fn is_agreed(&self, key: &[u8]) -> bool {
+        (1..=KEY_BYTES_MAX).contains(&key.len()) && self.config.keyspaces.of(key).is_cas()
+    }
+
+    /// Asks those whose state is still missing, again if they did not answer.
+    pub(crate) fn gather(&mut self) {
+        if !self.consensus.started || self.consensus.cas.standing() != Acceptor::Joining {
+            return;
+        }
+        if self.consensus.missing.is_empty() {
+            // There is nobody else.
+            self.consensus.cas.serve();
+            return self.carry_out();
+        }
+        let missing: Vec<NodeId> = self.consensus.missing.keys().copied().collect();
+        for node in missing {
+            self.want(node);
+        }
+    }
+
+    fn want(&mut self, node: NodeId) {
+        // Before its life is on disk here, another life could get the same name.
+        if self.incarnated > self.durable {
+            return;
+        }
+        let Some(after) = self.consensus.missing.get(&node).cloned() else { return };
+        let (epoch, life) = (self.epoch, self.consensus.cas.life());
+        self.send(node, Head::CasWanted(CasWanted { epoch, life, after }), Batches::None);
+    }
+
+    /// A member that has forgotten what it had promised gathers that.
+    pub(crate) fn handle_cas_wanted(&mut self, from: NodeId, wanted: &CasWanted) {
+        if !self.consensus.started {
+            return;
+        }
+        let Some(number) = self.consensus.cas.admit(from, wanted.life) else { return };
+        self.carry_out();
+        self.write_records();
+        // What it has is told once it is durable here that answers to the earlier life count no more.
+        let covers = |(_, last): &&(WriteId, RecordNumber)| *last >= number;
+        let after = self.consensus.written.iter().find(covers).map_or(WriteId(0), |(write, _)| *write);
+        let (records, next) = self.consensus.cas.page(wanted.after.as_deref(), self.config.limits.snapshot_piece_bytes);
+        let (epoch, life) = (self.epoch, wanted.life);
+        let given = CasGiven { epoch, life, after: wanted.after.clone(), records, next };
+        self.reply_after(after, Reply::Head(from, Head::CasGiven(Box::new(given))));
+    }
+
+    /// A member tells what it has promised and accepted.
+    pub(crate) fn handle_cas_given(&mut self, from: NodeId, given: CasGiven) {
+        let CasGiven { life, after, records, next, .. } = given;
+        let cas = &mut self.consensus.cas;
+        if !self.consensus.started || cas.standing() != Acceptor::Joining || cas.life() != life {
+            return;
+        }
+        let Some(known) = self.consensus.missing.get_mut(&from).filter(|known| **known == after) else { return };
+        if next.is_some() && next <= after {
+            return self.misbehaved(from, "keys that do not ascend");
+        }
+        let is_done = next.is_none();
+        *known = next;
+        for record in &records {
+            let key = match record {
+                Record::Promised { key, .. } | Record::Entry { key, .. } => Some(key),
+                _ => None,
+            };
+            if key.is_none_or(|key| self.is_agreed(key)) {
+                self.consensus.cas.join(record);
+            }
+        }
+        if is_done {
+            self.consensus.missing.remove(&from);
+        }
+        if self.consensus.missing.is_empty() {
+            self.consensus.cas.serve();
+        }
+        self.carry_out();
+        if !is_done {
+            self.want(from);
+        }
+    }
+
+    /// Does what has to be done for the keys.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.consensus.cas.poll_output() {
+            match output {
+                CasOutput::Persist { number, record } => {
+                    let bytes = Local::Cas(record).encode();
+                    self.consensus.recorded = number;
+                    self.consensus.bytes += bytes.len();
+                    self.consensus.records.push(bytes);
+                    if self.consensus.bytes >= self.config.limits.batch_bytes_max {
+                        self.write_records();
+                    }
+                }
+                CasOutput::Send { to, message } => self.send(to, Head::Cas(Box::new(message)), Batches::None),
+                CasOutput::Ended { token, end } => self.end_asked(token, end),
+            }
+        }
+    }
+
+    /// Puts the records into the log that have come together.
+    pub(crate) fn write_records(&mut self) {
+        if self.consensus.records.is_empty() {
+            return;
+        }
+        let records = core::mem::take(&mut self.consensus.records);
+        self.consensus.bytes = 0;
+        let write = self.persist_locals(&records);
+        let up_to = self.consensus.recorded;
+        self.consensus.written.push_back((write, up_to));
+        self.maybe_snapshot();
+    }
+
+    /// More is on disk here.
+    pub(crate) fn records_are_durable(&mut self, now: Now) {
+        let durable = self.durable;
+        let mut up_to = None;
+        while let Some((_, number)) = self.consensus.written.pop_front_if(|(write, _)| *write <= durable) {
+            up_to = Some(number);
+        }
+        if let Some(number) = up_to.filter(|_| self.consensus.started) {
+            self.consensus.cas.handle_durable(now.mono, number);
+            self.carry_out();
+        }
+    }
+
+    /// Requests that have waited too long end, questions are asked again.
+    pub(crate) fn expire_changes(&mut self, now: Now) {
+        if self.consensus.deadline().is_some_and(|at| at <= now.mono) {
+            self.consensus.cas.handle_time(now.mono);
+            self.carry_out();
+        }
+    }
+
+    fn end_asked(&mut self, token: Token, end: End) {
+        let Some(asked) = self.consensus.asked.remove(&token) else { return };
+        let outcome = match (end, asked) {
+            (End::Done { effect: Effect::Wrote(effect), reached, .. }, _) => self.changed(&effect, reached),
+            (End::Done { effect: Effect::Read(value), .. }, Asked::Look { bytes_max }) => looked(value, bytes_max),
+            (End::Done { effect: Effect::Read(value), .. }, Asked::Change) => looked(value, usize::MAX),
+            (End::Indeterminate, Asked::Change) => Outcome::Indeterminate { reached: Reached::default() },
+            (End::TimedOut, _) | (End::Indeterminate, Asked::Look { .. }) => Outcome::Rejected(Rejection::NoQuorum),
+        };
+        self.done(token, outcome);
+    }
+
+    fn changed(&self, effect: &WriteEffect, members: u8) -> Outcome {
+        // It stands in no log of writes: a session that has seen it need not wait for anything.
+        let at = position(self.stream_id(self.origin().unwrap_or(replikit_core::OriginId::LOCAL)), 0);
+        let reached = Reached { received: members, durable: members, applied: members };
+        Outcome::Acked { at, reached, strict: true, reply: crate::coordinate::encode(effect) }
+    }
+
+    /// The storage failed: what was asked may have been proposed.
+    pub(crate) fn fail_consensus(&mut self) {
+        self.consensus.started = false;
+        self.consensus.records.clear();
+        for (token, asked) in core::mem::take(&mut self.consensus.asked) {
+            match asked {
+                Asked::Change => self.done(token, Outcome::Indeterminate { reached: Reached::default() }),
+                Asked::Look { .. } => self.reject(token, Rejection::StorageFailed),
+            }
+        }
+    }
+}
+
+fn looked(value: Option<Bytes>, bytes_max: usize) -> Outcome {
+    let bytes = value.as_ref().map_or(0, |value| value.len() + 8);
+    if bytes > bytes_max {
+        return Outcome::Rejected(Rejection::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 });
+    }
+    let values = vec![encode_versions(value.as_slice(), &CausalContext::new())];
+    Outcome::Value { values, seen: None, strict: true, staleness: Some(core::time::Duration::ZERO) }
+}
