@@ -122,6 +122,21 @@ pub fn guarantees_of(owners: u8, quorums: Quorums, write: WriteLevel, read: &Rea
     }
 }
 
+/// What a keyspace of the kind [`Kind::Cas`](crate::Kind::Cas) promises for changes at any level that it takes, and reads at any.
+#[must_use]
+pub fn guarantees_of_cas() -> Guarantees {
+    Guarantees {
+        strategy: "leaderless".to_owned(),
+        mode: "keys that are compared and set".to_owned(),
+        acknowledged: "agreed on by a majority, and on their disks".to_owned(),
+        survives: Survival::Minority,
+        reads: ReadGuarantee::Linearizable,
+        ordering: "each key by itself, one line of changes".to_owned(),
+        needs: "a majority".to_owned(),
+        checked_by: vec!["linearizable".to_owned()],
+    }
+}
+
 fn one() -> String {
     "the node that was asked".to_owned()
 }

@@ -123,7 +123,7 @@ pub use config::{
 };
 pub use content::KeyCopy;
 pub use fallback::Fallback;
-pub use guarantees::{guarantees, guarantees_of, guarantees_with_reads};
+pub use guarantees::{guarantees, guarantees_of, guarantees_of_cas, guarantees_with_reads};
 pub use message::{
     Answer, CasGiven, CasWanted, Fetch, Fetched, Head, Hint, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored,
 };

@@ -55,6 +55,7 @@ pub fn rows() -> Vec<Guarantees> {
     rows.extend(named.into_iter().map(|owners| leaderless::guarantees(WriteLevel::Owners(owners))));
     let one = ReadLevel::Owners(Owners::One);
     rows.extend(reads.iter().chain([&one]).map(|read| leaderless::guarantees_with_reads(WriteLevel::Quorum, read)));
+    rows.push(leaderless::guarantees_of_cas());
     rows
 }
 

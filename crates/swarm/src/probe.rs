@@ -141,6 +141,14 @@ probes! {
     ReadRepaired,
     /// Another owner was asked in place of a slow one.
     ReadHedged,
+    /// A key was changed in one round trip, by consensus.
+    ChangedInOneTrip,
+    /// A change of a key met a higher ballot and began again.
+    BallotRefused,
+    /// A read was answered without a proposal, by owners that agreed.
+    AgreedReadAnswered,
+    /// An owner gathered from another one what it had promised before it lost its disk.
+    PromisesGathered,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.
@@ -157,8 +165,17 @@ probes! {
 
 impl Probe {
     /// Those of owners that answer in quorums.
-    pub const OF_QUORUMS: &'static [Self] =
-        &[Self::WriteBehind, Self::WriteStampedAnew, Self::RepairSent, Self::ReadRepaired, Self::ReadHedged];
+    pub const OF_QUORUMS: &'static [Self] = &[
+        Self::WriteBehind,
+        Self::WriteStampedAnew,
+        Self::RepairSent,
+        Self::ReadRepaired,
+        Self::ReadHedged,
+        Self::ChangedInOneTrip,
+        Self::BallotRefused,
+        Self::AgreedReadAnswered,
+        Self::PromisesGathered,
+    ];
 
     /// Those of replicas that all take writes.
     pub const OF_MANY_LEADERS: &'static [Self] = &[

@@ -1,6 +1,7 @@
 //! The standard run of a leaderless group: quorums of every size under every fault, and each answer is what a model of all
 //! writes says.
 
+pub(crate) mod comparers;
 pub(crate) mod model;
 pub(crate) mod subject;
 
@@ -22,6 +23,7 @@ use crate::crowd::{Behaviour, Crowd};
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::{Failure, Run, Telling};
+use comparers::{Comparers, Habits};
 use subject::{LeaderlessSubject, Promises};
 
 const GROUP: GroupId = GroupId(1);
@@ -50,6 +52,10 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("converges", "Healed replicas apply the same writes, whoever of them is dead, also without any read repair."),
     ("replicas_agree", "Replicas that have applied the same writes show the same, and what the model says."),
     ("no_loops", "A batch is sent a bounded number of times, and not at all once everybody has it."),
+    (
+        "linearizable",
+        "Each key that is compared and set is linearizable, whatever messages, processes, disks and clocks do.",
+    ),
     ("collected", "When all is quiet and everybody is there, no delete, no loser and no context is kept any more."),
 ];
 
@@ -68,6 +74,9 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe::LogReset,
     Probe::LogReadFromDisk,
     Probe::MinorityDead,
+    Probe::CompareMismatched,
+    Probe::CounterAdded,
+    Probe::Indeterminate,
 ];
 
 /// The prefixes of the keyspaces, and what they hold.
@@ -89,6 +98,7 @@ fn keyspaces() -> Keyspaces {
         .with(count, Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Counter)))
         .with(set, Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Set)))
         .with(flag, Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Flag)))
+        .with(comparers::PREFIX, Keyspace::cas())
 }
 
 fn knobs(rng: &mut Rng) -> (Timing, Limits) {
@@ -186,6 +196,10 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let crowd = Crowd::new(behaviour, GROUP, nodes);
     let drift = steady.then_some(clock.drift_ppm_max);
     let mut subject = LeaderlessSubject::new(GROUP, keyspaces, promises, crowd, drift);
+    let rng = &mut plan.rng(13);
+    if rng.u8(0..3) > 0 {
+        subject.comparers = Some(Comparers::new(Habits::draw(rng, plan.workload.timeout), GROUP, nodes));
+    }
     subject.bounded = world.is_bounded();
     telling.to(&mut world);
     play(plan, &mut world, &mut subject, timing).map_err(|what| Failure::new(plan, &world, &what))?;
@@ -223,17 +237,25 @@ fn play<S: SimStorage>(
     world.heal_all_but(&dead, subject);
     subject.crowd.hurry();
     let wanted = (subject.crowd.writes + 10, subject.crowd.reads + 10);
+    let compared = subject.comparers.as_mut().map(|comparers| {
+        comparers.go_on(&dead);
+        comparers.done + 5
+    });
     let patience = Duration::from_secs(12) + plan.workload.timeout * 4 + timing.exchange * 40;
     let served = |_: &World<Leaderless, S>, subject: &LeaderlessSubject| {
-        subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1
+        let compares = subject.comparers.as_ref().is_none_or(|comparers| Some(comparers.done) >= compared);
+        subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1 && compares
     };
     let must_serve = |world: &World<Leaderless, S>| world.must_serve() && world.is_bounded() && !waits(world, &dead);
     if !world.run_while(patience, subject, served).map_err(text)? && must_serve(world) {
         return Err(format!("converges: nothing is served any more: {}", describe(world)));
     }
-    subject.crowd.stop();
-    if !world.run_while(patience, subject, |_, subject| subject.crowd.is_idle()).map_err(text)? && must_serve(world) {
+    subject.stop();
+    if !world.run_while(patience, subject, |_, subject| subject.is_idle()).map_err(text)? && must_serve(world) {
         return Err(format!("converges: a request never ends: {}", describe(world)));
+    }
+    if let Some(comparers) = subject.comparers.as_ref().filter(|_| world.is_bounded()) {
+        comparers.check()?;
     }
     if !must_serve(world) {
         return Ok(());

@@ -12,6 +12,7 @@ use replikit_core::{
 use replikit_leaderless::{Head, Keyspaces, Leaderless};
 use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
 
+use super::comparers::{Comparers, FIRST_ALARM};
 use super::model::Model;
 use crate::crowd::{Asked, Crowd};
 use crate::probe::{Probe, Probes};
@@ -76,6 +77,7 @@ pub(crate) struct LeaderlessSubject {
     keyspaces: Keyspaces,
     promises: Promises,
     pub(crate) crowd: Crowd,
+    pub(crate) comparers: Option<Comparers>,
     pub(crate) model: Model,
     pub(crate) probes: Probes,
     places: BTreeMap<NodeId, Place>,
@@ -120,6 +122,7 @@ impl LeaderlessSubject {
             keyspaces,
             promises,
             crowd,
+            comparers: None,
             model: Model::default(),
             probes: Probes::default(),
             places: BTreeMap::new(),
@@ -135,6 +138,18 @@ impl LeaderlessSubject {
         }
     }
 
+    /// Nobody asks for anything more.
+    pub(crate) const fn stop(&mut self) {
+        self.crowd.stop();
+        if let Some(comparers) = &mut self.comparers {
+            comparers.stop();
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.crowd.is_idle() && self.comparers.as_ref().is_none_or(Comparers::is_idle)
+    }
+
     fn place(&mut self, node: NodeId) -> &mut Place {
         self.places.entry(node).or_default()
     }
@@ -144,7 +159,6 @@ impl LeaderlessSubject {
             Persist::Append { batch, .. } => {
                 let dots = dots(batch);
                 if dots.is_empty() {
-                    self.probes.hit(Probe::ReadRepaired);
                     return Ok(());
                 }
                 let lost = self.model.others_than(batch);
@@ -425,6 +439,11 @@ impl LeaderlessSubject {
 
 impl Subject<Leaderless> for LeaderlessSubject {
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<Head>) {
+        match (client.checked_sub(FIRST_ALARM), &mut self.comparers) {
+            (Some(client), Some(comparers)) => return comparers.on_alarm(client, clients),
+            (None, Some(comparers)) if client == 0 => comparers.begin(clients),
+            _ => {}
+        }
         self.crowd.on_alarm(client, clients);
     }
 
@@ -455,6 +474,8 @@ impl Subject<Leaderless> for LeaderlessSubject {
                     Head::Piece(piece) if !piece.last => self.probes.hit(Probe::SnapshotInPieces),
                     Head::Stored(stored) if !stored.not_last.is_empty() => self.probes.hit(Probe::WriteBehind),
                     Head::Repair(_) => self.probes.hit(Probe::RepairSent),
+                    Head::Repaired { .. } => self.probes.hit(Probe::ReadRepaired),
+                    Head::CasGiven(_) => self.probes.hit(Probe::PromisesGathered),
                     _ => {}
                 }
                 self.sent += message.batches.as_slice().len() as u64;
@@ -490,6 +511,11 @@ impl Subject<Leaderless> for LeaderlessSubject {
     ) -> Result<(), String> {
         if self.audits.remove(&token).is_some() {
             return self.on_audit(node, outcome, clients);
+        }
+        if let Some(comparers) = &mut self.comparers
+            && let Some(ended) = comparers.on_done(token, &outcome, &mut self.probes, clients)
+        {
+            return if self.bounded { ended } else { Ok(()) };
         }
         let now = clients.now;
         let Some(open) = self.crowd.end(token, clients) else { return Ok(()) };
@@ -577,6 +603,15 @@ impl Subject<Leaderless> for LeaderlessSubject {
         }
         if figures.restamped > 0 {
             self.probes.hit(Probe::WriteStampedAnew);
+        }
+        if figures.cas.one_trip > 0 {
+            self.probes.hit(Probe::ChangedInOneTrip);
+        }
+        if figures.cas.conflicts > 0 {
+            self.probes.hit(Probe::BallotRefused);
+        }
+        if figures.cas.query_reads > 0 {
+            self.probes.hit(Probe::AgreedReadAnswered);
         }
         if figures.hedged > 0 {
             self.probes.hit(Probe::ReadHedged);
