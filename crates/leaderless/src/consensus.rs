@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use replikit_core::keyspace::encode_versions;
 use replikit_core::{
-    Batches, CausalContext, Epoch, Incarnation, KEY_BYTES_MAX, NodeId, Now, Origin, Outcome, Queue, Quorum, Reached,
-    Rejection, Time, Token, WriteEffect, WriteId, WriteLevel, WriteOp,
+    Batches, CausalContext, Epoch, Figure, Incarnation, KEY_BYTES_MAX, NodeId, Now, Origin, Outcome, Queue, Quorum,
+    Reached, Rejection, Time, Token, WriteEffect, WriteId, WriteLevel, WriteOp,
 };
 
 use crate::cas::{
@@ -85,6 +85,17 @@ impl Consensus {
 
     pub(crate) const fn stats(&self) -> CasStats {
         self.cas.stats()
+    }
+
+    /// What an operator is told.
+    pub(crate) fn counts(&self) -> [Figure; 4] {
+        let stats = self.cas.stats();
+        [
+            Figure::new("keys compared and set", self.cas.sizes().keys as u64),
+            Figure::new("changes in one round trip", stats.one_trip),
+            Figure::new("proposals refused for a higher one", stats.conflicts),
+            Figure::new("owners yet to tell what was promised here", self.missing.len() as u64),
+        ]
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -208,10 +219,7 @@ impl Leaderless {
 
     /// A member that has forgotten what it had promised gathers that.
     pub(crate) fn handle_cas_wanted(&mut self, from: NodeId, wanted: &CasWanted) {
-        if !self.consensus.started {
-            return;
-        }
-        let Some(number) = self.consensus.cas.admit(from, wanted.life) else { return };
+        let number = self.consensus.cas.admit(from, wanted.life);
         self.carry_out();
         self.write_records();
         // What it has is told once it is durable here that answers to the earlier life count no more.

@@ -606,7 +606,10 @@ impl Leaderless {
             followers: self.members.iter().map(follower).collect(),
             epoch: self.epoch,
             suspected: self.suspected.iter().copied().collect(),
-            figures: self.figures().counts().into_iter().chain(self.predicted()).collect(),
+            figures: (self.figures().counts().into_iter())
+                .chain(self.consensus.counts())
+                .chain(self.predicted())
+                .collect(),
         }
     }
 

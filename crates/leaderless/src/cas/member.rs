@@ -173,18 +173,15 @@ impl Cas {
     }
 
     /// Another member begins a new life and asks for what it may have forgotten. Once the record returned is durable, and
-    /// not before, it may be given [`Cas::image`], or page by page [`Cas::page`], taken now or later. A member that joins itself
-    /// gives what it has, so that those who lost their disks together do not wait for each other: any quorum that they were
-    /// part of had another member in it, as long as they are fewer than a quorum. `None`: it was not started.
-    pub fn admit(&mut self, node: NodeId, life: Life) -> Option<RecordNumber> {
-        if self.acceptors.standing() == Standing::Stopped {
-            return None;
-        }
+    /// not before, it may be given [`Cas::image`], or page by page [`Cas::page`], taken now or later. A member that joins itself,
+    /// or has not started yet, gives what it has, so that those who lost their disks together do not wait for each other: any
+    /// quorum that they were part of had another member in it, as long as they are fewer than a quorum.
+    pub fn admit(&mut self, node: NodeId, life: Life) -> RecordNumber {
         let record = Record::Admitted { node, life };
         if self.acceptors.apply(&record, self.recorded) {
-            return Some(self.persist(record));
+            return self.persist(record);
         }
-        Some(self.recorded)
+        self.recorded
     }
 
     /// Takes over the higher promises and the later values of another member, piece by piece. Records that are about that

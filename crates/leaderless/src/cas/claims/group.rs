@@ -113,7 +113,7 @@ impl Group {
         let life = again.life();
         for giver in voters.iter().filter(|giver| giver.0 != node) {
             let giver = self.members.get_mut(giver).unwrap();
-            giver.admit(NodeId(node), life).unwrap();
+            giver.admit(NodeId(node), life);
             giver.image().for_each(|record| again.join(&record));
         }
         again.serve();

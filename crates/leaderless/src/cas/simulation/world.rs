@@ -383,9 +383,8 @@ impl World {
         match postcard::from_bytes(bytes).unwrap() {
             Wire::Cas(message) => cas.handle_message(now, from, message),
             Wire::Join { life } => {
-                if let Some(number) = cas.admit(from, life) {
-                    member.giving.push((number, from, life));
-                }
+                let number = cas.admit(from, life);
+                member.giving.push((number, from, life));
             }
             Wire::Give { life, records } => {
                 if cas.standing() == Standing::Joining && cas.life() == life {
