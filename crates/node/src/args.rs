@@ -163,6 +163,9 @@ const FIELD: &str = "The key holds a map: this field of it, as names separated b
 const OVER: &str = "What its writer has seen, as `get --context` printed it: concurrent values that are in it are replaced, others \
      stay beside this write";
 
+const IF: &str =
+    "Only if this is the value of the key; in a leaderless cluster the key's keyspace must be of the policy cas";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Put {
     pub(crate) key: String,
@@ -171,6 +174,11 @@ pub(crate) struct Put {
     pub(crate) level: Option<WriteLevel>,
     #[arg(long, value_name = "TOKEN", value_parser = context, help = OVER)]
     pub(crate) over: Option<CausalContext>,
+    /// Only if there is no such key.
+    #[arg(long, conflicts_with_all = ["expected", "over"])]
+    pub(crate) if_absent: bool,
+    #[arg(long = "if", value_name = "VALUE", conflicts_with = "over", help = IF)]
+    pub(crate) expected: Option<String>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -197,6 +205,8 @@ pub(crate) struct Delete {
     pub(crate) level: Option<WriteLevel>,
     #[arg(long, value_name = "TOKEN", value_parser = context, help = OVER)]
     pub(crate) over: Option<CausalContext>,
+    #[arg(long = "if", value_name = "VALUE", conflicts_with_all = ["over", "field"], help = IF)]
+    pub(crate) expected: Option<String>,
     #[arg(long, value_name = "PATH", value_parser = field, help = FIELD)]
     pub(crate) field: Option<Path>,
     #[command(flatten)]

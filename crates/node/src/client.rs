@@ -100,7 +100,7 @@ impl Session {
                 "; reads are local or stale:MS, and the key's keyspace must have the operation (--keyspace of the nodes)"
             }
             Strategy::Leaderless => {
-                "; no read is linearizable (the strongest that always exists is quorum), a level needs no more owners than \
+                "; of plain keys no read is linearizable (the strongest that always exists is quorum), a level needs no more owners than \
                  there are, and the key's keyspace must have the operation (--keyspace of the nodes)"
             }
         };
@@ -133,6 +133,10 @@ pub(crate) fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(Session) -> Resu
 
 fn acknowledged(written: &Written) {
     let Written { at, reached, .. } = written;
+    if at.id.index.0 == 0 {
+        // Agreed on for its key alone: it stands in no log of writes.
+        return say(format_args!("ok: agreed, on {} disks", reached.durable));
+    }
     let position = match Origin::of(at.stream.origin) {
         Some(Origin { node, incarnation }) => format!("write {} of node {node}.{}", at.id.index, incarnation.0),
         None => format!("entry {} of term {}", at.id.index, at.id.term),
@@ -147,8 +151,19 @@ fn acknowledged(written: &Written) {
 
 fn write(reach: &Reach, write: WriteRequest, level: Option<WriteLevel>) -> CommandResult {
     let written = connected(reach, async |session| session.write(write, level).await)?;
-    acknowledged(&written);
+    match written.effect {
+        Some(WriteEffect::Mismatch { found: None }) => return Err("nothing was written: there is no such key".into()),
+        Some(WriteEffect::Mismatch { found: Some(found) }) => {
+            return Err(format!("nothing was written: the value is {}", String::from_utf8_lossy(&found)).into());
+        }
+        _ => acknowledged(&written),
+    }
     Ok(())
+}
+
+/// The same, if the key has this value.
+fn compared(key: String, expected: Option<String>, new: Option<String>) -> WriteRequest {
+    WriteRequest::compare_and_set(key, expected.map(Bytes::from), new.map(Bytes::from))
 }
 
 fn over(request: WriteRequest, context: Option<CausalContext>) -> WriteRequest {
@@ -159,11 +174,17 @@ fn over(request: WriteRequest, context: Option<CausalContext>) -> WriteRequest {
 }
 
 pub(crate) fn put(args: args::Put) -> CommandResult {
-    write(&args.reach, over(WriteRequest::put(args.key, args.value), args.over), args.level)
+    let request = if args.if_absent || args.expected.is_some() {
+        compared(args.key, args.expected, Some(args.value))
+    } else {
+        over(WriteRequest::put(args.key, args.value), args.over)
+    };
+    write(&args.reach, request, args.level)
 }
 
 pub(crate) fn delete(args: args::Delete) -> CommandResult {
     let request = match args.field {
+        None if args.expected.is_some() => compared(args.key, args.expected, None),
         None => over(WriteRequest::delete(args.key), args.over),
         Some(path) => WriteRequest::crdt(args.key, CrdtOp::RemoveAt { path }),
     };

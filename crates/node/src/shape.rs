@@ -35,9 +35,9 @@ impl fmt::Display for Strategy {
 const TOPOLOGY: &str = "Multi-leader: who sends to whom: all-to-all (the default), star:HUB, ring, or custom:LINKS, where 1-2 \
      is a link both ways and 1>2 one way, separated by commas";
 const CONFLICTS: &str = "Multi-leader, leaderless: what becomes of concurrent writes of a key: lww (the newest wins, the others go to the \
-     audit log; the default), siblings, counter, set, flag, register, or map";
-const KEYSPACE: &str =
-    "Multi-leader, leaderless: the same for the keys that begin with a prefix; once for each, the longest decides";
+     audit log; the default), siblings, counter, set, flag, register, or map; leaderless also: cas";
+const KEYSPACE: &str = "Multi-leader, leaderless: the same for the keys that begin with a prefix; once for each, the longest decides. \
+     Leaderless also: cas (keys that are compared and set: linearizable, never mixed with plain writes)";
 const QUORUMS: &str = "Leaderless: R,W,D: how many owners take part in a quorum read, have applied a quorum write, and have it on \
      disk; without it, a majority each";
 const REPAIR: &str = "Leaderless: what becomes of an owner that a read found to know less: blocking (the default: the read waits \
@@ -100,14 +100,23 @@ pub(crate) enum Policy {
     Lww,
     Siblings,
     Crdt(CrdtKind),
+    /// None: there are no concurrent writes.
+    Cas,
 }
 
 impl Policy {
     const fn conflicts(self) -> ConflictPolicy {
         match self {
-            Self::Lww => ConflictPolicy::Lww,
+            Self::Lww | Self::Cas => ConflictPolicy::Lww,
             Self::Siblings => ConflictPolicy::Siblings,
             Self::Crdt(kind) => ConflictPolicy::Crdt(kind),
+        }
+    }
+
+    const fn leaderless(self) -> leaderless::Keyspace {
+        match self {
+            Self::Cas => leaderless::Keyspace::cas(),
+            policy => leaderless::Keyspace::new(policy.conflicts()),
         }
     }
 }
@@ -116,10 +125,13 @@ impl Shape {
     /// What makes no sense together: a message for the user.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         use Strategy::{Leaderless, MultiLeader};
-        let given: [(bool, &[Strategy], &'static str); 6] = [
+        let (default, mut prefixed) = self.policies();
+        let compares = default == Policy::Cas || prefixed.any(|(_, policy)| policy == Policy::Cas);
+        let given: [(bool, &[Strategy], &'static str); 7] = [
             (self.topology.is_some(), &[MultiLeader], "--topology is for --strategy multi-leader"),
             (self.conflicts.is_some(), &[MultiLeader, Leaderless], "--conflicts is for multi-leader and leaderless"),
             (!self.keyspaces.is_empty(), &[MultiLeader, Leaderless], "--keyspace is for multi-leader and leaderless"),
+            (compares, &[Leaderless], "the policy cas is for --strategy leaderless"),
             (self.quorums.is_some(), &[Leaderless], "--quorums is for --strategy leaderless"),
             (self.repair.is_some(), &[Leaderless], "--repair is for --strategy leaderless"),
             (self.fallbacks.is_some(), &[Leaderless], "--fallbacks is for --strategy leaderless"),
@@ -145,28 +157,29 @@ impl Shape {
     }
 
     /// The policy of all keys, and of those with a prefix.
-    fn policies(&self) -> (ConflictPolicy, impl Iterator<Item = (String, ConflictPolicy)>) {
+    fn policies(&self) -> (Policy, impl Iterator<Item = (String, Policy)>) {
         let default = self.conflicts.as_ref().map_or(Policy::Lww, |policy| policy.value);
-        let prefixed = self.keyspaces.iter().map(|keyspace| (keyspace.value.0.clone(), keyspace.value.1.conflicts()));
-        (default.conflicts(), prefixed)
+        (default, self.keyspaces.iter().map(|keyspace| keyspace.value.clone()))
     }
 
     /// What a multi-leader replica is told.
     pub(crate) fn multi_leader(&self, founding: multi_leader::Founding) -> multi_leader::Settings {
         use multi_leader::{Keyspace, Keyspaces, Settings};
         let (default, prefixed) = self.policies();
-        let all = Keyspaces::all(Keyspace::new(default));
-        let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, Keyspace::new(policy)));
+        let all = Keyspaces::all(Keyspace::new(default.conflicts()));
+        let with =
+            |all: Keyspaces, (prefix, policy): (String, Policy)| all.with(prefix, Keyspace::new(policy.conflicts()));
+        let keyspaces = prefixed.fold(all, with);
         let topology = self.topology.as_ref().map(|topology| topology.value.clone()).unwrap_or_default();
         Settings { founding, ..Settings::new(keyspaces).topology(topology) }
     }
 
     /// What a leaderless replica is told.
     pub(crate) fn leaderless(&self, founding: leaderless::Founding) -> leaderless::Settings {
-        use leaderless::{Counting, Keyspace, Keyspaces, Quorums, ReadRepair, Settings, Size};
+        use leaderless::{Counting, Keyspaces, Quorums, ReadRepair, Settings, Size};
         let (default, prefixed) = self.policies();
-        let all = Keyspaces::all(Keyspace::new(default));
-        let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, Keyspace::new(policy)));
+        let all = Keyspaces::all(default.leaderless());
+        let keyspaces = prefixed.fold(all, |all, (prefix, policy)| all.with(prefix, policy.leaderless()));
         let quorums = self.quorums.as_ref().map(|quorums| {
             let [read, write, durable] = quorums.value.map(Size::Exactly);
             Quorums { read, write, durable }
@@ -247,7 +260,8 @@ fn policy(text: &str) -> Result<Text<Policy>, String> {
         "flag" => Policy::Crdt(CrdtKind::Flag),
         "register" => Policy::Crdt(CrdtKind::MultiValue),
         "map" => Policy::Crdt(CrdtKind::Map),
-        _ => return Err("policies are lww, siblings, counter, set, flag, register, map".into()),
+        "cas" => Policy::Cas,
+        _ => return Err("policies are lww, siblings, counter, set, flag, register, map, cas".into()),
     };
     Ok(Text { text: text.to_owned(), value })
 }
@@ -291,6 +305,7 @@ mod tests {
     fn keyspaces_are_a_prefix_and_a_policy() {
         let read = |text: &str| keyspace(text).map(|keyspace| keyspace.value);
         assert_eq!(read("a=b/=counter"), Ok(("a=b/".to_owned(), Policy::Crdt(CrdtKind::Counter))));
+        assert_eq!(read("lock/=cas"), Ok(("lock/".to_owned(), Policy::Cas)));
         assert!(read("counter").is_err());
         assert!(read("x/=best").unwrap_err().contains("siblings"));
         assert!(read("=lww").unwrap_err().contains("--conflicts"));

@@ -113,6 +113,42 @@ fn values_that_have_not_seen_each_other_are_merged_over_their_context_or_audited
 }
 
 #[test]
+fn keys_are_compared_and_set_at_any_node_also_when_one_has_lost_its_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["--keyspace", "lock/=cas"];
+    let mut cluster = Cluster::start(dir.path(), &more);
+    assert!(cluster.client(1, &["put", "lock/a", "ada", "--if-absent"]).contains("agreed, on "));
+    let held = cluster.try_client(2, &["put", "lock/a", "bob", "--if-absent"]);
+    assert!(!held.status.success() && text(&held.stderr).contains("ada"), "{}", text(&held.stderr));
+    cluster.client(3, &["put", "lock/a", "bob", "--if", "ada"]);
+    assert_eq!(cluster.client(1, &["get", "lock/a", "--level", "linearizable"]), "bob\n");
+    let stale = cluster.try_client(1, &["delete", "lock/a", "--if", "ada"]);
+    assert!(text(&stale.stderr).contains("bob"), "{}", text(&stale.stderr));
+    for sum in 1..=4 {
+        assert_eq!(cluster.client(1 + sum % 3, &["add", "lock/n", "1"]), format!("{sum}\n"));
+    }
+    let plain = cluster.try_client(1, &["put", "k", "v", "--if-absent"]);
+    assert!(text(&plain.stderr).contains("--keyspace"), "{}", text(&plain.stderr));
+
+    cluster.kill(3);
+    std::fs::remove_dir_all(dir.path().join("3")).unwrap();
+    assert_eq!(cluster.client(2, &["add", "lock/n", "1"]), "5\n");
+    cluster.bring_back(3, &more);
+    cluster.until(3, &["get", "lock/n"], "5\n");
+    // Once it has gathered what it had promised it makes up a majority again.
+    let end = Instant::now() + CATCH_UP_MAX;
+    while cluster.client(3, &["status"]).contains("yet to tell") {
+        assert!(Instant::now() < end, "it does not gather");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.kill(1);
+    cluster.until(3, &["get", "lock/a"], "bob\n");
+    assert_eq!(cluster.client(3, &["add", "lock/n", "1"]), "6\n");
+    cluster.client(2, &["delete", "lock/a", "--if", "bob"]);
+    assert!(!cluster.try_client(3, &["get", "lock/a"]).status.success());
+}
+
+#[test]
 fn quorums_are_said_at_the_start_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path(), &["--quorums", "1,3,3", "--repair", "async"]);
