@@ -26,9 +26,9 @@ pub trait Engine {
     /// What the engine promises for writes at this level.
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees;
 
-    /// How everything is read back.
-    fn scan_level(&self) -> ReadLevel {
-        ReadLevel::Linearizable
+    /// How everything is read back; `None` where pages do not show the keys, and each is read by itself.
+    fn scan_level(&self) -> Option<ReadLevel> {
+        Some(ReadLevel::Linearizable)
     }
 
     /// Waits until any replica shows all that was acknowledged.
@@ -92,6 +92,8 @@ pub enum EngineKind {
     MultiLeader,
     /// The same, with quorums of these sizes.
     Leaderless(Sizes),
+    /// The same, with keys that are compared and set.
+    LeaderlessCas(Askers),
     /// The one-process baseline.
     SingleThread(Sync),
 }
@@ -119,6 +121,15 @@ impl Sizes {
     }
 }
 
+/// Which nodes propose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Askers {
+    /// One: it goes on where it was.
+    One,
+    /// All: they get into each other's way where they change the same key.
+    All,
+}
+
 /// Whether the baseline waits for its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sync {
@@ -136,6 +147,7 @@ impl EngineKind {
             Self::SingleLeader => "single-leader",
             Self::MultiLeader => "multi-leader",
             Self::Leaderless(_) => "leaderless",
+            Self::LeaderlessCas(_) => "leaderless-cas",
             Self::SingleThread(_) => "single-thread",
         }
     }
@@ -144,7 +156,7 @@ impl EngineKind {
     #[must_use]
     pub const fn setup(self) -> &'static str {
         match self {
-            Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) => "3 nodes",
+            Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) | Self::LeaderlessCas(_) => "3 nodes",
             Self::SingleThread(_) => "1 process",
         }
     }
@@ -158,6 +170,7 @@ impl EngineKind {
             Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder).await?),
             Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder).await?),
             Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, sizes).await?),
+            Self::LeaderlessCas(askers) => Box::new(leaderless::LeaderlessCas::start(folder, askers).await?),
             Self::SingleThread(sync) => Box::new(single_thread::SingleThread::start(folder, sync).await?),
         })
     }

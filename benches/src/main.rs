@@ -93,8 +93,8 @@ struct RunArguments {
     /// Only cases whose line in `bench list` contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Only this engine: single-leader, multi-leader, leaderless or single-thread.
-    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "single-thread"])]
+    /// Only this engine: single-leader, multi-leader, leaderless, leaderless-cas or single-thread.
+    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "single-thread"])]
     engine: Option<String>,
     /// What all randomness of the run comes from.
     #[arg(long, default_value_t = 1)]

@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::replication::ReplicationReport;
 use crate::report::{self, CaseReport, Conflicts};
 use crate::suite::{Case, Suite};
-use crate::verify::{Verified, verify_at};
+use crate::verify::{Verified, verify_at, verify_each};
 
 /// What was found so far; shown also when the run is cut short.
 #[derive(Debug, Default)]
@@ -250,7 +250,10 @@ async fn measure(
     let after = engine.fsyncs().await?;
     engine.check()?;
     engine.settle().await?;
-    let mut verified = verify_at(ledger, &*target.leader[0], engine.scan_level()).await?;
+    let mut verified = match engine.scan_level() {
+        Some(level) => verify_at(ledger, &*target.leader[0], level).await?,
+        None => verify_each(ledger, &*target.leader[0]).await?,
+    };
     let lost_keys = verified.lost_keys.clone();
     let conflicts = engine.audited().await?.map(|audited| Conflicts {
         overwritten: audited.conflicts.len() as u64 + audited.dropped,

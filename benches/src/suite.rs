@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use replikit_core::WriteLevel;
 
-use crate::engine::{EngineKind, Sizes, Sync};
+use crate::engine::{Askers, EngineKind, Sizes, Sync};
 use crate::fault::Fault;
 use crate::load::{Pace, Reads, Window};
 use crate::replication::{Disturbance, Lists, Replication};
@@ -65,6 +65,8 @@ impl Case {
                 let (read, write) = sizes.sizes();
                 format!("R {read}, W {write}, {:?}", self.write_level)
             }
+            EngineKind::LeaderlessCas(Askers::One) => "one node asked".to_owned(),
+            EngineKind::LeaderlessCas(Askers::All) => "all nodes asked".to_owned(),
             EngineKind::SingleThread(Sync::Group) => "fdatasync".to_owned(),
             EngineKind::SingleThread(Sync::Never) => "no sync".to_owned(),
         }
@@ -193,6 +195,15 @@ const fn quorums(sizes: Sizes, reads_percent: u8, spread: Spread, keys: u32, cli
     case
 }
 
+/// Changes by consensus on each key, and linearizable reads.
+const fn agreed(askers: Askers, reads_percent: u8, keys: u32, clients: u32) -> Case {
+    let kind = EngineKind::LeaderlessCas(askers);
+    case(kind, WriteLevel::Quorum, reads_percent, Spread::Uniform, keys, clients)
+}
+
+/// So many that a proposer keeps the promises for all of them.
+const AGREED_KEYS: u32 = 2_000;
+
 fn smoke(keys: u32) -> Vec<Case> {
     use EngineKind::{MultiLeader, SingleLeader, SingleThread};
     use Spread::{Uniform, Zipf};
@@ -210,6 +221,7 @@ fn smoke(keys: u32) -> Vec<Case> {
         case(MultiLeader, LeaderDisk, 0, Uniform, keys, 1),
         Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 50, Zipf, keys, 64) },
         quorums(Sizes::Majorities, 50, Zipf, keys, 64),
+        agreed(Askers::One, 0, AGREED_KEYS, 1),
         baseline(Sync::Group, LeaderDisk, 1),
         baseline(Sync::Group, LeaderDisk, 64),
         baseline(Sync::Never, Memory, 64),
@@ -255,6 +267,13 @@ fn default(keys: u32) -> Vec<Case> {
             cases.push(quorums(sizes, 0, Uniform, keys, clients));
         }
         cases.push(quorums(sizes, 50, Zipf, keys, 64));
+    }
+    for clients in [1, 64] {
+        cases.push(agreed(Askers::One, 0, AGREED_KEYS, clients));
+    }
+    cases.push(agreed(Askers::One, 50, AGREED_KEYS, 64));
+    for clients in [1, 3, 64] {
+        cases.push(agreed(Askers::All, 0, 1, clients));
     }
     for (sync, level) in [(Sync::Group, LeaderDisk), (Sync::Never, Memory)] {
         for clients in [1, 64, 256] {

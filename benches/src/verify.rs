@@ -1,7 +1,7 @@
 //! Reads everything back and holds it against what was acknowledged.
 
 use replikit_core::keyspace::Conflict;
-use replikit_core::{Page, ReadError, ReadLevel, ScanRequest, Store, WriteRequest};
+use replikit_core::{Page, ReadError, ReadLevel, ReadRequest, ScanRequest, Store, WriteRequest};
 
 use crate::ledger::{Ledger, Verdict};
 use crate::workload::{key_bytes, key_number};
@@ -102,6 +102,30 @@ pub async fn verify_at(ledger: &Ledger, store: &dyn Store, level: ReadLevel) -> 
     for missing in expected {
         verified.keys += 1;
         verified.note(missing, Verdict::Missing);
+    }
+    Ok(verified)
+}
+
+/// Reads every key that has an acknowledged write by itself, linearizably. Nothing else may be written meanwhile.
+///
+/// # Errors
+/// When a key could not be read within all attempts.
+pub async fn verify_each(ledger: &Ledger, store: &dyn Store) -> Result<Verified, ReadError> {
+    let mut verified = Verified::default();
+    for key in ledger.acked_keys() {
+        let began = ledger.now();
+        let mut attempt = 0;
+        let found = loop {
+            match store.read(ReadRequest::new(key_bytes(key)).at(ReadLevel::Linearizable)).await {
+                Ok(found) => break found,
+                Err(error) if attempt == ATTEMPTS_MAX => return Err(error),
+                Err(_) => attempt += 1,
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        };
+        let value = found.values.first().map(|value| &value[..]);
+        verified.keys += 1;
+        verified.note(key, ledger.judge(ledger.expect(key), began, value));
     }
     Ok(verified)
 }

@@ -42,7 +42,10 @@ impl fmt::Display for Workload {
             Spread::Uniform => "uniform",
             Spread::Zipf => "zipf",
         };
-        write!(f, " {spread} {} B", self.value_bytes)
+        match self.keys {
+            1 => write!(f, " one key {} B", self.value_bytes),
+            _ => write!(f, " {spread} {} B", self.value_bytes),
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use replikit_core::{Guarantees, Owners, ReadLevel, WriteLevel};
-use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of};
+use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of, guarantees_of_cas};
 
 use super::multi_leader::MultiLeader;
 use super::nodes::NODES;
-use super::{Audited, Engine, Sizes};
+use super::{Askers, Audited, Engine, Sizes};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 
@@ -48,8 +48,8 @@ impl Engine for Leaderless {
         guarantees_of(NODES as u8, quorums, write_level, &ReadLevel::Owners(Owners::Quorum))
     }
 
-    fn scan_level(&self) -> ReadLevel {
-        ReadLevel::Local
+    fn scan_level(&self) -> Option<ReadLevel> {
+        Some(ReadLevel::Local)
     }
 
     async fn settle(&mut self) -> Result<(), BenchError> {
@@ -66,6 +66,56 @@ impl Engine for Leaderless {
 
     async fn counted(&self) -> Result<Vec<String>, BenchError> {
         self.cluster.counted().await
+    }
+
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.cluster.check()
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
+        Box::new(self.cluster).stop().await
+    }
+}
+
+/// A running cluster whose keys are compared and set.
+pub struct LeaderlessCas {
+    cluster: MultiLeader,
+    askers: Askers,
+}
+
+impl LeaderlessCas {
+    /// Starts three nodes with their data below `folder`, and waits until all take writes.
+    ///
+    /// # Errors
+    /// When they do not within their time limit; with the last words of the one that failed.
+    pub async fn start(folder: &Path, askers: Askers) -> Result<Self, BenchError> {
+        let arguments = &["--strategy", "leaderless", "--keyspace", "key=cas"];
+        let cluster = MultiLeader::start_as("leaderless-cas", folder, arguments, |_| guarantees_of_cas()).await?;
+        Ok(Self { cluster, askers })
+    }
+}
+
+#[async_trait(?Send)]
+impl Engine for LeaderlessCas {
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
+        let mut target = self.cluster.target(write_level, reads);
+        if self.askers == Askers::One {
+            // Each node in turn: the first of each round is node 1.
+            target.leader = target.leader.into_iter().step_by(NODES as usize).collect();
+        }
+        target
+    }
+
+    fn guarantees(&self, _: WriteLevel) -> Guarantees {
+        guarantees_of_cas()
+    }
+
+    fn scan_level(&self) -> Option<ReadLevel> {
+        None
+    }
+
+    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
+        self.cluster.fsyncs().await
     }
 
     fn check(&mut self) -> Result<(), BenchError> {

@@ -160,8 +160,8 @@ impl Engine for MultiLeader {
         guarantees(write_level)
     }
 
-    fn scan_level(&self) -> ReadLevel {
-        ReadLevel::Local
+    fn scan_level(&self) -> Option<ReadLevel> {
+        Some(ReadLevel::Local)
     }
 
     async fn settle(&mut self) -> Result<(), BenchError> {
