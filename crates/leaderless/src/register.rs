@@ -19,8 +19,8 @@ pub(crate) struct Register {
     pub(crate) unclean: u32,
     /// No timestamp at or above this was given away.
     pub(crate) ceiling: HybridTimestamp,
-    /// Before the acceptor of this life, this disk may have forgotten what it had promised: what it holds of earlier ones does
-    /// not count.
+    /// Before this incarnation, this disk may have forgotten something: what it had promised in an earlier one does not count,
+    /// and while that incarnation is yet to come, the others have to be asked.
     pub(crate) forgotten: u32,
 }
 

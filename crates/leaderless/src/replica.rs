@@ -162,13 +162,19 @@ impl Leaderless {
         let unclean = register.unclean != boot.incarnation;
         register.life += 1;
         register.unclean = boot.incarnation;
-        let asks = was_cut || is_new && config.founding == Founding::Ask;
+        // A start that did not get so far as to have asked everybody left that in the register: the log tells a cut once only.
+        let still = !is_new && register.forgotten > register.incarnation;
+        let asks = was_cut || still || is_new && config.founding == Founding::Ask;
         let standing = if asks {
             register.forgotten = register.incarnation + 1;
             Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
                 register.incarnation += 1;
+            }
+            if is_new {
+                // So the operator says now.
+                register.forgotten = 0;
             }
             let origin = Origin { node: config.node, incarnation: Incarnation(register.incarnation) };
             Standing::Writer(origin.id().map_err(|_| ConfigError::Incarnations { node: config.node })?)

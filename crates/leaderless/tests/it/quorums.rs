@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use replikit_core::policy::ConflictPolicy;
-use replikit_core::{CausalContext, NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_core::{
+    CausalContext, NodeId, OriginId, Outcome, Owners, ReadLevel, Rejection, StreamId, WriteLevel, WriteRequest,
+};
 use replikit_leaderless::{Config, Founding, Keyspace, Keyspaces, Quorums, ReadRepair, Size};
 
-use crate::group::Group;
+use crate::group::{GROUP, Group};
 
 const QUORUM: ReadLevel = ReadLevel::Owners(Owners::Quorum);
 const ALL: ReadLevel = ReadLevel::Owners(Owners::All);
@@ -283,4 +285,28 @@ fn answers_of_few_owners_are_compared_with_what_the_others_have() {
     assert_eq!(group.values(2, "k", QUORUM), ["v"]);
     let measured = group.replica(2).figures().staleness;
     assert_eq!((measured.checked, measured.stale), (1, 0));
+}
+
+#[test]
+fn a_node_whose_log_was_cut_still_asks_when_it_is_started_once_more() {
+    let mut group = group();
+    group.write(1, put("k", "v"));
+    group.kill(NodeId(2));
+    group.isolate(NodeId(2), true);
+    group.start_after(NodeId(2), vec![StreamId { group: GROUP, origin: OriginId::LOCAL }]);
+    group.run(Duration::from_millis(300));
+    for _ in 0..2 {
+        assert_eq!(group.replica(2).origin(), None);
+        // The log tells of the cut until a register was written.
+        group.kill(NodeId(2));
+        group.start(NodeId(2));
+        group.run(Duration::from_millis(300));
+    }
+    assert_eq!(group.replica(2).origin(), None, "it has not heard from anybody yet");
+    group.isolate(NodeId(2), false);
+    group.run(Duration::from_secs(1));
+    assert!(group.replica(2).origin().is_some());
+    group.kill(NodeId(2));
+    group.start(NodeId(2));
+    assert!(group.replica(2).origin().is_some(), "it has asked");
 }
