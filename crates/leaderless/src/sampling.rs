@@ -113,10 +113,11 @@ impl Sampling {
 impl Leaderless {
     /// An answer of few owners was given: one out of many is compared with what the other owners have.
     pub(crate) fn check_answer(&mut self, now: Now, key: &Bytes, known: Known, answered: Set) {
+        let may_ask = self.may_number();
         let sampling = &mut self.sampling;
         sampling.reads += 1;
         let comparable = matches!(known.content, Content::Versions(_));
-        if !comparable || sampling.reads % ONE_READ_IN != 1 || !self.may_number() {
+        if !comparable || sampling.reads % ONE_READ_IN != 1 || !may_ask {
             return;
         }
         if sampling.checks.len() == CHECKS_MAX {

@@ -3,7 +3,7 @@
 //! Invariant: writes of an origin leave in order; what is not confirmed within an exchange goes out again from where the peer
 //! stands, so messages may be lost. A peer that has never told what it holds is sent nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Outgoing;
 use crate::{OriginId, SequenceSet, Ticket, VersionVector};
@@ -18,8 +18,8 @@ pub struct Peer {
     inflight_bytes: usize,
     /// What it held at the last exchange, and the number of the report that said so.
     held_before: (u64, VersionVector),
-    /// What it said last that it misses: an origin, and up to where it holds its writes.
-    missing: Option<(OriginId, u64)>,
+    /// What it missed of each origin since the last exchange: the furthest point up to where it then held its writes.
+    missing: BTreeMap<OriginId, u64>,
     /// It did not come forward since the last exchange: send whatever it lacks, whoever else should.
     pub repair: bool,
     /// A read of the log that is under way for it.
@@ -79,14 +79,14 @@ impl Peer {
     }
 
     /// It holds an origin's writes up to this and has missed what came next: that goes out again. Says whether it does:
-    /// once for each place until the next exchange, however often it is said, and not for a place before it: what it said
-    /// there has been overtaken.
+    /// once for each place until the next exchange, however often it is said, and not for a place before one that was said
+    /// already: messages that overtake each other would have the same sent again and again.
     pub fn missed(&mut self, origin: OriginId, held: u64) -> bool {
         let sent = self.sent.base(origin);
-        if sent <= held || self.missing.is_some_and(|(of, at)| of == origin && at >= held) {
+        if sent <= held || self.missing.get(&origin).is_some_and(|at| *at >= held) {
             return false;
         }
-        self.missing = Some((origin, held));
+        self.missing.insert(origin, held);
         self.sent.retire(origin);
         self.sent.insert_all(origin, &SequenceSet::up_to(held));
         let bytes = &mut self.inflight_bytes;
@@ -109,7 +109,7 @@ impl Peer {
     /// An exchange later: if it says once more that it stands where it stood, although it lacks something, that is sent again.
     /// One that says nothing is sent nothing.
     pub fn exchange(&mut self, report: u64, held: &VersionVector, lacks: bool) {
-        self.missing = None;
+        self.missing.clear();
         let (before, held_before) = &mut self.held_before;
         if *before == report {
             self.repair = false;
@@ -143,5 +143,23 @@ mod tests {
         peer.sends(origin, 4, 1);
         peer.exchange(1, &VersionVector::new(), false);
         assert!(peer.missed(origin, 1), "an exchange later, what is said counts anew");
+    }
+
+    #[test]
+    fn what_is_missed_goes_out_once_whatever_overtakes_what() {
+        let (one, other) = (OriginId(1), OriginId(2));
+        let mut peer = Peer::default();
+        let again = |peer: &mut Peer, origin, held| {
+            peer.sends(origin, 100, 1);
+            peer.missed(origin, held)
+        };
+        assert!(again(&mut peer, one, 10));
+        assert!(again(&mut peer, other, 5), "another origin");
+        assert!(again(&mut peer, one, 20), "further on");
+        for held in [10, 20, 10, 20] {
+            assert!(!again(&mut peer, one, held), "said before, and on its way again");
+        }
+        peer.exchange(1, &VersionVector::new(), true);
+        assert!(again(&mut peer, one, 20), "what went out again was lost, too");
     }
 }
