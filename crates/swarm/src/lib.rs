@@ -30,6 +30,7 @@ pub mod raft;
 pub mod register;
 mod run;
 mod shrink;
+mod writes;
 
 pub use many::{LONG_RUN, Many, RECHECK_EVERY, Together, run as run_many};
 pub use plan::{Plan, SWITCHES, Switch};

@@ -3,88 +3,36 @@
 //! Invariant: nothing here is incremental, compacted or collected. A key shows the values that no known write had seen, as the
 //! keyspace's policy decides. Slow, and easy to believe.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{Batch, Dot, Stamp, VersionVector};
 use replikit_leaderless::{Keyspaces, LoggedWrite};
 
+use crate::writes::{Logged, Writes};
+
 /// All writes of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
-    writes: BTreeMap<Dot, LoggedWrite>,
-    by_key: BTreeMap<Bytes, Vec<Dot>>,
-    /// The writes that had seen a write of the same key, and took its place.
-    replaced_by: BTreeMap<Dot, Vec<Dot>>,
-    /// Digest of each batch by its first write: a dot never says two things.
-    batches: BTreeMap<Dot, u64>,
+pub(crate) type Model = Writes<LoggedWrite>;
+
+impl Logged for LoggedWrite {
+    fn read(batch: &Batch) -> Result<Vec<Self>, &'static str> {
+        Self::read(batch)
+    }
+
+    fn dot(&self) -> Dot {
+        self.dot
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn replaces(&self, other: Dot) -> bool {
+        self.had_seen(other)
+    }
 }
 
 impl Model {
-    /// Takes note of a batch that somebody stores.
-    pub(crate) fn learn(&mut self, batch: &Batch) -> Result<(), String> {
-        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
-        match self.batches.get(&first) {
-            Some(digest) if *digest == batch.digest() => return Ok(()),
-            Some(_) => return Err(format!("dots_are_unique: two batches begin with {first:?}")),
-            None => {}
-        }
-        for write in LoggedWrite::read(batch).map_err(|what| format!("dots_are_unique: {batch:?}: {what}"))? {
-            let dot = write.dot;
-            let others = self.by_key.entry(write.key.clone()).or_default();
-            // Writes are learned in any order: what one had seen may be stored later.
-            for other in others.iter() {
-                if write.had_seen(*other) {
-                    self.replaced_by.entry(*other).or_default().push(dot);
-                }
-                if self.writes[other].had_seen(dot) {
-                    self.replaced_by.entry(dot).or_default().push(*other);
-                }
-            }
-            others.push(dot);
-            if self.writes.insert(dot, write).is_some() {
-                return Err(format!("dots_are_unique: {dot:?} is in two batches"));
-            }
-        }
-        self.batches.insert(first, batch.digest());
-        Ok(())
-    }
-
-    /// The writes that are known under the dots of a batch, and behind them, if they are others than those in it.
-    pub(crate) fn others_than(&self, batch: &Batch) -> BTreeSet<Dot> {
-        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
-        if self.batches.get(&first).is_none_or(|digest| *digest == batch.digest()) {
-            return BTreeSet::new();
-        }
-        let last = Dot { sequence: u64::MAX, ..first };
-        self.writes.range(first..=last).map(|(dot, _)| *dot).collect()
-    }
-
-    /// These writes were lost before anybody could know of them: their dots may name others.
-    pub(crate) fn forget(&mut self, lost: &BTreeSet<Dot>) {
-        self.writes.retain(|dot, _| !lost.contains(dot));
-        self.batches.retain(|first, _| !lost.contains(first));
-        self.replaced_by.retain(|dot, _| !lost.contains(dot));
-        for dots in self.by_key.values_mut().chain(self.replaced_by.values_mut()) {
-            dots.retain(|dot| !lost.contains(dot));
-        }
-    }
-
-    /// How many batches there are.
-    pub(crate) fn batches(&self) -> u64 {
-        self.batches.len() as u64
-    }
-
-    pub(crate) fn write(&self, dot: Dot) -> Option<&LoggedWrite> {
-        self.writes.get(&dot)
-    }
-
-    fn is_superseded(&self, dot: Dot, seen: &VersionVector) -> bool {
-        self.replaced_by.get(&dot).is_some_and(|others| others.iter().any(|other| seen.contains(*other)))
-    }
-
     /// All writes of a key, for a human.
     pub(crate) fn story(&self, key: &Bytes) -> String {
         let tell = |dot: &Dot| {
@@ -94,11 +42,6 @@ impl Model {
             format!("{dot:?} at {} after {past:?}: {value:?} beside {keeps:?} {beyond:?}", time.0)
         };
         self.by_key[key].iter().map(tell).collect::<Vec<_>>().join("; ")
-    }
-
-    /// The keys that were written.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.by_key.keys()
     }
 
     /// The writes of a key among `seen` that nothing among `seen` had seen, ascending.

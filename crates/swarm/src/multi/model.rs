@@ -3,7 +3,7 @@
 //! Invariant: nothing here is incremental, compacted or collected. A key shows the values that no write known at the replica
 //! had seen and that no delete beside them takes away, as the keyspace's policy decides. Slow, and easy to believe.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
@@ -11,76 +11,33 @@ use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::{Batch, Dot, Origin, Stamp, VersionVector};
 use replikit_multi_leader::{Keyspace, Keyspaces, LoggedWrite};
 
+use crate::writes::{Logged, Writes};
+
 /// All writes of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
-    writes: BTreeMap<Dot, LoggedWrite>,
-    by_key: BTreeMap<Bytes, Vec<Dot>>,
-    // The writes that had seen a write of the same key, and took its place.
-    replaced_by: BTreeMap<Dot, Vec<Dot>>,
-    // Digest of each batch by its first write: a dot never says two things.
-    batches: BTreeMap<Dot, u64>,
+pub(crate) type Model = Writes<LoggedWrite>;
+
+impl Logged for LoggedWrite {
+    fn read(batch: &Batch) -> Result<Vec<Self>, &'static str> {
+        Self::read(batch)
+    }
+
+    fn dot(&self) -> Dot {
+        self.dot
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn replaces(&self, other: Dot) -> bool {
+        match &self.replaces {
+            None => is_before(other, self),
+            Some(dots) => dots.contains(&other),
+        }
+    }
 }
 
 impl Model {
-    /// Takes note of a batch that somebody stores.
-    pub(crate) fn learn(&mut self, batch: &Batch) -> Result<(), String> {
-        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
-        match self.batches.get(&first) {
-            Some(digest) if *digest == batch.digest() => return Ok(()),
-            Some(_) => return Err(format!("dots_are_unique: two batches begin with {first:?}")),
-            None => {}
-        }
-        for write in LoggedWrite::read(batch).map_err(|what| format!("dots_are_unique: {batch:?}: {what}"))? {
-            let dot = write.dot;
-            let others = self.by_key.entry(write.key.clone()).or_default();
-            // What a write had seen was stored somewhere before it was made, so it has been learned before.
-            for other in others.iter().filter(|other| replaces(&write, **other)) {
-                self.replaced_by.entry(*other).or_default().push(dot);
-            }
-            others.push(dot);
-            if self.writes.insert(dot, write).is_some() {
-                return Err(format!("dots_are_unique: {dot:?} is in two batches"));
-            }
-        }
-        self.batches.insert(first, batch.digest());
-        Ok(())
-    }
-
-    /// The writes that are known under the dots of a batch, and behind them, if they are others than those in it.
-    pub(crate) fn others_than(&self, batch: &Batch) -> BTreeSet<Dot> {
-        let first = Dot { origin: batch.stream().origin, sequence: batch.base().0 };
-        if self.batches.get(&first).is_none_or(|digest| *digest == batch.digest()) {
-            return BTreeSet::new();
-        }
-        let last = Dot { sequence: u64::MAX, ..first };
-        self.writes.range(first..=last).map(|(dot, _)| *dot).collect()
-    }
-
-    /// These writes were lost before anybody could know of them: their dots may name others.
-    pub(crate) fn forget(&mut self, lost: &BTreeSet<Dot>) {
-        self.writes.retain(|dot, _| !lost.contains(dot));
-        self.batches.retain(|first, _| !lost.contains(first));
-        self.replaced_by.retain(|dot, _| !lost.contains(dot));
-        for dots in self.by_key.values_mut().chain(self.replaced_by.values_mut()) {
-            dots.retain(|dot| !lost.contains(dot));
-        }
-    }
-
-    /// How many batches there are.
-    pub(crate) fn batches(&self) -> u64 {
-        self.batches.len() as u64
-    }
-
-    pub(crate) fn write(&self, dot: Dot) -> Option<&LoggedWrite> {
-        self.writes.get(&dot)
-    }
-
-    /// Whether some write that is among `seen` had seen this one and took its place.
-    pub(crate) fn is_superseded(&self, dot: Dot, seen: &VersionVector) -> bool {
-        self.replaced_by.get(&dot).is_some_and(|others| others.iter().any(|other| seen.contains(*other)))
-    }
-
     /// The writes that took its place; of a delete, the later ones too that stand for it.
     pub(crate) fn replaced_by(&self, dot: Dot) -> Vec<Dot> {
         let mut others = self.replaced_by.get(&dot).cloned().unwrap_or_default();
@@ -155,11 +112,6 @@ impl Model {
             )
         };
         self.by_key[key].iter().map(tell).collect::<Vec<_>>().join("; ")
-    }
-
-    /// The keys that were written.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.by_key.keys()
     }
 
     /// The values that a key shows to a replica that has applied `seen`, and their stamps, ascending by dot.
@@ -237,14 +189,6 @@ impl Model {
 /// Whether the first write had been applied at the origin of the second one before that was made.
 fn is_before(first: Dot, second: &LoggedWrite) -> bool {
     if first.origin == second.dot.origin { first.sequence < second.dot.sequence } else { second.past.contains(first) }
-}
-
-/// Whether a write takes the place of another one of the same key.
-fn replaces(write: &LoggedWrite, other: Dot) -> bool {
-    match &write.replaces {
-        None => is_before(other, write),
-        Some(dots) => dots.contains(&other),
-    }
 }
 
 /// Whether a delete takes away a value that was written beside it.
