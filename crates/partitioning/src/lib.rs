@@ -1,23 +1,42 @@
-//! Many replica groups in one node, as one [`Replica`](replikit_core::Replica): [`Groups`].
+//! The data cut in partitions: which keys belong where, who holds them, how that changes while clients go on, and many groups in
+//! one node.
 //!
-//! | promise | how |
-//! |---|---|
-//! | one fsync serves all groups | storage actions of all groups go into one sequence, answered by one watermark |
-//! | one frame per peer and round | what all groups say to a peer in a round travels together |
-//! | idle groups cost nothing | a group runs only when something came in for it or its deadline is reached |
+//! | part | what it is | what always holds |
+//! |---|---|---|
+//! | [`Groups`] | many replica groups in one node, as one [`Replica`](replikit_core::Replica) | one fsync serves all groups, one frame each peer and round, idle groups cost nothing |
+//! | [`Partitioner`], [`Scheme`] | from keys to positions: key order, 16,384 hash slots, the hash of a prefix then key order | positions and bounds are byte strings; function and seed are kept in the map |
+//! | [`PartitionMap`] | which partition covers which positions, at one epoch | every position belongs to exactly one partition; a map that says otherwise is never made |
+//! | [`Change`], [`Delta`] | split, merge, new replicas, handoff: from a map to the next one, or to the reason why not | an epoch never comes again, an id never, a version only grows; any peer can serve a delta |
+//! | [`Route`], [`StaleRoute`] | what a request carries, and what mends it | checked where the write is ordered |
+//! | [`placement`] | the first replicas: table, two choices, jump, rendezvous, ring | copies on different nodes, and on different failure domains when there are enough |
+//! | [`split`] | when and where to cut or to join | a cut leaves a fair part on both sides, or the reason is said; splits and merges never alternate |
+//! | [`mod@balance`] | one pure function to a plan of moves in rounds | never fewer copies, never two on a node, within the budget; nothing is left to plan behind a plan |
+//! | [`handoff`] | a partition goes from one group to another | at every moment at most one group takes writes for a key; one compare-and-set decides |
+//!
+//! All of it is without I/O, clock and randomness of its own: the same input gives the same output on every machine.
 //!
 //! # What it does not do yet
 //!
-//! Routing of keys to groups, moving groups between nodes, groups of different strategies in one container, liveness of node
-//! pairs in place of heartbeats of groups.
+//! Partitions, maps and handoffs are not connected with the container: the log of maps and the groups of a handoff are what the
+//! caller makes of them. No router and no scans over partitions. A group takes no notice in its own log of splits and merges
+//! ([`handoff::Holdings`] knows the bounds of the beginning and of handoffs). Snapshots of a handoff travel in one piece; its
+//! cutover is the fenced one, for groups with one ordered log - joint quorums for groups without a leader and forwarding for groups
+//! with many leaders are not there. Of the container: groups of different strategies in one, liveness of node pairs in place of
+//! heartbeats of groups. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!
 //! # Fault model
 //!
-//! That of the groups inside; the container adds no state that a crash could lose.
+//! That of the groups inside; the container adds no state that a crash could lose. In a handoff every message may be lost, doubled,
+//! delayed and reordered, and the leaders of both groups may crash at any time; what a group's log has confirmed stays.
 //!
 //! # The driving loop
 //!
-//! That of any replica. See [`Groups`] for an example.
+//! That of any replica. See [`Groups`] for an example, [`PartitionMap`] for one of maps and routes.
+//!
+//! # Sources
+//!
+//! Kleppmann's *Designing Data-Intensive Applications* chapter 6 for the words and the three ways of rebalancing; Cassandra's TCM,
+//! MongoDB's and TiKV's versions for the map; Valkey's atomic slot migration for the handoff; the rest is named on each module.
 #![forbid(unsafe_code)]
 
 pub mod balance;
