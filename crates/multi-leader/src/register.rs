@@ -39,6 +39,8 @@ pub(crate) struct Register {
     pub(crate) settled: Epoch,
     /// How far it has come back.
     pub(crate) stage: Stage,
+    /// Before this incarnation, this disk may have forgotten something: while it is yet to come, the others have to be asked.
+    pub(crate) forgotten: u32,
 }
 
 impl Register {

@@ -144,11 +144,15 @@ impl MultiLeader {
         register.unclean = boot.incarnation;
         // Who joins a group that is there catches up before it writes, whatever its operator says.
         let joins = membership.since(config.node) != Some(membership.founded);
-        let asks = was_cut || is_new && (config.founding == Founding::Ask || joins) || register.stage != Stage::Regular;
+        // A start that did not get so far as to have asked everybody left that in the register: the log tells a cut once only.
+        let still = !is_new && register.forgotten > register.incarnation;
+        let founds = is_new && (config.founding == Founding::Ask || joins);
+        let asks = was_cut || still || founds || register.stage != Stage::Regular;
         if is_new && register.epoch == Epoch(0) && !epochs.evicted {
             register.epoch = epoch;
         }
         let standing = if asks {
+            register.forgotten = register.incarnation + 1;
             Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
@@ -407,6 +411,7 @@ impl MultiLeader {
         let newest = self.register.incarnation;
         let unheard = self.members.keys().copied().collect();
         self.standing = Standing::Asking { unheard, wanted: BTreeMap::new(), newest };
+        self.register.forgotten = newest + 1;
     }
 
     /// Has the clock run on for a while, durably.

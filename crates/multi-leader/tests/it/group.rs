@@ -130,13 +130,19 @@ impl Group {
 
     /// Starts a node on what its log holds.
     pub(crate) fn start(&mut self, node: NodeId) {
+        self.start_after(node, Vec::new());
+    }
+
+    /// The same for a log that was cut at the end of these streams.
+    pub(crate) fn start_after(&mut self, node: NodeId, tail_cut: Vec<StreamId>) {
         let mut log = self.logs.remove(&node).expect("the node is stopped");
         log.restart();
         let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, self.members.clone());
         config.founding = Founding::New;
         config.epochs = Box::new(self.sources[&node].clone());
         (self.configure)(&mut config);
-        let mut replica = MultiLeader::new(config, &log.boots().of(GROUP)).expect("the configuration is in range");
+        let boot = Boot { tail_cut, ..log.boots().of(GROUP) };
+        let mut replica = MultiLeader::new(config, &boot).expect("the configuration is in range");
         let now = self.clock(node);
         for item in log.recovery() {
             replica.handle(now, item.into_input());

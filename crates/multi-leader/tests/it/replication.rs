@@ -8,7 +8,7 @@ use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::*;
 use replikit_multi_leader::{Config, Founding, Home, Keyspace, Keyspaces, LoggedWrite, Topology, home};
 
-use crate::group::Group;
+use crate::group::{GROUP, Group};
 
 fn put(key: &str, value: &str) -> WriteRequest {
     WriteRequest::put(key.to_owned(), value.to_owned())
@@ -157,6 +157,31 @@ fn a_key_that_was_collected_and_a_node_that_lost_its_disk_never_use_a_dot_again(
     assert!(anew.origin > first.origin, "a new incarnation");
     group.run(Duration::from_secs(1));
     assert_eq!(group.values(3, "k"), ["x"]);
+}
+
+/// Seed 42185 of the simulator: such a node stated less staleness than it had.
+#[test]
+fn a_node_whose_log_was_cut_still_asks_when_it_is_started_once_more() {
+    let mut group = Group::new(3, |_| {});
+    group.write(1, put("k", "v"));
+    group.kill(NodeId(2));
+    group.isolate(NodeId(2), true);
+    group.start_after(NodeId(2), vec![StreamId { group: GROUP, origin: OriginId::LOCAL }]);
+    group.run(Duration::from_millis(300));
+    for _ in 0..2 {
+        assert_eq!(group.replica(2).origin(), None);
+        // The log tells of the cut until a register was written.
+        group.kill(NodeId(2));
+        group.start(NodeId(2));
+        group.run(Duration::from_millis(300));
+    }
+    assert_eq!(group.replica(2).origin(), None, "it has not heard from anybody yet");
+    group.isolate(NodeId(2), false);
+    group.run(Duration::from_secs(1));
+    assert!(group.replica(2).origin().is_some());
+    group.kill(NodeId(2));
+    group.start(NodeId(2));
+    assert!(group.replica(2).origin().is_some(), "it has asked");
 }
 
 /// The simulator's seed 24109 of leaderless: the node began the lost incarnation once more, since nobody else had its writes.
