@@ -58,10 +58,11 @@ impl Member {
     }
 
     /// Its newest report was made after this moment: as soon as its own writes in it are applied, nothing that it had
-    /// acknowledged by then is missing here.
+    /// acknowledged by then is missing here. One that has to ask others what it wrote can say nothing of that.
     pub(crate) fn answered(&mut self, node: NodeId, asked: Time, applied: &VersionVector) {
         self.refresh(applied);
-        let Some(report) = self.report.as_ref().filter(|_| self.fresher.is_none()) else { return };
+        let known = self.report.as_ref().filter(|report| report.current.is_some());
+        let Some(report) = known.filter(|_| self.fresher.is_none()) else { return };
         let own =
             report.held.iter().filter(|(origin, _)| Origin::of(*origin).is_some_and(|origin| origin.node == node));
         let own = own.map(|(origin, held)| (origin, held.base())).collect();

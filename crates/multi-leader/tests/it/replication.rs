@@ -159,6 +159,35 @@ fn a_key_that_was_collected_and_a_node_that_lost_its_disk_never_use_a_dot_again(
     assert_eq!(group.values(3, "k"), ["x"]);
 }
 
+/// Seed 2547 of the simulator on the real log: what that member had acknowledged was on the disk of a third one only.
+#[test]
+fn a_member_that_has_to_ask_what_it_wrote_vouches_for_nothing() {
+    let mut group = Group::new(3, |_| {});
+    group.cut.insert((NodeId(3), NodeId(1)));
+    group.write(3, put("k", "v"));
+    group.deliver();
+    group.kill(NodeId(3));
+    group.lose_disk(NodeId(3));
+    group.cut.extend([(NodeId(2), NodeId(3)), (NodeId(3), NodeId(2))]);
+    group.cut.remove(&(NodeId(3), NodeId(1)));
+    group.pushes_lost.insert(NodeId(2));
+    group.reconfigure(|config| config.founding = Founding::Ask);
+    group.start(NodeId(3));
+    for step in 1..=60 {
+        group.run(Duration::from_millis(10));
+        assert_eq!(group.replica(3).origin(), None, "it has not heard from node 2");
+        let answer = group.read_at(1, "k", ReadLevel::Local);
+        let Some(Outcome::Value { staleness, .. }) = answer else { panic!("{answer:?}") };
+        let since = Duration::from_millis(10 * step);
+        let knows = !group.values(1, "k").is_empty();
+        assert!(knows || staleness.is_none_or(|staleness| staleness >= since), "{staleness:?} {since:?} after a write");
+    }
+    group.cut.clear();
+    group.pushes_lost.clear();
+    group.run(Duration::from_secs(3));
+    assert_eq!(group.values(1, "k"), ["v"]);
+}
+
 /// Seed 42185 of the simulator: such a node stated less staleness than it had.
 #[test]
 fn a_node_whose_log_was_cut_still_asks_when_it_is_started_once_more() {
