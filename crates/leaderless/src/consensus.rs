@@ -104,6 +104,13 @@ impl Consensus {
 }
 
 impl Leaderless {
+    /// Whether it may have forgotten what it had promised of keys that are compared and set, and some owner has not told it
+    /// yet: it is counted for none of them meanwhile.
+    #[must_use]
+    pub fn is_gathering(&self) -> bool {
+        !self.consensus.missing.is_empty()
+    }
+
     /// This replica takes part from now on, if it did not yet.
     pub(crate) fn start_consensus(&mut self) {
         let Standing::Writer(origin) = self.standing else { return };

@@ -58,6 +58,8 @@ impl Habits {
 struct Client {
     busy: Option<Token>,
     due: Time,
+    /// How many nodes it has left, because they did not answer, since the faults ended.
+    left: usize,
 }
 
 /// All of them.
@@ -77,6 +79,8 @@ pub(crate) struct Comparers {
     requests: usize,
     requests_max: usize,
     stopped: bool,
+    /// Whether the faults have ended.
+    healed: bool,
     /// Requests that took effect or were answered.
     pub(crate) done: usize,
 }
@@ -95,6 +99,7 @@ impl Comparers {
             requests: 0,
             requests_max: REQUESTS_MAX - RESERVED,
             stopped: false,
+            healed: false,
             done: 0,
         }
     }
@@ -102,6 +107,7 @@ impl Comparers {
     /// From now on all is well again, but for these nodes.
     pub(crate) fn go_on(&mut self, dead: &[NodeId]) {
         self.places.retain(|node| !dead.contains(node));
+        self.healed = true;
         self.requests_max = self.requests + RESERVED;
         self.habits.timeout = self.habits.timeout.max(PATIENCE);
     }
@@ -137,6 +143,8 @@ impl Comparers {
         if let Some(token) = self.clients[client as usize].busy.take() {
             // It gives up; what became of the request it will never know.
             self.open.remove(&token);
+            // Whose node is gone for good turns to another one.
+            self.clients[client as usize].left += usize::from(self.healed);
         }
         if self.stopped {
             return;
@@ -152,7 +160,8 @@ impl Comparers {
     fn ask<H>(&mut self, client: u32, clients: &mut Clients<H>) {
         let rng = &mut clients.rng;
         let roams = rng.u16(0..1000) < self.habits.roam_per_mille;
-        let place = if roams { rng.usize(0..self.places.len()) } else { client as usize % self.places.len() };
+        let home = client as usize + self.clients[client as usize].left;
+        let place = if roams { rng.usize(0..self.places.len()) } else { home % self.places.len() };
         let node = self.places[place];
         let nth = rng.u32(0..self.habits.keys);
         let key = Bytes::from(format!("{PREFIX}{nth}"));

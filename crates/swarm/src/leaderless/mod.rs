@@ -219,6 +219,15 @@ fn waits<S: SimStorage>(world: &World<Leaderless, S>, dead: &[NodeId]) -> bool {
     nodes.iter().any(|node| dead.contains(node) || world.is_refused(*node)) && nodes.iter().any(asks)
 }
 
+/// Whether an owner that has forgotten what it had promised waits for one that is down for good, to tell it: so that keys
+/// which are compared and set may be one owner short of a quorum.
+fn gathers<S: SimStorage>(world: &World<Leaderless, S>, dead: &[NodeId]) -> bool {
+    let replicas = world.replicas();
+    let nodes = replicas.nodes();
+    let gathers = |node: &NodeId| replicas.replica(*node).is_some_and(Leaderless::is_gathering);
+    nodes.iter().any(|node| dead.contains(node) || world.is_refused(*node)) && nodes.iter().any(gathers)
+}
+
 fn play<S: SimStorage>(
     plan: &Plan,
     world: &mut World<Leaderless, S>,
@@ -243,12 +252,18 @@ fn play<S: SimStorage>(
     });
     let patience = Duration::from_secs(12) + plan.workload.timeout * 4 + timing.exchange * 40;
     let served = |_: &World<Leaderless, S>, subject: &LeaderlessSubject| {
-        let compares = subject.comparers.as_ref().is_none_or(|comparers| Some(comparers.done) >= compared);
-        subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1 && compares
+        subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1
+    };
+    let compares = |_: &World<Leaderless, S>, subject: &LeaderlessSubject| {
+        subject.comparers.as_ref().is_none_or(|comparers| Some(comparers.done) >= compared)
     };
     let must_serve = |world: &World<Leaderless, S>| world.must_serve() && world.is_bounded() && !waits(world, &dead);
     if !world.run_while(patience, subject, served).map_err(text)? && must_serve(world) {
         return Err(format!("converges: nothing is served any more: {}", describe(world)));
+    }
+    subject.crowd.stop();
+    if !world.run_while(patience, subject, compares).map_err(text)? && must_serve(world) && !gathers(world, &dead) {
+        return Err(format!("converges: no key is compared and set any more: {}", describe(world)));
     }
     subject.stop();
     if !world.run_while(patience, subject, |_, subject| subject.is_idle()).map_err(text)? && must_serve(world) {
