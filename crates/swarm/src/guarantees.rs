@@ -66,7 +66,8 @@ pub fn page() -> String {
                     (`UPDATE=1 cargo test -p replikit-swarm` writes it anew). Each check is an invariant of \
                     [the simulator](fault-coverage.md), and [planted bugs](planted.md) show that it finds things. A \
                     leaderless group is shown with majorities as quorums, with blocking read repair, and, unless the mode \
-                    says otherwise, with quorum reads; no bugs have been planted in it yet.\n\n\
+                    says otherwise, with quorum reads; few bugs have been planted in it yet, and they are not in that \
+                    table.\n\n\
                     | strategy | mode | acknowledged means | survives | reads are | ordering | needs | checked by |\n\
                     |---|---|---|---|---|---|---|---|\n"
         .to_owned();
