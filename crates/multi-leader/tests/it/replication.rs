@@ -407,7 +407,7 @@ fn a_session_reads_its_own_writes_at_any_replica() {
     group.isolate(NodeId(2), true);
     let dot = group.write(1, put("k", "v"));
     let mut token = SessionToken::new();
-    let stream = StreamId { group: crate::group::GROUP, origin: dot.origin };
+    let stream = StreamId { group: GROUP, origin: dot.origin };
     let id = LogId { term: Term(0), index: LogIndex(dot.sequence) };
     token.observe(Position { stream, id, digest: 0 });
     assert_eq!(group.read_at(2, "k", ReadLevel::Session(token.clone())), None, "it waits");
@@ -664,12 +664,12 @@ fn peers_and_clients_cannot_cause_a_panic() {
         time: HybridTimestamp(1),
         kind: BatchKind::Commands,
     };
-    let own = StreamId { group: crate::group::GROUP, origin: group.replica(1).origin().unwrap() };
+    let own = StreamId { group: GROUP, origin: group.replica(1).origin().unwrap() };
     let bad = [
         Batch::build(&meta(good.stream(), 1, 0), core::iter::once((&b""[..], None))),
         Batch::build(&meta(good.stream(), 1, 0), core::iter::once((&b"\x00garbage that is no write"[..], None))),
         Batch::build(&meta(own, 1, 0), core::iter::once((&b"x"[..], None))),
-        Batch::build(&meta(StreamId::consensus(crate::group::GROUP), 1, 0), core::iter::once((&b"x"[..], None))),
+        Batch::build(&meta(StreamId::consensus(GROUP), 1, 0), core::iter::once((&b"x"[..], None))),
         Batch::build(&meta(good.stream(), u64::MAX - 7, 0), core::iter::once((&b"x"[..], None))),
     ];
     let before = group.places[&NodeId(1)].events.len();
@@ -683,13 +683,10 @@ fn peers_and_clients_cannot_cause_a_panic() {
     for body in [&b""[..], b"\xff\xff", b"\x00\x00"] {
         let (token, body) = (Token(999), bytes::Bytes::copy_from_slice(body));
         let level = WriteLevel::LeaderDisk;
-        group.input(
-            NodeId(1),
-            Input::Command { token, group: crate::group::GROUP, level, session: None, body: body.clone() },
-        );
+        group.input(NodeId(1), Input::Command { token, group: GROUP, level, session: None, body: body.clone() });
         assert!(matches!(group.outcomes[&999], Outcome::Rejected(_)));
         let level = ReadLevel::Local;
-        group.input(NodeId(1), Input::Query { token, group: crate::group::GROUP, level, body, bytes_max: 100 });
+        group.input(NodeId(1), Input::Query { token, group: GROUP, level, body, bytes_max: 100 });
         assert!(matches!(group.outcomes[&999], Outcome::Rejected(_)));
     }
     group.run(Duration::from_secs(1));
