@@ -115,7 +115,7 @@ impl Suite {
     pub fn new(name: SuiteName, measured: Option<Duration>) -> Self {
         let (keys, window, probe) = match name {
             SuiteName::Smoke => (10_000, [300, 1_000], 100),
-            SuiteName::Default => (100_000, [700, 3_000], 400),
+            SuiteName::Default => (100_000, [700, 2_500], 400),
         };
         let [warm_up, default_measured] = window.map(Duration::from_millis);
         let window = Window { warm_up, measured: measured.unwrap_or(default_measured) };
