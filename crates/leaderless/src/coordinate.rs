@@ -74,13 +74,12 @@ struct Waiting {
     durable: Set,
     /// Fallback nodes that have it on disk in the place of an owner.
     hinted: Hinted,
-    /// Its key, where there are fallback nodes to be told of it.
-    hints: Option<Bytes>,
+    key: Bytes,
     bytes: usize,
     reply: Bytes,
     until: Time,
     /// Where the last write wins: what to write again, should it not be the last.
-    again: Option<(Bytes, Owned)>,
+    again: Option<Owned>,
 }
 
 impl Waiting {
@@ -170,12 +169,12 @@ impl Writing {
         }
     }
 
-    /// The oldest writes of which fallback nodes may have to be told: sequence, key, and the owners that have it.
+    /// The oldest writes that wait, for fallback nodes to be told of: sequence, key, and the owners that have it.
     pub(crate) fn unfinished(&self, most: usize) -> Vec<(u64, Bytes, Set)> {
         let waiting = self.waiting.iter().zip(self.first..);
         let waiting = waiting.filter_map(|(waiting, sequence)| {
             let waiting = waiting.as_ref()?;
-            Some((sequence, waiting.hints.clone()?, waiting.held().union(waiting.hinted.owners())))
+            Some((sequence, waiting.key.clone(), waiting.held().union(waiting.hinted.owners())))
         });
         waiting.take(most).collect()
     }
@@ -231,7 +230,7 @@ impl Leaderless {
         let stamp = self.next_stamp(origin);
         let (owned, keeps, beyond, effect) = self.prepare(&key, op, context.as_ref(), stamp)?;
         let lww = self.config.keyspaces.of(&key).is_lww();
-        let again = lww.then(|| (key.clone(), owned.clone()));
+        let again = lww.then(|| owned.clone());
         let bytes = self.write_record(stamp, &Record { key: &key, change: owned.change(), keeps, beyond });
         let effect = effect.unwrap_or_else(|| self.counter(&key));
         let mut applied = Set::default();
@@ -243,7 +242,7 @@ impl Leaderless {
             superseded: Set::default(),
             durable: Set::default(),
             hinted: Hinted::default(),
-            hints: (!self.config.fallbacks.nodes.is_empty()).then(|| key.clone()),
+            key,
             bytes,
             reply: encode(&effect),
             until: now.mono + self.config.timing.write,
@@ -403,8 +402,9 @@ impl Leaderless {
         self.keep(batch.clone(), write);
         self.persist_next(Persist::Append { batch, replace: false });
         self.outdated = true;
+        let has_fallbacks = !self.config.fallbacks.nodes.is_empty();
         for sequence in open.first..=last {
-            if let Some(Some(Waiting { hints: Some(key), .. })) = self.writing.get(sequence) {
+            if has_fallbacks && let Some(Some(Waiting { key, .. })) = self.writing.get(sequence) {
                 let key = key.clone();
                 self.hint(origin, sequence, &key, Set::default());
             }
@@ -527,7 +527,7 @@ impl Leaderless {
         let (Standing::Writer(origin), false) = (&self.standing, self.failed) else { return };
         let origin = *origin;
         let Some(mut waiting) = self.writing.take(sequence) else { return };
-        let Some((key, owned)) = waiting.again.clone() else {
+        let Some(owned) = waiting.again.clone() else {
             // Only where the last write wins can one be behind.
             let reached = reached(&waiting);
             return self.done(waiting.token, Outcome::Indeterminate { reached });
@@ -535,6 +535,7 @@ impl Leaderless {
         if self.open.as_ref().is_some_and(|open| open.time <= newer) {
             self.close_batch();
         }
+        let key = waiting.key.clone();
         self.begin_batch_for(now, origin, &key);
         let stamp = self.next_stamp(origin);
         let beyond = self.state.versions(&key).and_then(Versions::above).cloned();

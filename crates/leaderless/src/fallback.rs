@@ -9,16 +9,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 use replikit_core::dotted::first_number;
 use replikit_core::{
-    Action, Admin, BATCH_BYTES_MAX, Batch, BatchKind, BatchMeta, Batches, Boot, Epoch, Event, Figure, Held,
-    HybridTimestamp, Input, KEY_BYTES_MAX, Link, LogId, LogIndex, Message, NodeId, Now, OriginId, Outcome, Persist,
-    Position, Rejection, Replica, Role, Status, StorageEvent, StreamId, Term, Time, Token, WriteId,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, Held, Input, KEY_BYTES_MAX, Link, LogId, LogIndex,
+    Message, NodeId, Now, OriginId, Outcome, Persist, Position, Rejection, Replica, Role, Status, StorageEvent,
+    StreamId, Term, Time, Token, WriteId,
 };
 
 use crate::config::{Config, ConfigError};
 use crate::hints::{Hints, HintsImage, Kept, NotTaken};
 use crate::message::{Head, Hint, Repair};
+use crate::record::own_batch;
 use crate::register::Register;
-use crate::replica::position;
+use crate::replica::{LOCAL_BYTES_MAX, position};
 
 /// Hints that are on their way to one owner at once.
 const UNDER_WAY_MAX: usize = 64;
@@ -137,20 +138,9 @@ impl Fallback {
         self.last_write
     }
 
-    fn log(&mut self, record: &Kept) -> WriteId {
-        let bytes = record.encode();
-        let (last, prev_digest) = self.local;
-        let meta = BatchMeta {
-            cluster: self.config.cluster,
-            stream: self.stream_id(),
-            base: LogIndex(last + 1),
-            term: Term(0),
-            prev_digest,
-            time: HybridTimestamp(0),
-            kind: BatchKind::Control,
-        };
-        let batch = Batch::build(&meta, core::iter::once((&bytes[..], None)));
-        self.local = (last + 1, batch.digest());
+    fn log(&mut self, record: &[u8]) -> WriteId {
+        let records = core::iter::once(record);
+        let batch = own_batch(self.config.cluster, self.config.group, &mut self.local, records);
         self.log_bytes += batch.bytes() as u64;
         self.persist(Persist::Append { batch, replace: false })
     }
@@ -195,12 +185,10 @@ impl Fallback {
                 return self.event(Event::PeerMisbehaved { node: from, what });
             }
         };
-        let record = Kept::Hint { owner, key, copy };
-        if record.encode().len() > BATCH_BYTES_MAX / 2 {
+        let record = Kept::Hint { owner, key: key.clone(), copy }.encode();
+        if record.len() > LOCAL_BYTES_MAX {
             // More siblings than a record takes: its owner gets it from the logs.
-            if let Kept::Hint { owner, key, .. } = record {
-                self.hints.forget(owner, &key);
-            }
+            self.hints.forget(owner, &key);
             self.refused += 1;
             return;
         }
@@ -217,7 +205,7 @@ impl Fallback {
         }
         if let Some(key) = self.hints.confirm(from, number) {
             self.delivered += 1;
-            self.log(&Kept::Delivered { owner: from, key });
+            self.log(&Kept::Delivered { owner: from, key }.encode());
         }
         self.deliver(now, from);
         self.maybe_snapshot();

@@ -37,13 +37,12 @@ impl Hinted {
 impl Leaderless {
     /// Owners that are known not to be reachable.
     fn unreachable(&self) -> Vec<u32> {
-        let gone = |node: &NodeId| self.down.contains(node) || self.suspected.contains(node);
-        self.owners.others().filter(gone).filter_map(|node| self.owners.index(node)).collect()
+        self.owners.others().filter(|node| self.is_away(*node)).filter_map(|node| self.owners.index(node)).collect()
     }
 
     /// Hands over what this write makes of its key, for every owner that cannot be reached and has not answered.
     pub(crate) fn hint(&mut self, origin: OriginId, sequence: u64, key: &Bytes, has: Set) {
-        if self.config.fallbacks.nodes.is_empty() || self.incarnated > self.durable {
+        if self.incarnated > self.durable {
             return;
         }
         let mut fallbacks: Vec<NodeId> =

@@ -57,6 +57,8 @@ pub(crate) enum NotTaken {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hints {
     kept: BTreeMap<(NodeId, Bytes), Hint>,
+    /// Whose hint of which key bears a number.
+    numbers: BTreeMap<u64, (NodeId, Bytes)>,
     bytes: usize,
 }
 
@@ -85,6 +87,10 @@ impl Hints {
             return Err(NotTaken::Full);
         }
         self.bytes = all;
+        if let Some(before) = before {
+            self.numbers.remove(&before.number);
+        }
+        self.numbers.insert(number, place.clone());
         let hint = Hint { copy: known.copy(), number, bytes };
         let place = self.kept.entry(place).insert_entry(hint);
         Ok(&place.into_mut().copy)
@@ -92,13 +98,15 @@ impl Hints {
 
     /// The owner has what bears this number; returns the key if nothing newer is kept of it.
     pub(crate) fn confirm(&mut self, owner: NodeId, number: u64) -> Option<Bytes> {
-        let found = self.of(owner).find(|(_, hint)| hint.number == number).map(|(key, _)| key.clone())?;
-        self.forget(owner, &found);
-        Some(found)
+        let (_, key) = self.numbers.get(&number).filter(|(of, _)| *of == owner)?;
+        let key = key.clone();
+        self.forget(owner, &key);
+        Some(key)
     }
 
     pub(crate) fn forget(&mut self, owner: NodeId, key: &Bytes) {
         if let Some(hint) = self.kept.remove(&(owner, key.clone())) {
+            self.numbers.remove(&hint.number);
             self.bytes -= hint.bytes;
         }
     }

@@ -304,14 +304,13 @@ impl Leaderless {
             return;
         }
         let Some(mut reading) = self.reads.reading.remove(&read) else { return };
-        let unreachable = |node: NodeId| self.down.contains(&node) || self.suspected.contains(&node);
         let mut others: Vec<u32> = self.owners.others().filter_map(|node| self.owners.index(node)).collect();
         let speed = |index: &u32| self.reads.latency.get(index).map_or(Duration::ZERO, Latency::usual);
-        others.sort_by_key(|index| (unreachable(self.owners.node(*index)), speed(index), *index));
+        others.sort_by_key(|index| (self.is_away(self.owners.node(*index)), speed(index), *index));
         // Those that were asked and cannot be reached do not count as asked.
         let mut hoped = reading.answered;
         for index in others.iter().filter(|index| reading.asked.contains(**index)) {
-            if !unreachable(self.owners.node(*index)) {
+            if !self.is_away(self.owners.node(*index)) {
                 hoped.insert(*index);
             }
         }
@@ -521,10 +520,9 @@ impl Leaderless {
         if let Some(hedge) = reading.hedge.take() {
             self.reads.hedges.remove(&(hedge, read));
         }
-        let unreachable = |node: NodeId| self.down.contains(&node) || self.suspected.contains(&node);
         let mut rest: Vec<u32> = self.owners.others().filter_map(|node| self.owners.index(node)).collect();
         rest.retain(|index| !reading.asked.contains(*index) && reading.need.wants(*index, reading.answered));
-        rest.sort_by_key(|index| (unreachable(self.owners.node(*index)), *index));
+        rest.sort_by_key(|index| (self.is_away(self.owners.node(*index)), *index));
         if let Some(index) = rest.first() {
             self.reads.hedged += 1;
             self.fetch(now, read, &mut reading, *index);

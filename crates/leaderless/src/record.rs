@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use replikit_core::{
-    Batch, BatchKind, CausalContext, Causality, Dot, HybridTimestamp, Origin, OriginId, VersionVector,
+    Batch, BatchKind, BatchMeta, CausalContext, Causality, ClusterId, Dot, GroupId, HybridTimestamp, LogIndex, Origin,
+    OriginId, StreamId, Term, VersionVector,
 };
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +176,30 @@ impl Writes {
     pub(crate) fn last(&self) -> u64 {
         self.batch.last().index.0
     }
+}
+
+/// The next batch of a node's own stream of a group, with these records: one at least. `end` is where that stream ends, and the
+/// digest of its last batch; it moves on.
+pub(crate) fn own_batch<'a>(
+    cluster: ClusterId,
+    group: GroupId,
+    end: &mut (u64, u64),
+    records: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+) -> Batch {
+    let (last, prev_digest) = *end;
+    let meta = BatchMeta {
+        cluster,
+        stream: StreamId { group, origin: OriginId::LOCAL },
+        base: LogIndex(last + 1),
+        term: Term(0),
+        prev_digest,
+        time: HybridTimestamp(0),
+        kind: BatchKind::Control,
+    };
+    let count = records.len() as u64;
+    let batch = Batch::build(&meta, records.map(|bytes| (bytes, None)));
+    *end = (last + count, batch.digest());
+    batch
 }
 
 /// What a replica keeps in its own log beside the writes: what has come to it in other ways.

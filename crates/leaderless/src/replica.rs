@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
 use replikit_core::{
-    Action, Admin, Batch, BatchKind, BatchMeta, Batches, Boot, Event, Figure, FollowerStatus, Held, HybridClock,
-    HybridTimestamp, Incarnation, Input, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome,
-    Persist, Position, Rejection, Replica, Role, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector,
-    WriteId,
+    Action, Admin, Batch, Batches, Boot, Event, Figure, FollowerStatus, Held, HybridClock, Incarnation, Input, Link,
+    LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
+    Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
 use crate::cas::CasStats;
@@ -21,7 +20,7 @@ use crate::member::Member;
 use crate::message::{Head, NotLast, Report};
 use crate::orphan::Orphans;
 use crate::reads::{Reads, Reply};
-use crate::record::{Local, Writes};
+use crate::record::{Local, Writes, own_batch};
 use crate::register::Register;
 use crate::sampling::{Measured, Sampling};
 use crate::snapshot::Incoming;
@@ -31,7 +30,7 @@ use crate::state::State;
 pub(crate) const ASKED_MAX: usize = 64;
 
 /// Largest record of a replica's own in its log, in bytes; the rest of a batch is its frame.
-const LOCAL_BYTES_MAX: usize = replikit_core::BATCH_BYTES_MAX / 2;
+pub(crate) const LOCAL_BYTES_MAX: usize = replikit_core::BATCH_BYTES_MAX / 2;
 
 /// Who may write here, and be counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,13 +283,13 @@ impl Leaderless {
 
     /// When reads of few owners are expected to see a write, for an operator.
     fn predicted(&self) -> impl Iterator<Item = Figure> {
-        let delays = self.delays();
-        let (read, write) = (1, self.owners.write_size());
-        let after = move |share: f64| delays.predict(read, write).map(|prediction| prediction.visible_after(share));
+        let prediction = self.delays().predict(1, self.owners.write_size());
         let name = |share| format!("us after which {share} of 1000 reads of one owner are expected to see a write");
-        [500, 999].into_iter().filter_map(move |share| {
-            let after = after(f64::from(share) / 1000.0).filter(|after| *after < Duration::MAX)?;
-            Some(Figure::new(name(share), after.as_micros() as u64))
+        prediction.into_iter().flat_map(move |prediction| {
+            [500, 999].into_iter().filter_map(move |share| {
+                let after = prediction.visible_after(f64::from(share) / 1000.0);
+                (after < Duration::MAX).then(|| Figure::new(name(share), after.as_micros() as u64))
+            })
         })
     }
 
@@ -367,18 +366,8 @@ impl Leaderless {
     /// Writes records of this replica's own, which fit into one batch; there is one at least.
     pub(crate) fn persist_locals(&mut self, records: &[Vec<u8>]) -> WriteId {
         self.close_batch();
-        let (last, prev_digest) = self.local;
-        let meta = BatchMeta {
-            cluster: self.config.cluster,
-            stream: self.stream_id(OriginId::LOCAL),
-            base: LogIndex(last + 1),
-            term: Term(0),
-            prev_digest,
-            time: HybridTimestamp(0),
-            kind: BatchKind::Control,
-        };
-        let batch = Batch::build(&meta, records.iter().map(|bytes| (&bytes[..], None)));
-        self.local = (last + records.len() as u64, batch.digest());
+        let records = records.iter().map(Vec::as_slice);
+        let batch = own_batch(self.config.cluster, self.config.group, &mut self.local, records);
         self.log_bytes += batch.bytes() as u64;
         self.persist_next(Persist::Append { batch, replace: false })
     }
@@ -391,6 +380,11 @@ impl Leaderless {
         // Replies leave in the order of what they wait for.
         self.last_held = self.last_held.max(after);
         self.replies.hold(self.last_held, reply);
+    }
+
+    /// Whether a node is known not to be reachable.
+    pub(crate) fn is_away(&self, node: NodeId) -> bool {
+        self.down.contains(&node) || self.suspected.contains(&node)
     }
 
     /// The last sequence of an origin that may be shown: what is on this disk.
