@@ -402,8 +402,9 @@ impl LeaderlessSubject {
         self.audits.insert(token, node);
     }
 
-    pub(crate) fn has_audits(&self) -> bool {
-        self.audits.is_empty()
+    /// Whether each of these has told the whole audit that it was asked for.
+    pub(crate) fn has_audits_of(&self, nodes: &[NodeId]) -> bool {
+        self.audits.values().all(|node| !nodes.contains(node))
     }
 
     /// The replica shows what the model says.

@@ -298,9 +298,11 @@ fn play<S: SimStorage>(
     for &node in &alive {
         subject.ask_audit(node, 0, world.clients());
     }
-    if !world.run_while(patience, subject, |_, subject| subject.has_audits()).map_err(text)? && up(world) == alive {
+    // A disk may be found damaged as late as this.
+    if !world.run_while(patience, subject, |world, subject| subject.has_audits_of(&up(world))).map_err(text)? {
         return Err("audit_answers: a node does not tell its audit".to_owned());
     }
+    let alive = up(world);
     let dropped = alive
         .iter()
         .any(|node| world.replicas().replica(*node).is_some_and(|replica| replica.figures().audit_dropped > 0));

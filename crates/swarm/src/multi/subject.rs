@@ -396,8 +396,9 @@ impl MultiSubject {
         self.audits.insert(token, node);
     }
 
-    pub(crate) fn has_audits(&self) -> bool {
-        self.audits.is_empty()
+    /// Whether each of these has told the whole audit that it was asked for.
+    pub(crate) fn has_audits_of(&self, nodes: &[NodeId]) -> bool {
+        self.audits.values().all(|node| !nodes.contains(node))
     }
 
     /// The replicas show what the model says.
