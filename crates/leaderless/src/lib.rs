@@ -133,6 +133,8 @@ pub use participant::Participant;
 pub use record::LoggedWrite;
 pub use replica::{Figures, Leaderless};
 #[cfg(feature = "runtime")]
+pub use replikit_liveness::Settings as Detection;
+#[cfg(feature = "runtime")]
 pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};
 pub use sampling::Measured;
 pub use staleness::{Delays, Prediction, within_versions};

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use replikit_core::keyspace::Keyspace as Marker;
 use replikit_core::{ClusterId, GroupId, NodeId, NodeInfo, StaticMembership};
+use replikit_liveness::{Detector, Settings as Detection, Watched};
 use replikit_runtime::{KvHandle, LocalCluster, LocalConfig, NodeConfig, OpenError};
 
 use crate::config::{Config, Counting, Fallbacks, Founding, Keyspaces, Limits, Quorums, ReadRepair, Timing};
@@ -30,6 +32,8 @@ pub struct Settings {
     pub timing: Timing,
     /// What an empty disk means.
     pub founding: Founding,
+    /// How fast a node that hangs is found to be down; a cluster in one process has no need of it.
+    pub detection: Detection,
     /// Which nodes of the cluster own nothing and keep hints for those that do, and whether they count.
     pub fallbacks: Fallbacks,
 }
@@ -52,6 +56,13 @@ impl Settings {
     #[must_use]
     pub const fn repair(mut self, repair: ReadRepair) -> Self {
         self.repair = repair;
+        self
+    }
+
+    /// The same, with hanging nodes found as fast as this says.
+    #[must_use]
+    pub const fn detection(mut self, detection: Detection) -> Self {
+        self.detection = detection;
         self
     }
 
@@ -114,9 +125,14 @@ impl Node {
         let (cluster, group) = (ClusterId::from_name(&config.cluster), config.group);
         let replica = settings.config(cluster, group, config.id, owners);
         replica.check().map_err(configuration)?;
+        // Later lives get larger numbers, unless the clock goes back: then it takes some round trips more to be seen again.
+        let generation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let nodes: Vec<NodeId> = config.peers.iter().map(|&(id, _)| id).collect();
+        let detector = Detector::new(config.id, &nodes, generation, settings.detection).map_err(configuration)?;
         config.promise.get_or_insert(guarantees);
         let node = replikit_runtime::Node::open(config, move |boots| {
-            Participant::new(replica, &boots.of(group)).map_err(configuration)
+            let participant = Participant::new(replica, &boots.of(group)).map_err(configuration)?;
+            Ok(Watched::new(participant, detector))
         })?;
         Ok(Self { node })
     }
