@@ -59,15 +59,20 @@ pub(crate) enum Command {
 
 impl Command {
     /// Checks what the parser cannot: a message for the user.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         match self {
             Self::Node(node) if node.new && node.shape.strategy == Strategy::SingleLeader => {
-                Err("--new is for --strategy multi-leader and leaderless")
+                Err("--new is for --strategy multi-leader and leaderless".to_owned())
             }
             Self::Delete(delete) if delete.field.is_some() && delete.over.is_some() => {
-                Err("--over is for keys; a field is removed as far as its node knows it")
+                Err("--over is for keys; a field is removed as far as its node knows it".to_owned())
             }
-            Self::Node(Node { shape, .. }) | Self::Cluster(Cluster { shape, .. }) => shape.check(),
+            Self::Node(node) => {
+                let mut nodes: Vec<NodeId> = node.peers.iter().map(|(id, _)| *id).collect();
+                nodes.push(NodeId(node.id));
+                node.shape.check(&nodes)
+            }
+            Self::Cluster(cluster) => cluster.shape.check(&(1..=cluster.nodes).map(NodeId).collect::<Vec<_>>()),
             _ => Ok(()),
         }
     }

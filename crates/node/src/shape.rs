@@ -43,6 +43,8 @@ const QUORUMS: &str = "Leaderless: R,W,D: how many owners take part in a quorum 
 const REPAIR: &str = "Leaderless: what becomes of an owner that a read found to know less: blocking (the default: the read waits \
      until no later one can miss what it returns), async, or off";
 
+const REGION: &str = "Leaderless: these nodes are in this region, for the levels local-one, local-quorum and each-quorum; once for each \
+     region. Nodes that no region names are in one more together";
 const FALLBACKS: &str = "Leaderless: these nodes of the cluster own nothing and keep hints for owners that cannot be reached: node \
      numbers, separated by commas";
 const SLOPPY: &str = "Leaderless: fallback nodes count in the place of owners that cannot be reached, for writes at quorum and any; \
@@ -63,6 +65,8 @@ pub(crate) struct Shape {
     pub(crate) quorums: Option<Text<[u8; 3]>>,
     #[arg(long, value_enum, value_name = "MODE", help = REPAIR)]
     pub(crate) repair: Option<Repair>,
+    #[arg(long = "region", value_name = "NAME=NODES", value_parser = region, help = REGION)]
+    pub(crate) regions: Vec<Text<(String, Vec<NodeId>)>>,
     #[arg(long, value_name = "NODES", value_parser = nodes, help = FALLBACKS)]
     pub(crate) fallbacks: Option<Text<Vec<NodeId>>>,
     #[arg(long, requires = "fallbacks", help = SLOPPY)]
@@ -123,21 +127,34 @@ impl Policy {
 
 impl Shape {
     /// What makes no sense together: a message for the user.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self, nodes: &[NodeId]) -> Result<(), String> {
         use Strategy::{Leaderless, MultiLeader};
         let (default, mut prefixed) = self.policies();
         let compares = default == Policy::Cas || prefixed.any(|(_, policy)| policy == Policy::Cas);
-        let given: [(bool, &[Strategy], &'static str); 7] = [
+        let given: [(bool, &[Strategy], &'static str); 8] = [
             (self.topology.is_some(), &[MultiLeader], "--topology is for --strategy multi-leader"),
             (self.conflicts.is_some(), &[MultiLeader, Leaderless], "--conflicts is for multi-leader and leaderless"),
             (!self.keyspaces.is_empty(), &[MultiLeader, Leaderless], "--keyspace is for multi-leader and leaderless"),
             (compares, &[Leaderless], "the policy cas is for --strategy leaderless"),
             (self.quorums.is_some(), &[Leaderless], "--quorums is for --strategy leaderless"),
             (self.repair.is_some(), &[Leaderless], "--repair is for --strategy leaderless"),
+            (!self.regions.is_empty(), &[Leaderless], "--region is for --strategy leaderless"),
             (self.fallbacks.is_some(), &[Leaderless], "--fallbacks is for --strategy leaderless"),
         ];
         match given.iter().find(|(given, of, _)| *given && !of.contains(&self.strategy)) {
-            Some((.., message)) => Err(message),
+            Some((.., message)) => Err((*message).to_owned()),
+            None => self.check_regions(nodes),
+        }
+    }
+
+    fn check_regions(&self, nodes: &[NodeId]) -> Result<(), String> {
+        let mut named: Vec<NodeId> = self.regions.iter().flat_map(|region| region.value.1.iter().copied()).collect();
+        named.sort_unstable();
+        if let Some(stranger) = named.iter().find(|node| !nodes.contains(node)) {
+            return Err(format!("--region names node {stranger}, which the cluster does not have"));
+        }
+        match named.windows(2).find(|two| two[0] == two[1]) {
+            Some(twice) => Err(format!("--region names node {} twice: it is in one region", twice[0])),
             None => Ok(()),
         }
     }
@@ -151,6 +168,7 @@ impl Shape {
         self.keyspaces.iter().for_each(|keyspace| add("--keyspace", &keyspace.text));
         self.quorums.iter().for_each(|quorums| add("--quorums", &quorums.text));
         self.repair.iter().for_each(|repair| add("--repair", &repair.to_string()));
+        self.regions.iter().for_each(|region| add("--region", &region.text));
         self.fallbacks.iter().for_each(|fallbacks| add("--fallbacks", &fallbacks.text));
         list.extend(self.sloppy.then(|| "--sloppy".to_owned()));
         list
@@ -191,6 +209,9 @@ impl Shape {
         };
         let counting = if self.sloppy { Counting::TowardsQuorums } else { Counting::Never };
         let settings = Settings::new(keyspaces).quorums(quorums.unwrap_or_default()).repair(repair);
+        let nodes = self.regions.iter().map(|region| &region.value);
+        let nodes = nodes.flat_map(|(name, nodes)| nodes.iter().map(move |node| (*node, name.as_str())));
+        let settings = nodes.fold(settings, |settings, (node, name)| settings.region(node, name));
         Settings { founding, ..settings.fallbacks(self.fallback_nodes().iter().copied(), counting) }
     }
 
@@ -279,6 +300,11 @@ fn nodes(text: &str) -> Result<Text<Vec<NodeId>>, String> {
     Ok(Text { text: text.to_owned(), value: text.split(',').map(node).collect::<Result<_, _>>()? })
 }
 
+fn region(text: &str) -> Result<Text<(String, Vec<NodeId>)>, String> {
+    let (name, list) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("give NAME=NODES, as eu=1,2")?;
+    Ok(Text { text: text.to_owned(), value: (name.to_owned(), nodes(list)?.value) })
+}
+
 fn keyspace(text: &str) -> Result<Text<(String, Policy)>, String> {
     let (prefix, name) = text.rsplit_once('=').ok_or("give PREFIX=POLICY")?;
     if prefix.is_empty() {
@@ -309,6 +335,16 @@ mod tests {
         assert!(read("counter").is_err());
         assert!(read("x/=best").unwrap_err().contains("siblings"));
         assert!(read("=lww").unwrap_err().contains("--conflicts"));
+    }
+
+    #[test]
+    fn regions_are_a_name_and_nodes() {
+        let read = |text: &str| region(text).map(|region| region.value);
+        assert_eq!(read("eu=1,2"), Ok(("eu".to_owned(), vec![NodeId(1), NodeId(2)])));
+        assert!(read("eu=1,x").unwrap_err().contains("`x`"));
+        for wrong in ["", "eu", "=1"] {
+            assert!(read(wrong).unwrap_err().contains("NAME=NODES"), "{wrong}");
+        }
     }
 
     #[test]

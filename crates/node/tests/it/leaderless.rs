@@ -160,3 +160,21 @@ fn quorums_are_said_at_the_start_and_checked() {
     refused(&[&node[..], &["--strategy", "leaderless", "--quorums", "1,1"]].concat(), &["R,W,D"]);
     refused(&[&node[..], &["--strategy", "leaderless", "--topology", "ring"]].concat(), &["multi-leader"]);
 }
+
+#[test]
+fn levels_count_the_nodes_of_a_region() {
+    let dir = tempfile::tempdir().unwrap();
+    let regions = ["--region", "eu=1,2", "--region", "us=3"];
+    let mut cluster = Cluster::start(dir.path(), &regions);
+    cluster.client(1, &["put", "k", "one", "--level", "each-quorum"]);
+    assert_eq!(cluster.client(3, &["get", "k", "--level", "local-quorum"]), "one\n");
+    cluster.kill(3);
+    let away = cluster.try_client(1, &["put", "k", "two", "--level", "each-quorum"]);
+    assert!(text(&away.stderr).contains("may or may not"), "nobody of us is there: {}", text(&away.stderr));
+    cluster.client(1, &["put", "k", "three", "--level", "local-quorum"]);
+    let node = ["cluster", "--strategy", "leaderless", "--nodes", "3"];
+    refused(&[&node[..], &["--region", "eu=1,4"]].concat(), &["node 4"]);
+    refused(&[&node[..], &["--region", "eu=1,2", "--region", "us=2"]].concat(), &["node 2 twice"]);
+    refused(&[&node[..], &["--region", "eu"]].concat(), &["NAME=NODES"]);
+    refused(&["cluster", "--region", "eu=1"], &["--region", "leaderless"]);
+}
