@@ -453,6 +453,10 @@ impl<M: StateMachine> Raft<M> {
     }
 
     fn take_snapshot(&mut self) {
+        if self.is_restoring() {
+            // A newer one is on its way to the disk, and the log behind what is applied here is given up.
+            return;
+        }
         let newest = self.snapshots.writing.back().map(|&(_, at)| at).or(self.snapshots.newest);
         if newest.is_some_and(|at| at.id.index >= self.applied.id.index) || self.applied.id.index == LogIndex::ZERO {
             return;

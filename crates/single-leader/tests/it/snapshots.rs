@@ -111,3 +111,28 @@ fn an_operator_can_ask_for_a_snapshot() {
     group.input(leader, Input::Admin { token, group: GROUP, command: Admin::Snapshot });
     assert_eq!(group.nodes[&leader].raft.status().snapshot.map(|at| at.id.index), Some(LogIndex(2)));
 }
+
+/// Seed 60231 of the simulator: the snapshot of what the follower had applied took the place of the newer one that was on its way
+/// to the disk, behind which the log had been reset already: neither the state nor the log was there any more.
+#[test]
+fn a_snapshot_asked_for_while_a_newer_one_is_being_installed_does_not_take_its_place() {
+    let mut group = Group::with(3, small);
+    let leader = group.elect();
+    let away = group.follower();
+    group.write(leader, "first");
+    group.isolate(away);
+    for _ in 0..200 {
+        group.write(leader, "x");
+    }
+    group.heal();
+    group.nodes.get_mut(&away).expect("it is there").disk_stopped = true;
+    group.run(Duration::from_millis(900));
+    let token = group.token();
+    group.input(away, Input::Admin { token, group: GROUP, command: Admin::Snapshot });
+    group.resume_disk(away);
+    group.run(Duration::from_millis(900));
+    let events = &group.nodes[&away].events;
+    assert!(events.iter().any(|event| matches!(event, Event::SnapshotInstalled { .. })), "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::StorageFailed)), "{events:?}");
+    assert_eq!(group.list(away), group.list(leader));
+}
