@@ -4,15 +4,17 @@
 //! of which file to put another text for. Source: mutation analysis; etcd's list of reproduced robustness bugs.
 
 mod bug;
+mod found;
 mod hunt;
+mod interrupt;
 mod scratch;
 mod table;
 
 use std::process::ExitCode;
 
 use crate::cargo;
-use bug::Bug;
-use hunt::{Catch, Clean, Hunt};
+use found::{Finding, Findings};
+use hunt::{Clean, Hunt, Pace};
 use scratch::Scratch;
 
 /// A bug that must be found at once: a runner that misses it would miss everything.
@@ -34,16 +36,21 @@ pub(crate) struct Options {
     /// Only the few bugs that continuous integration plants.
     #[arg(long, conflicts_with = "bugs")]
     sample: bool,
-    /// Writes the table to docs/planted.md.
-    #[arg(long, conflicts_with_all = ["bugs", "sample"])]
+    /// Keeps what is found of each bug in crates/swarm/planted/found.jsonl, and writes docs/planted.md anew.
+    #[arg(long, conflicts_with = "sample")]
     write: bool,
 }
 
 /// Runs the task.
 pub(crate) fn run(options: &Options) -> ExitCode {
+    interrupt::listen();
     match hunt_all(options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(message) if message == interrupt::INTERRUPTED => {
+            eprintln!("{message}");
+            ExitCode::from(130)
+        }
         Err(message) => {
             eprintln!("error: {message}");
             ExitCode::FAILURE
@@ -59,7 +66,8 @@ pub(crate) fn sample() -> Result<(), String> {
 
 /// Whether every bug was found in every range, and the sources as they are passed the same seeds.
 fn hunt_all(options: &Options) -> Result<bool, String> {
-    let mut bugs = bug::read_all()?;
+    let all = bug::read_all()?;
+    let mut bugs: Vec<&bug::Bug> = all.iter().collect();
     if options.sample {
         bugs.retain(|bug| SAMPLE.contains(&bug.id.as_str()));
     }
@@ -72,30 +80,38 @@ fn hunt_all(options: &Options) -> Result<bool, String> {
     }
     let scratch = Scratch::new(cargo::root(), cargo::target())?;
     println!("building the simulator from the sources as they are");
-    let clean = Clean::new(scratch.build(None)?);
-    let mut catches = Vec::new();
+    let clean = Clean::new(scratch.clean()?);
+    let mut findings = Vec::new();
     for (at, bug) in bugs.iter().enumerate() {
         println!("[{}/{}] {}: {}", at + 1, bugs.len(), bug.id, bug.title);
-        let catch = match scratch.build(Some(bug)) {
-            Ok(planted) => {
-                let hunt = Hunt { planted: &planted, clean: &clean, strategy: &bug.strategy, seeds: options.seeds };
-                hunt.run(options.bases)?
-            }
+        let planted = match scratch.plant(bug) {
+            Ok(planted) => planted,
+            Err(message) if message == interrupt::INTERRUPTED => return Err(message),
             // The others are hunted all the same.
             Err(message) => {
                 println!("    {message}");
-                Catch::default()
+                findings.push((*bug, None));
+                continue;
             }
         };
-        println!("    {catch}");
-        catches.push((bug, catch));
+        let pace = Pace::new(options.bases);
+        let hunt = Hunt { planted: &planted, clean: &clean, strategy: &bug.strategy, seeds: options.seeds };
+        let catch = hunt.run(options.bases, &pace)?;
+        println!("    {catch}\n    {pace}");
+        let finding = Finding::new(bug, &catch, options.seeds);
+        if options.write {
+            // At once, for others may write theirs meanwhile, and the rest may be interrupted.
+            let mut known = Findings::read()?;
+            known.forget_all_but(&all);
+            known.put(finding.clone());
+            known.write()?;
+            table::write(&all, &known)?;
+        }
+        findings.push((*bug, Some(finding)));
     }
-    print!("{}", table::terminal(&catches));
+    print!("{}", table::terminal(&findings));
     if options.write {
-        let path = cargo::root().join("docs").join("planted.md");
-        std::fs::write(&path, table::markdown(&catches, options.seeds))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        println!("wrote docs/planted.md");
+        println!("wrote crates/swarm/planted/found.jsonl and docs/planted.md");
     }
-    Ok(catches.iter().all(|(_, catch)| catch.is_whole()))
+    Ok(findings.iter().all(|(_, finding)| finding.as_ref().is_some_and(Finding::is_whole)))
 }

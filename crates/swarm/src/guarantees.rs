@@ -121,7 +121,7 @@ mod tests {
                 assert!(strategy.invariants.iter().any(|(name, _)| name == check), "{mode}: {check} is no invariant");
                 let scenario = format!("| {}", strategy.scenario);
                 if !strategy.planted {
-                    let some = planted.lines().any(|bug| bug.contains(&scenario));
+                    let some = planted.lines().any(|bug| bug.contains(&scenario) && !bug.contains("not hunted yet"));
                     assert!(!some, "{}: bugs are planted in it, so each check has to be shown by one", strategy.name);
                     continue;
                 }

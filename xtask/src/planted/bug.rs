@@ -32,6 +32,26 @@ pub(crate) struct Edit {
     pub(crate) put: String,
 }
 
+/// FNV-1a of 64 bits, over texts one after the other.
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    pub(crate) const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Takes in a text and its end.
+    pub(crate) fn take(&mut self, text: &[u8]) {
+        for byte in text.iter().chain(&[0]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
 impl Bug {
     fn parse(id: &str, text: &str) -> Result<Self, String> {
         let mut bug: Self = toml::from_str(text).map_err(|error| format!("{id}.toml: {}", error.message()))?;
@@ -40,6 +60,18 @@ impl Bug {
             return Err(format!("{id}.toml: a bug that changes nothing"));
         }
         Ok(bug)
+    }
+
+    /// Of what is hunted, and where: the scenario and the edits. Another title is no other bug.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut hash = Fnv::new();
+        hash.take(self.strategy.as_bytes());
+        for edit in &self.edit {
+            hash.take(edit.file.to_string_lossy().as_bytes());
+            hash.take(edit.find.as_bytes());
+            hash.take(edit.put.as_bytes());
+        }
+        hash.text()
     }
 
     /// The changed files with their new texts; `read` gives a file as it is.
@@ -85,8 +117,13 @@ pub(crate) fn read_all() -> Result<Vec<Bug>, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A bug for the tests of what becomes of bugs.
+    pub(crate) fn example() -> Bug {
+        Bug::parse("B00", TEXT).expect("a whole bug")
+    }
 
     /// Whether every bug can still be planted in the sources as they are.
     fn every_bug_applies() -> Result<(), String> {
@@ -118,6 +155,17 @@ mod tests {
         assert_eq!(plant("an one here"), Ok(vec![("a".into(), "an two here".to_owned())]));
         assert!(plant("nothing").is_err());
         assert!(plant("one and one").is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_tells_another_text_and_not_another_title() {
+        let of = |text: &str| Bug::parse("B00", text).expect("a whole bug").fingerprint();
+        assert_eq!(of(TEXT), of(&TEXT.replace("title = 't'", "title = 'u'")));
+        for (from, to) in
+            [("'two'", "'three'"), ("'one'", "'two'"), ("'raft'", "'raft-log'"), ("file = 'a'", "file = 'b'")]
+        {
+            assert_ne!(of(TEXT), of(&TEXT.replace(from, to)), "{from}");
+        }
     }
 
     #[test]

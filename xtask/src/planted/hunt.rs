@@ -7,12 +7,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-/// One range of seeds takes at most this long: a bug may make a seed run for ever.
-const RANGE_TIME_MAX: Duration = Duration::from_secs(600);
+use super::interrupt;
+
+/// Seeds that one call of the simulator runs: between two calls, progress is shown and Ctrl-C is seen.
+const PIECE_SEEDS: u64 = 64;
+/// One piece takes at most this long: a bug may make a seed run for ever.
+const PIECE_TIME_MAX: Duration = Duration::from_secs(180);
 /// Distance between the first seeds of two ranges.
 const RANGE_STEP: u64 = 1_000_000;
 
@@ -30,19 +36,62 @@ pub(crate) struct Clean {
     passed: Mutex<BTreeMap<(String, u64), u64>>,
 }
 
+/// How far a hunt has come: on the terminal, and in the line that is printed when it has ended.
+pub(crate) struct Pace {
+    bar: ProgressBar,
+    began: Instant,
+    ranges: u64,
+    /// Seeds run, with the bug and without.
+    seeds: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Pace {
+    pub(crate) fn new(ranges: u64) -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(ProgressStyle::with_template("    {elapsed_precise} {msg}").expect("a constant template"));
+        Self { bar, began: Instant::now(), ranges, seeds: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    }
+
+    fn add(&self, seeds: u64) {
+        self.seeds.fetch_add(seeds, Ordering::Relaxed);
+        self.bar.set_message(self.to_string());
+        self.bar.tick();
+    }
+
+    fn range_ended(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.add(0);
+    }
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seeds, ended) = (self.seeds.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
+        let took = self.began.elapsed().as_secs_f64().max(1e-9);
+        write!(f, "{ended} of {} ranges, {seeds} seeds, {:.0} seeds/s", self.ranges, seeds as f64 / took)
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Clean {
     pub(crate) const fn new(program: PathBuf) -> Self {
         Self { program, passed: Mutex::new(BTreeMap::new()) }
     }
 
     /// Whether it passes so many seeds of a range; those that it has passed before are not run again.
-    fn passes(&self, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+    fn passes(&self, strategy: &str, from: u64, seeds: u64, pace: &Pace) -> Result<Option<Summary>, String> {
         let range = (strategy.to_owned(), from);
         let before = self.passed.lock().expect("no worker panics").get(&range).copied().unwrap_or_default();
         if seeds <= before {
             return Ok(Some(Summary { failure: None }));
         }
-        let summary = play(&self.program, strategy, from + before, seeds - before)?;
+        let summary = play(&self.program, strategy, from + before, seeds - before, pace)?;
         if let Some(Summary { failure: None }) = summary {
             self.passed.lock().expect("no worker panics").insert(range, seeds);
         }
@@ -64,7 +113,7 @@ struct Failure {
 
 /// What became of one range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Range {
+pub(crate) enum Range {
     /// Found after so many seeds, by this check.
     Found {
         seeds: u64,
@@ -86,13 +135,13 @@ pub(crate) struct Catch {
 }
 
 impl Catch {
-    /// Hunted at all, and found in every range.
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.ranges.is_empty() && self.ranges.iter().all(|range| matches!(range, Range::Found { .. }))
+    #[cfg(test)]
+    pub(crate) const fn of(ranges: Vec<Range>) -> Self {
+        Self { ranges }
     }
 
-    pub(crate) const fn ranges(&self) -> usize {
-        self.ranges.len()
+    pub(crate) fn ranges(&self) -> &[Range] {
+        &self.ranges
     }
 
     /// Seeds to detection, ascending.
@@ -145,7 +194,7 @@ impl fmt::Display for Catch {
 
 impl Hunt<'_> {
     /// Hunts in so many ranges, on all cores.
-    pub(crate) fn run(&self, bases: u64) -> Result<Catch, String> {
+    pub(crate) fn run(&self, bases: u64, pace: &Pace) -> Result<Catch, String> {
         let next = Mutex::new(0..bases);
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -153,7 +202,8 @@ impl Hunt<'_> {
                 scope.spawn(|| {
                     loop {
                         let Some(base) = next.lock().expect("no worker panics").next() else { return };
-                        let range = self.range(base * RANGE_STEP);
+                        let range = self.range(base * RANGE_STEP, pace);
+                        pace.range_ended();
                         results.lock().expect("no worker panics").push((base, range));
                     }
                 });
@@ -165,11 +215,11 @@ impl Hunt<'_> {
         Ok(Catch { ranges })
     }
 
-    fn range(&self, from: u64) -> Result<Range, String> {
-        let Some(summary) = play(self.planted, self.strategy, from, self.seeds)? else { return Ok(Range::Hung) };
+    fn range(&self, from: u64, pace: &Pace) -> Result<Range, String> {
+        let Some(summary) = play(self.planted, self.strategy, from, self.seeds, pace)? else { return Ok(Range::Hung) };
         let Some(Failure { seed, invariant }) = summary.failure else { return Ok(Range::Missed) };
         let seeds = seed - from + 1;
-        match self.clean.passes(self.strategy, from, seeds)? {
+        match self.clean.passes(self.strategy, from, seeds, pace)? {
             None => Ok(Range::Hung),
             Some(Summary { failure: Some(Failure { seed, .. }) }) => Ok(Range::Unclean { seed }),
             Some(Summary { failure: None }) => Ok(Range::Found { seeds, by: invariant }),
@@ -177,8 +227,25 @@ impl Hunt<'_> {
     }
 }
 
-/// Runs seeds to the first violation; `None` when that did not end in time.
-fn play(program: &Path, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+/// Runs seeds to the first violation; `None` when a piece of them did not end in time.
+fn play(program: &Path, strategy: &str, from: u64, seeds: u64, pace: &Pace) -> Result<Option<Summary>, String> {
+    let end = from + seeds;
+    for first in (from..end).step_by(PIECE_SEEDS as usize) {
+        let piece = PIECE_SEEDS.min(end - first);
+        match play_piece(program, strategy, first, piece)? {
+            Some(Summary { failure: None }) => pace.add(piece),
+            Some(Summary { failure: Some(failure) }) => {
+                pace.add(failure.seed - first + 1);
+                return Ok(Some(Summary { failure: Some(failure) }));
+            }
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Summary { failure: None }))
+}
+
+fn play_piece(program: &Path, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
+    interrupt::check()?;
     let mut child = Command::new(program)
         .args(["--strategy", strategy, "--from", &from.to_string(), "--seeds", &seeds.to_string()])
         .args(["--json", "--no-shrink", "--threads", "1"])
@@ -189,15 +256,19 @@ fn play(program: &Path, strategy: &str, from: u64, seeds: u64) -> Result<Option<
         .map_err(|error| format!("{}: {error}", program.display()))?;
     let began = Instant::now();
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if began.elapsed() >= RANGE_TIME_MAX {
+        let late = began.elapsed() >= PIECE_TIME_MAX;
+        let interrupted = interrupt::check();
+        if late || interrupted.is_err() {
             // It may also just have ended; either way it is not waited for any longer.
             let _ = child.kill();
             let _ = child.wait();
-            return Ok(None);
+            return interrupted.map(|()| None);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    // Ctrl-C ends it too, in the middle of its seeds.
+    interrupt::check()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
     serde_json::from_str(line).map(Some).map_err(|error| {
@@ -213,10 +284,10 @@ mod tests {
     fn a_catch_counts_only_where_the_bug_and_nothing_else_was_found() {
         let found = |seeds, by: &str| Range::Found { seeds, by: by.to_owned() };
         let catch = Catch { ranges: vec![found(7, "b"), found(3, "a"), found(5, "b")] };
-        assert!(catch.is_whole());
         assert_eq!((catch.seeds(), catch.checks()), (vec![3, 5, 7], vec![("b".to_owned(), 2), ("a".to_owned(), 1)]));
         for bad in [Range::Missed, Range::Hung, Range::Unclean { seed: 9 }] {
-            assert!(!Catch { ranges: vec![found(1, "a"), bad] }.is_whole());
+            let catch = Catch { ranges: vec![found(1, "a"), bad] };
+            assert_eq!((catch.seeds(), catch.checks()), (vec![1], vec![("a".to_owned(), 1)]));
         }
     }
 }
