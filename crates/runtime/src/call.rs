@@ -19,6 +19,15 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    pub(crate) const fn group(&self) -> GroupId {
+        match *self {
+            Self::Command { group, .. }
+            | Self::OpenSession { group }
+            | Self::Query { group, .. }
+            | Self::Admin { group, .. } => group,
+        }
+    }
+
     pub(crate) fn into_input<H>(self, token: Token) -> Input<H> {
         match self {
             Self::Command { group, level, session, body } => Input::Command { token, group, level, session, body },

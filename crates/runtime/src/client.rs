@@ -10,7 +10,7 @@ mod session;
 mod subscription;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -146,10 +146,21 @@ impl Known {
     }
 }
 
-struct Inner {
+/// What the clients of all groups share: the nodes and the connections to them.
+struct Pool {
     config: ClientConfig,
     cluster: ClusterId,
     nodes: DashMap<NodeId, Arc<Known>>,
+    /// Who asks for each group, for the watch over connections that fall silent.
+    clients: DashMap<GroupId, Weak<Inner>>,
+}
+
+/// The client of one group.
+struct Inner {
+    config: ClientConfig,
+    pool: Arc<Pool>,
+    /// The nodes that hold the group, where not all do.
+    members: Option<Vec<NodeId>>,
     routes: Routes,
     sessions: Sessions,
 }
@@ -174,19 +185,20 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(config: ClientConfig) -> Result<Self, ConnectError> {
-        let inner = Arc::new(Inner {
+        let pool = Arc::new(Pool {
             cluster: ClusterId::from_name(&config.cluster),
             nodes: DashMap::new(),
-            routes: Routes::new(),
-            sessions: Sessions::new(config.sessions_max.max(1)),
-            config,
+            clients: DashMap::new(),
+            config: config.clone(),
         });
         let mut last = ConnectError::NoAddress;
-        for address in inner.config.addresses.clone() {
-            match inner.dial(&address).await {
+        for address in config.addresses.clone() {
+            match pool.dial(&address).await {
                 Ok(connection) => {
+                    let inner = Inner::new(&pool, config, None);
                     inner.routes.begin(connection.welcome().node);
-                    inner.adopt(connection, Some(address));
+                    inner.begin(&connection);
+                    pool.adopt(connection, Some(address));
                     return Ok(Self(inner));
                 }
                 Err(GreetError::Refused(reason)) => last = ConnectError::Refused { address, reason },
@@ -198,6 +210,18 @@ impl Client {
         Err(last)
     }
 
+    /// The same client for another group of the cluster, with sessions of its own: it shares the connections. `members` are the
+    /// nodes that hold the group, the first of which is asked first; without any, all nodes are taken to.
+    #[must_use]
+    pub fn for_group(&self, group: GroupId, members: impl IntoIterator<Item = NodeId>) -> Self {
+        let members: Vec<NodeId> = members.into_iter().collect();
+        let first = members.first().copied().unwrap_or_else(|| self.home());
+        let config = ClientConfig { group, ..self.0.config.clone() };
+        let inner = Inner::new(&self.0.pool, config, Some(members).filter(|members| !members.is_empty()));
+        inner.routes.begin(first);
+        Self(inner)
+    }
+
     /// The settings.
     #[must_use]
     pub fn config(&self) -> &ClientConfig {
@@ -207,7 +231,8 @@ impl Client {
     /// The nodes that it knows and their addresses, ascending by id.
     #[must_use]
     pub fn nodes(&self) -> Vec<(NodeId, String)> {
-        let mut nodes: Vec<_> = self.0.nodes.iter().map(|node| (*node.key(), lock(&node.address).clone())).collect();
+        let mut nodes: Vec<_> =
+            self.0.pool.nodes.iter().map(|node| (*node.key(), lock(&node.address).clone())).collect();
         nodes.sort();
         nodes
     }
@@ -326,16 +351,7 @@ fn read_error(attempt: Attempt) -> ReadError {
     }
 }
 
-impl Inner {
-    fn node_ids(&self) -> Vec<NodeId> {
-        self.nodes.iter().map(|node| *node.key()).collect()
-    }
-
-    /// The next attempt goes elsewhere, unless it is for this node only.
-    fn lost(&self, node: NodeId) {
-        self.routes.lost(node, &self.node_ids());
-    }
-
+impl Pool {
     async fn dial(self: &Arc<Self>, address: &str) -> Result<Arc<Connection>, GreetError> {
         let dialing = Connection::dial(self, address);
         tokio::time::timeout(self.config.connect_time_max, dialing).await.map_err(|_| GreetError::TimedOut)?
@@ -348,9 +364,6 @@ impl Inner {
             // Where a node was reached is better than where it says that it listens.
             let reached = address.clone().filter(|_| *node == welcome.node);
             self.known(*node, reached.as_ref().unwrap_or(its_address));
-        }
-        if let (None, Some(leader)) = (self.routes.leader(), welcome.leader) {
-            self.routes.set_leader(leader);
         }
         let known = self.known(welcome.node, address.as_deref().unwrap_or_default());
         *lock(&known.connection) = Some(connection);
@@ -367,9 +380,48 @@ impl Inner {
         Arc::clone(&known)
     }
 
+    /// Who asks for a group, if anybody still does.
+    fn client_of(&self, group: GroupId) -> Option<Arc<Inner>> {
+        self.clients.get(&group).and_then(|client| client.upgrade())
+    }
+}
+
+impl Inner {
+    fn new(pool: &Arc<Pool>, config: ClientConfig, members: Option<Vec<NodeId>>) -> Arc<Self> {
+        let inner = Arc::new(Self {
+            pool: Arc::clone(pool),
+            members,
+            routes: Routes::new(),
+            sessions: Sessions::new(config.sessions_max.max(1)),
+            config,
+        });
+        pool.clients.insert(inner.config.group, Arc::downgrade(&inner));
+        inner
+    }
+
+    fn node_ids(&self) -> Vec<NodeId> {
+        match &self.members {
+            Some(members) => members.clone(),
+            None => self.pool.nodes.iter().map(|node| *node.key()).collect(),
+        }
+    }
+
+    /// The next attempt goes elsewhere, unless it is for this node only.
+    fn lost(&self, node: NodeId) {
+        self.routes.lost(node, &self.node_ids());
+    }
+
+    /// Takes what a new connection says of who leads. A node speaks of one group only, which need not be this one: a hint.
+    fn begin(&self, connection: &Connection) {
+        if let (None, None, Some(leader)) = (&self.members, self.routes.leader(), connection.welcome().leader) {
+            self.routes.set_leader(leader);
+        }
+    }
+
     /// A standing connection to a node, made if there is none.
-    async fn connection(self: &Arc<Self>, node: NodeId) -> Result<Arc<Connection>, String> {
-        let known = self.nodes.get(&node).map(|known| Arc::clone(&known));
+    async fn connection(&self, node: NodeId) -> Result<Arc<Connection>, String> {
+        let pool = &self.pool;
+        let known = pool.nodes.get(&node).map(|known| Arc::clone(&known));
         let known = known.ok_or_else(|| format!("node {node} is not known"))?;
         if let Some(connection) = known.standing() {
             return Ok(connection);
@@ -379,10 +431,11 @@ impl Inner {
             return Ok(connection);
         }
         let address = lock(&known.address).clone();
-        match self.dial(&address).await {
+        match pool.dial(&address).await {
             Ok(connection) => {
                 *lock(&known.connection) = Some(Arc::clone(&connection));
-                self.adopt(Arc::clone(&connection), None);
+                self.begin(&connection);
+                pool.adopt(Arc::clone(&connection), None);
                 Ok(connection)
             }
             Err(error) => Err(format!("node {node} at {address}: {error}")),
@@ -398,7 +451,7 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Reply, Attempt> {
         let connection = self.connection(node).await.map_err(Attempt::Unreachable)?;
-        connection.request(head, body, deadline).await.map_err(Attempt::Ended)
+        connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended)
     }
 
     /// A write where writes go. `SessionExpired` comes out only if the write is known to have had no effect.
@@ -547,7 +600,7 @@ impl Inner {
         leader: Option<NodeId>,
         pause: &mut Pause,
     ) -> Option<NodeId> {
-        let leader = leader.filter(|leader| *leader != from && self.nodes.contains_key(leader));
+        let leader = leader.filter(|leader| *leader != from && self.pool.nodes.contains_key(leader));
         if leader.is_some() {
             pause.skip_once();
         }
@@ -574,7 +627,7 @@ impl Inner {
             }
         }
         let Some((_, Some(leader))) = newest else { return false };
-        if leader == silent || !self.nodes.contains_key(&leader) {
+        if leader == silent || !self.pool.nodes.contains_key(&leader) {
             return false;
         }
         self.routes.set_leader(leader);

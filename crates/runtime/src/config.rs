@@ -8,6 +8,8 @@ use std::time::Duration;
 use replikit_core::{Event, GroupId, Guarantees, NodeId, Rejection, SessionSeq, WriteLevel};
 use replikit_core::{Queue, ReadLevel};
 
+use crate::gateway::GatewayAt;
+
 /// The group that a handle or client speaks to unless told otherwise.
 pub const DEFAULT_GROUP: GroupId = GroupId(1);
 
@@ -58,6 +60,8 @@ pub struct NodeConfig {
     pub events: Option<EventHook>,
     /// What the strategy promises; used by [`Store::guarantees`](replikit_core::Store::guarantees) of the handle.
     pub promise: Option<Promise>,
+    /// Answers requests for a group that the replica does not have.
+    pub gateway: Option<GatewayAt>,
 }
 
 impl NodeConfig {
@@ -75,6 +79,7 @@ impl NodeConfig {
             log_retained_bytes_max: 1 << 30,
             events: None,
             promise: None,
+            gateway: None,
         }
     }
 

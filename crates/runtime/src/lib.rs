@@ -74,6 +74,7 @@ mod counters;
 mod driver;
 mod error;
 mod feed;
+mod gateway;
 mod handle;
 mod kv;
 mod link;
@@ -96,6 +97,7 @@ pub use config::{
 };
 pub use counters::{NodeCounters, NodeStatus};
 pub use error::{ConnectError, OpenError};
+pub use gateway::{Gateway, GatewayAt, GatewayCall};
 pub use handle::Handle;
 pub use kv::{Kv, KvClient, KvHandle};
 pub use local::{LocalCluster, LocalConfig};

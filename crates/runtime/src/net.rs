@@ -13,6 +13,7 @@ use replikit_core::{ClusterId, Cursor, GroupId, Input, NodeId, Outcome, Rejectio
 use crate::call::Call;
 use crate::config::{Limits, Timing};
 use crate::counters::Counters;
+use crate::gateway::{self, GatewayAt};
 use crate::link::PeerLink;
 use crate::server::Connection;
 use crate::wire::ClientRequest;
@@ -71,6 +72,10 @@ pub(crate) struct Net<H> {
     pub(crate) limits: Limits,
     pub(crate) timing: Timing,
     pub(crate) counters: Arc<Counters>,
+    /// Who answers what is for no group of the replica.
+    pub(crate) gateway: Option<GatewayAt>,
+    /// Requests under way at the gateway.
+    pub(crate) passed: Cell<usize>,
     pub(crate) peers: BTreeMap<NodeId, Rc<PeerLink>>,
     /// Who leads, as far as the replica said.
     pub(crate) leader: Cell<Option<NodeId>>,
@@ -102,6 +107,8 @@ impl<H> Net<H> {
             limits,
             timing,
             counters,
+            gateway: None,
+            passed: Cell::new(0),
             peers,
             leader: Cell::new(None),
             closing: Cell::new(false),
@@ -119,10 +126,23 @@ impl<H> Net<H> {
     }
 
     /// Leaves a request for the loop; at the limit, or while shutting down, an answer is put in line.
-    pub(crate) fn requested(&self, connection: &Rc<Connection>, token: u64, request: ClientRequest) {
+    pub(crate) fn requested(self: &Rc<Self>, connection: &Rc<Connection>, token: u64, request: ClientRequest)
+    where
+        H: 'static,
+    {
         self.counters.requests.one();
+        let gateway = self.gateway.as_ref().filter(|gateway| gateway.group == request.group());
         let refusal = if self.closing.get() {
             Rejection::ShuttingDown
+        } else if let Some(gateway) = gateway {
+            let passed = match request {
+                ClientRequest::Call(call) => gateway::pass(self, &gateway.gateway, connection, token, call),
+                ClientRequest::Follow { .. } => Err(Rejection::Unsupported),
+            };
+            match passed {
+                Ok(()) => return,
+                Err(rejection) => rejection,
+            }
         } else if self.requests.get() >= self.limits.inbox_requests_max {
             self.counters.requests_busy.one();
             self.limits.busy()

@@ -48,6 +48,11 @@ impl<W> Requests<W> {
         self.entries.len() - self.free.len()
     }
 
+    /// Some waiter, if there is one.
+    pub(crate) fn first(&self) -> Option<&W> {
+        self.entries.iter().find_map(|entry| entry.waiter.as_ref())
+    }
+
     /// Takes out every waiter that this holds for.
     pub(crate) fn take_if(&mut self, mut condition: impl FnMut(&W) -> bool) -> Vec<W> {
         let free = &mut self.free;

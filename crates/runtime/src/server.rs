@@ -290,7 +290,7 @@ async fn hear_peer<R: Replica>(
     }
 }
 
-async fn hear_client<H>(net: &Rc<Net<H>>, stream: TcpStream, bytes: BytesMut) -> Result<(), End> {
+async fn hear_client<H: 'static>(net: &Rc<Net<H>>, stream: TcpStream, bytes: BytesMut) -> Result<(), End> {
     let connection = Rc::new(Connection::new(stream, Rc::clone(&net.bell)));
     let mut buffer = FrameBuffer::new(bytes, net.limits.client_frame_bytes_max);
     loop {

@@ -11,11 +11,11 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use replikit_core::Token;
+use replikit_core::{GroupId, Token};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::{Inner, lock};
+use super::{Pool, lock};
 use crate::requests::Requests;
 use crate::slot::{Completion, Ending, SlotCache};
 use crate::socket::{self, GreetError};
@@ -53,6 +53,7 @@ impl Ending for End {
 }
 
 struct Pending {
+    group: GroupId,
     completion: Completion<End>,
     deadline: Instant,
 }
@@ -86,10 +87,10 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) async fn dial(client: &Arc<Inner>, address: &str) -> Result<Arc<Self>, GreetError> {
-        let config = &client.config;
+    pub(super) async fn dial(pool: &Arc<Pool>, address: &str) -> Result<Arc<Self>, GreetError> {
+        let config = &pool.config;
         let stream = socket::connect(address, config.request_time_max).await?;
-        let (welcome, rest) = socket::greet(&stream, &Hello::new(client.cluster, PartyRole::Client)).await?;
+        let (welcome, rest) = socket::greet(&stream, &Hello::new(pool.cluster, PartyRole::Client)).await?;
         let connection = Arc::new(Self {
             stream,
             welcome,
@@ -104,7 +105,7 @@ impl Connection {
         let buffer = FrameBuffer::new(rest, config.frame_bytes_max);
         tokio::spawn(Arc::clone(&connection).read(buffer));
         tokio::spawn(Arc::clone(&connection).write());
-        tokio::spawn(watching(Arc::downgrade(&connection), Arc::downgrade(client), config.silence_max));
+        tokio::spawn(watching(Arc::downgrade(&connection), Arc::downgrade(pool), config.silence_max));
         Ok(connection)
     }
 
@@ -117,7 +118,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its end.
-    pub(super) async fn request(&self, head: &RequestHead, body: &[u8], deadline: Instant) -> End {
+    pub(super) async fn request(&self, group: GroupId, head: &RequestHead, body: &[u8], deadline: Instant) -> End {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             if self.has_room() {
@@ -132,26 +133,26 @@ impl Connection {
                 return Err(Ended::NotSent);
             }
         }
-        self.slots.request(|completion| self.submit(head, body, completion, deadline)).await
+        self.slots.request(|completion| self.submit(head, body, Pending { group, completion, deadline })).await
     }
 
     fn has_room(&self) -> bool {
         self.is_closed() || lock(&self.state).pending.len() < self.requests_max
     }
 
-    fn submit(&self, head: &RequestHead, body: &[u8], completion: Completion<End>, deadline: Instant) {
+    fn submit(&self, head: &RequestHead, body: &[u8], pending: Pending) {
         let mut state = lock(&self.state);
         // Under the lock: whoever closes the connection takes it to end all requests.
         if self.is_closed() {
             drop(state);
-            drop(completion.end(Err(Ended::NotSent)));
+            drop(pending.completion.end(Err(Ended::NotSent)));
             return;
         }
         if state.pending.len() == 0 {
             // Silence counts from the first request that is owed an answer.
             self.hear();
         }
-        let Token(token) = state.pending.insert(Pending { completion, deadline });
+        let Token(token) = state.pending.insert(pending);
         encode_request(token, head, body, &mut state.out);
         let writer = state.writer.take();
         drop(state);
@@ -255,11 +256,11 @@ impl Connection {
         }
     }
 
-    /// Ends the requests whose time is over; whether any is left.
-    fn expire(&self, now: Instant) -> bool {
+    /// Ends the requests whose time is over; the group of one that is left.
+    fn expire(&self, now: Instant) -> Option<GroupId> {
         let mut state = lock(&self.state);
         let late = state.pending.take_if(|pending| pending.deadline <= now);
-        let left = state.pending.len() > 0;
+        let left = state.pending.first().map(|pending| pending.group);
         drop(state);
         if !late.is_empty() {
             for pending in late {
@@ -278,22 +279,23 @@ fn wake(waker: Option<Waker>) {
 }
 
 /// [`watch`] as a trait object: it may dial, and dialling starts it.
-fn watching(connection: Weak<Connection>, client: Weak<Inner>, silence_max: Duration) -> Watching {
-    Box::pin(watch(connection, client, silence_max))
+fn watching(connection: Weak<Connection>, pool: Weak<Pool>, silence_max: Duration) -> Watching {
+    Box::pin(watch(connection, pool, silence_max))
 }
 
 type Watching = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Ends late requests, and the connection if its node has fallen silent while another one leads.
-async fn watch(connection: Weak<Connection>, client: Weak<Inner>, silence_max: Duration) {
+async fn watch(connection: Weak<Connection>, pool: Weak<Pool>, silence_max: Duration) {
     let mut tick = tokio::time::interval((silence_max / 4).clamp(Duration::from_millis(1), Duration::from_millis(50)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         let Some(connection) = connection.upgrade().filter(|connection| !connection.is_closed()) else { return };
-        let Some(client) = client.upgrade() else { return connection.close() };
-        let owing = connection.expire(Instant::now());
-        if owing && connection.silent_for() >= silence_max {
+        let Some(pool) = pool.upgrade() else { return connection.close() };
+        // A node that stands still owes for all its groups: one of them tells.
+        let owed = connection.expire(Instant::now()).filter(|_| connection.silent_for() >= silence_max);
+        if let Some(client) = owed.and_then(|group| pool.client_of(group)) {
             let node = connection.welcome.node;
             if client.leads_elsewhere(node).await && connection.silent_for() >= silence_max {
                 tracing::info!(%node, "fell silent while another node leads");

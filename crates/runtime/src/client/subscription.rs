@@ -35,7 +35,7 @@ impl Wire {
     async fn next(&mut self, client: &Inner) -> Option<FeedReply> {
         loop {
             if let Some(frame) = self.buffer.next().ok()? {
-                return decode_feed(frame, client.cluster).ok();
+                return decode_feed(frame, client.pool.cluster).ok();
             }
             match socket::read(&self.stream, &mut self.buffer).await {
                 Ok(read) if read > 0 => self.buffer.filled(read),
@@ -128,12 +128,12 @@ impl Inner {
     }
 
     async fn follow_at(&self, node: NodeId, from: Cursor) -> Result<(Wire, FeedReply), GreetError> {
-        let known = self.nodes.get(&node).map(|known| lock(&known.address).clone());
+        let known = self.pool.nodes.get(&node).map(|known| lock(&known.address).clone());
         let address = known.ok_or_else(|| GreetError::Protocol(format!("node {node} is not known")))?;
         let stream = socket::connect(&address, self.config.request_time_max).await?;
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        let (_, rest) = socket::greet(&stream, &Hello::new(self.cluster, PartyRole::Client)).await?;
+        let (_, rest) = socket::greet(&stream, &Hello::new(self.pool.cluster, PartyRole::Client)).await?;
         let mut request = BytesMut::new();
         encode_request(TOKEN, &RequestHead::Follow { group: self.config.group, from }, &[], &mut request);
         socket::write_all(&stream, &request).await?;

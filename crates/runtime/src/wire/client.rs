@@ -65,6 +65,16 @@ pub(crate) enum ClientRequest {
     Follow { group: GroupId, from: Cursor },
 }
 
+impl ClientRequest {
+    /// The group that it names.
+    pub(crate) const fn group(&self) -> GroupId {
+        match self {
+            Self::Call(call) => call.group(),
+            Self::Follow { group, .. } => *group,
+        }
+    }
+}
+
 /// What a subscriber gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FeedReply {

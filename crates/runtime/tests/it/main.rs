@@ -5,6 +5,7 @@ mod changes;
 mod client;
 mod disk;
 mod equal;
+mod gateway;
 mod hostile;
 mod local;
 mod node;
