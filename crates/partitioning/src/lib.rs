@@ -47,6 +47,7 @@ pub mod handoff;
 mod id;
 mod load;
 mod map;
+mod meta;
 mod partitioner;
 pub mod placement;
 mod span;
@@ -61,6 +62,9 @@ pub use load::Load;
 pub use map::{
     After, Catchup, Change, DELTAS_MAX, Decision, Delta, DeltaError, DeltaLog, Fit, Handoff, MapError, Misrouted,
     PARTITIONS_MAX, Partition, PartitionMap, Refused, Route, STALE_ENTRIES_MAX, StaleRoute,
+};
+pub use meta::{
+    META_DELTAS_MAX, META_VERSION, MetaAnswer, MetaCommand, MetaMachine, MetaMalformed, MetaQuery, MetaReply,
 };
 pub use partitioner::{
     BoundError, HashSlots, HashThenRange, HashedPrefix, KeyOrder, Partitioner, Position, SLOTS, Scheme, Slot, SlotHash,
