@@ -214,6 +214,15 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     Ok(Run::of(&world, (subject.crowd.writes, subject.crowd.reads), subject.probes))
 }
 
+/// Whether all that are up may have forgotten something, for their logs were cut, and wait for one that is down for good: each
+/// asks all.
+fn all_wait<S: SimStorage>(world: &World<MultiLeader, S>, dead: &[NodeId]) -> bool {
+    let replicas = world.replicas();
+    let nodes = replicas.nodes();
+    let asks = |node: &NodeId| replicas.replica(*node).is_none_or(|replica| replica.origin().is_none());
+    nodes.iter().any(|node| dead.contains(node) || world.is_refused(*node)) && nodes.iter().all(asks)
+}
+
 fn play<S: SimStorage>(
     plan: &Plan,
     world: &mut World<MultiLeader, S>,
@@ -240,7 +249,8 @@ fn play<S: SimStorage>(
     let served = |_: &World<MultiLeader, S>, subject: &MultiSubject| {
         subject.crowd.writes >= wanted.0 && subject.crowd.reads >= wanted.1
     };
-    let must_serve = |world: &World<MultiLeader, S>| world.must_serve() && world.is_bounded();
+    let must_serve =
+        |world: &World<MultiLeader, S>| world.must_serve() && world.is_bounded() && !all_wait(world, &dead);
     if !world.run_while(patience, subject, served).map_err(text)? && must_serve(world) {
         return Err(format!("converges: nothing is served any more: {}", describe(world)));
     }
