@@ -16,9 +16,9 @@ use serde::Deserialize;
 use super::interrupt;
 
 /// Seeds that one call of the simulator runs: between two calls, progress is shown and Ctrl-C is seen.
-const PIECE_SEEDS: u64 = 64;
-/// One piece takes at most this long: a bug may make a seed run for ever.
-const PIECE_TIME_MAX: Duration = Duration::from_secs(180);
+const PIECE_SEEDS: u64 = 32;
+/// One piece takes at most this long, on a machine that has other work too: a bug may make a seed run for ever.
+const PIECE_TIME_MAX: Duration = Duration::from_secs(900);
 /// Distance between the first seeds of two ranges.
 const RANGE_STEP: u64 = 1_000_000;
 
