@@ -211,15 +211,17 @@ impl Fallback {
         self.maybe_snapshot();
     }
 
-    /// Tells an owner what is kept for it, so much at a time.
+    /// Tells an owner what is kept for it, so much at a time. That its link is down is hearsay, and that it is up again may never
+    /// be heard: such an owner is told one thing at a time, and the rest once it confirms that.
     fn deliver(&mut self, now: Now, owner: NodeId) {
-        if self.begun > self.durable || self.down.contains(&owner) {
+        if self.begun > self.durable {
             return;
         }
+        let most = if self.down.contains(&owner) { 1 } else { UNDER_WAY_MAX };
         let patience = self.config.timing.exchange * 4;
         let under_way = self.under_way.entry(owner).or_default();
         under_way.retain(|_, sent| now.mono.since(*sent) < patience);
-        let room = UNDER_WAY_MAX.saturating_sub(under_way.len());
+        let room = most.saturating_sub(under_way.len());
         let due = self.hints.of(owner).filter(|(_, hint)| !under_way.contains_key(&hint.number)).take(room);
         let due: Vec<Repair> = due
             .map(|(key, hint)| Repair {

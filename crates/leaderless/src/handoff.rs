@@ -71,6 +71,8 @@ impl Leaderless {
         }
         let Some(origin) = self.origin() else { return };
         self.hint_turn = self.hint_turn.wrapping_add(1);
+        // That their links are down is hearsay: they are tried again.
+        self.down.retain(|node| !self.config.fallbacks.nodes.contains(node));
         for (sequence, key, has) in self.writing.unfinished(AGAIN_MAX) {
             self.hint(origin, sequence, &key, has);
         }
