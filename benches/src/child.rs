@@ -56,6 +56,12 @@ impl Process {
         Ok(Self { child, name: name.to_owned(), output: output.to_owned() })
     }
 
+    /// Its number at the kernel.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> &str {

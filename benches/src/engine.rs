@@ -1,19 +1,22 @@
 //! Engines: what is measured, as running processes behind one trait. To add one: implement [`Engine`], add a variant to
 //! [`EngineKind`] and cases to [`suite`](crate::suite).
 
+pub mod baseline;
 pub mod leaderless;
 pub mod multi_leader;
 pub mod nodes;
 pub mod single_leader;
-pub mod single_thread;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
 use replikit_core::{Guarantees, ReadLevel, WriteLevel};
+use replikit_runtime::NodeCounters;
 
+use self::baseline::Architecture;
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 
@@ -47,17 +50,27 @@ pub trait Engine {
         Ok(None)
     }
 
-    /// Calls of `fsync` and `fdatasync` since its start, on each node.
+    /// What each node has counted since its start.
     ///
     /// # Errors
     /// When a node does not answer.
-    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError>;
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError>;
+
+    /// Its processes, whose use of the machine is measured; none for what runs in this one.
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// How it is set up: names and values for the report.
+    fn configuration(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// What its nodes have counted that only their strategy counts, a line for each node.
     ///
     /// # Errors
     /// When a node does not answer.
-    async fn counted(&self) -> Result<Vec<String>, BenchError> {
+    async fn remarks(&self) -> Result<Vec<String>, BenchError> {
         Ok(Vec::new())
     }
 
@@ -72,6 +85,27 @@ pub trait Engine {
     /// # Errors
     /// When a process does not end when it is asked to.
     async fn stop(self: Box<Self>) -> Result<(), BenchError>;
+}
+
+/// What a node has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Calls of `fsync` and `fdatasync`.
+    pub fsyncs: u64,
+    /// Bytes that it sent, to clients and to other nodes; `None` where it does not count them.
+    pub bytes_sent: Option<u64>,
+    /// Messages that it sent to other nodes; `None` where it does not count them, or there are none.
+    pub messages_sent: Option<u64>,
+}
+
+impl From<&NodeCounters> for Counted {
+    fn from(counters: &NodeCounters) -> Self {
+        Self {
+            fsyncs: counters.fsyncs,
+            bytes_sent: Some(counters.bytes_sent),
+            messages_sent: Some(counters.messages_sent),
+        }
+    }
 }
 
 /// A part of an audit log.
@@ -94,8 +128,8 @@ pub enum EngineKind {
     Leaderless(Sizes),
     /// The same, with keys that are compared and set.
     LeaderlessCas(Askers),
-    /// The one-process baseline.
-    SingleThread(Sync),
+    /// One plain machine.
+    Baseline(Architecture, Sync),
 }
 
 /// How many of the three owners take part in a request.
@@ -148,8 +182,14 @@ impl EngineKind {
             Self::MultiLeader => "multi-leader",
             Self::Leaderless(_) => "leaderless",
             Self::LeaderlessCas(_) => "leaderless-cas",
-            Self::SingleThread(_) => "single-thread",
+            Self::Baseline(architecture, _) => architecture.name(),
         }
+    }
+
+    /// Whether it is there to be beaten, and promises one copy only.
+    #[must_use]
+    pub const fn is_baseline(self) -> bool {
+        matches!(self, Self::Baseline(..))
     }
 
     /// What it consists of.
@@ -157,7 +197,8 @@ impl EngineKind {
     pub const fn setup(self) -> &'static str {
         match self {
             Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) | Self::LeaderlessCas(_) => "3 nodes",
-            Self::SingleThread(_) => "1 process",
+            Self::Baseline(Architecture::SharedDisk, _) => "3 processes",
+            Self::Baseline(..) => "1 process",
         }
     }
 
@@ -171,7 +212,9 @@ impl EngineKind {
             Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder).await?),
             Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, sizes).await?),
             Self::LeaderlessCas(askers) => Box::new(leaderless::LeaderlessCas::start(folder, askers).await?),
-            Self::SingleThread(sync) => Box::new(single_thread::SingleThread::start(folder, sync).await?),
+            Self::Baseline(architecture, sync) => {
+                Box::new(baseline::Baseline::start(folder, architecture, sync).await?)
+            }
         })
     }
 }

@@ -29,6 +29,9 @@ pub enum BenchError {
     /// The data could not be read back. Blame: the engine.
     #[error("reading back failed: {0}")]
     ReadBack(#[from] ReadError),
+    /// A results file cannot be used. Blame: the caller.
+    #[error(transparent)]
+    Results(#[from] crate::record::ReadError),
     /// The command line asks for something that does not exist. Blame: the caller.
     #[error("{0}")]
     Usage(String),

@@ -13,7 +13,9 @@
 #![deny(unsafe_code)]
 
 pub mod allocations;
+pub mod case;
 pub mod child;
+pub mod compare;
 pub mod disk_log;
 pub mod engine;
 pub mod error;
@@ -23,9 +25,12 @@ pub mod handle;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod place;
 pub mod probe;
 pub mod progress;
 pub mod protocol;
+pub mod rank;
+pub mod record;
 pub mod recorder;
 pub mod replication;
 pub mod report;
@@ -35,6 +40,7 @@ pub mod staleness;
 pub mod suite;
 pub mod table;
 pub mod timeline;
+pub mod usage;
 pub mod verify;
 pub mod workload;
 pub mod zipf;

@@ -59,11 +59,7 @@ impl Probes {
     /// `near`, `far`, or `one core`.
     #[must_use]
     pub fn mode(&self) -> &'static str {
-        match self.cross_core {
-            None => "one core",
-            Some(round_trip) if round_trip < NEAR_MAX => "near",
-            Some(_) => "far",
-        }
+        mode(self.cross_core)
     }
 
     /// What a replicated durable write costs at best on this machine: one fdatasync beside two others, and two round trips.
@@ -91,7 +87,9 @@ impl Probes {
     /// The figures; `when` is `before` or `after`.
     #[must_use]
     pub fn figures(&self, when: &str) -> Vec<Figure> {
-        let subject = Subject { engine: "machine".to_owned(), workload: format!("probe {when}"), ..Subject::default() };
+        let mut subject =
+            Subject { engine: "machine".to_owned(), workload: format!("probe {when}"), ..Subject::default() };
+        subject.settings.insert("cores".to_owned(), self.mode().to_owned());
         let nanos =
             |metric: &str, value: Duration| subject.figure(metric, value.as_nanos() as f64, "ns", Better::Neither);
         let mut figures: Vec<Figure> =
@@ -101,8 +99,35 @@ impl Probes {
             figures.push(nanos(&format!("fdatasync 4 KiB overwrite, {name}, p99"), latencies.quantile(0.99)));
         }
         figures.push(nanos("loopback TCP round trip 64 B, p50", self.loopback.quantile(0.5)));
+        figures.push(nanos("durable replicated write at best", self.write_floor()));
         figures
     }
+}
+
+/// What a round trip between two cores says about them: `near`, `far`, or `one core`.
+#[must_use]
+pub fn mode(cross_core: Option<Duration>) -> &'static str {
+    match cross_core {
+        None => "one core",
+        Some(round_trip) if round_trip < NEAR_MAX => "near",
+        Some(_) => "far",
+    }
+}
+
+/// How far the cores are from each other, right before and after a set of cases: see [`Probes::cross_core`]. Blocks for this
+/// long.
+#[must_use]
+pub fn distance(effort: Duration) -> Option<Duration> {
+    cross_core(effort)
+}
+
+/// The figures of such a probe, `when` being `before` or `after` a set.
+#[must_use]
+pub fn distance_figures(cross_core: Option<Duration>, when: &str) -> Vec<Figure> {
+    let mut subject = Subject { engine: "machine".to_owned(), workload: format!("probe {when}"), ..Subject::default() };
+    subject.settings.insert("cores".to_owned(), mode(cross_core).to_owned());
+    let nanos = cross_core.map_or(0.0, |time| time.as_nanos() as f64);
+    vec![subject.figure("cross-core round trip", nanos, "ns", Better::Neither)]
 }
 
 /// Two threads, each pinned to a core, hand one number to and fro.

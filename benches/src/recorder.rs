@@ -58,6 +58,23 @@ impl Latencies {
         Duration::from_nanos(self.nanos.max())
     }
 
+    /// For ascending latencies in microseconds, which share of the requests took longer: few points, denser where few are left.
+    #[must_use]
+    pub fn survival(&self) -> Vec<(f64, f64)> {
+        let count = self.count();
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        let mut left = 1.0_f64;
+        while count > 0 && left * count as f64 >= 1.0 {
+            let micros = self.quantile(1.0 - left).as_nanos() as f64 / 1e3;
+            match points.last_mut() {
+                Some(last) if last.0 >= micros => last.1 = left,
+                _ => points.push((micros, left)),
+            }
+            left *= 0.75;
+        }
+        points
+    }
+
     /// Writes the percentile distribution in the text format that HdrHistogram's plotters read; values in microseconds.
     ///
     /// # Errors
@@ -102,6 +119,20 @@ mod tests {
         assert!(close(latencies.quantile(0.999), 999.0), "{:?}", latencies.quantile(0.999));
         assert!(close(latencies.max(), 1_000.0), "{:?}", latencies.max());
         assert_eq!(latencies.count(), 1_000);
+    }
+
+    #[test]
+    fn survival_falls_from_all_requests_to_one() {
+        assert!(Latencies::new().survival().is_empty());
+        let mut latencies = Latencies::new();
+        for micros in [0, 0, 0, 0, 0, 0, 5, 10, 20, 40] {
+            latencies.record(Duration::from_micros(micros));
+        }
+        let points = latencies.survival();
+        assert!(points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 > pair[1].1), "{points:?}");
+        // Six of ten took no time: the first point says which share took longer than that, about.
+        assert!((0.3..0.5).contains(&points[0].1), "{points:?}");
+        assert!(points.last().expect("there are points").1 >= 0.1);
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl Timeline {
         &self.counts
     }
 
+    /// What was done to the cluster, and when.
+    #[must_use]
+    pub fn marks(&self) -> &[(Duration, String)] {
+        &self.marks
+    }
+
     /// One line per second: acknowledged writes per second in each bucket, and the marks of that second.
     #[must_use]
     pub fn render(&self) -> String {

@@ -1,5 +1,6 @@
 //! The leaderless cluster: three nodes that all take requests, with quorums of given sizes; the load is spread over them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of, guarantees_o
 
 use super::multi_leader::MultiLeader;
 use super::nodes::NODES;
-use super::{Askers, Audited, Engine, Sizes};
+use super::{Askers, Audited, Counted, Engine, Sizes};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 
@@ -60,12 +61,20 @@ impl Engine for Leaderless {
         self.cluster.audited().await
     }
 
-    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
-        self.cluster.fsyncs().await
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        self.cluster.counted().await
     }
 
-    async fn counted(&self) -> Result<Vec<String>, BenchError> {
-        self.cluster.counted().await
+    fn processes(&self) -> Vec<u32> {
+        self.cluster.processes()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.cluster.configuration()
+    }
+
+    async fn remarks(&self) -> Result<Vec<String>, BenchError> {
+        self.cluster.remarks().await
     }
 
     fn check(&mut self) -> Result<(), BenchError> {
@@ -114,8 +123,16 @@ impl Engine for LeaderlessCas {
         None
     }
 
-    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
-        self.cluster.fsyncs().await
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        self.cluster.counted().await
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.cluster.processes()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.cluster.configuration()
     }
 
     fn check(&mut self) -> Result<(), BenchError> {

@@ -1,5 +1,6 @@
 //! The multi-leader cluster: three nodes that all take writes; the load is spread over them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus,
 
 use super::nodes::{NODES, Nodes};
 use super::single_leader::shared;
-use super::{Audited, Engine};
+use super::{Audited, Counted, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 
@@ -182,11 +183,19 @@ impl Engine for MultiLeader {
         }
     }
 
-    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
-        Ok(self.statuses().await?.iter().map(|status| status.counters.fsyncs).collect())
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
     }
 
-    async fn counted(&self) -> Result<Vec<String>, BenchError> {
+    fn processes(&self) -> Vec<u32> {
+        self.nodes.processes()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.nodes.configuration()
+    }
+
+    async fn remarks(&self) -> Result<Vec<String>, BenchError> {
         let line = |status: &NodeStatus| {
             let figures = status.replica.figures.iter().filter(|figure| figure.count > 0);
             let figures: Vec<String> = figures.map(|figure| format!("{} {}", figure.count, figure.of)).collect();

@@ -1,5 +1,6 @@
 //! Three processes of the node program on loopback, each with its log on disk: what the replicated engines have in common.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +86,26 @@ impl Nodes {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         Self::ids().map(|node| self.address(node).to_string()).collect()
+    }
+
+    /// The processes that run.
+    pub fn processes(&self) -> Vec<u32> {
+        self.processes.iter().flatten().map(Process::id).collect()
+    }
+
+    /// How they were started.
+    pub fn configuration(&self) -> BTreeMap<String, String> {
+        let arguments = match self.arguments {
+            [] => "none beyond cluster, id, addresses and data".to_owned(),
+            arguments => arguments.join(" "),
+        };
+        let settings = [
+            ("program", "replikit node".to_owned()),
+            ("nodes", NODES.to_string()),
+            ("arguments", arguments),
+            ("sync", "one fdatasync for all that is at hand; who waits for it is the write level".to_owned()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Starts a node that does not run, on the data that it left.

@@ -1,5 +1,6 @@
 //! The single-leader cluster: three nodes, driven through the client over TCP.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,8 @@ use replikit_core::{Guarantees, NodeId, Role, Store, WriteLevel, WriteRequest};
 use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
 use replikit_single_leader::guarantees;
 
-use super::Engine;
 use super::nodes::Nodes;
+use super::{Counted, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 
@@ -115,8 +116,16 @@ impl Engine for SingleLeader {
         self.clients[0].guarantees(write_level)
     }
 
-    async fn fsyncs(&self) -> Result<Vec<u64>, BenchError> {
-        Ok(self.statuses().await?.iter().map(|status| status.counters.fsyncs).collect())
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.nodes.processes()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.nodes.configuration()
     }
 
     fn check(&mut self) -> Result<(), BenchError> {

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, also in a function that it calls")]
 
 mod program;
+mod report;
 mod stores;

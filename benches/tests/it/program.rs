@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use replikit_benches::figure::{Figure, Header, SCHEMA_VERSION};
+use replikit_benches::record::{Kind, Run};
 
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_replikit-bench")).args(arguments).output().unwrap()
@@ -30,14 +30,10 @@ fn a_run_of_the_baseline_leaves_its_figures_and_no_data() {
     assert!(output.status.success(), "{shown}\n{errors}");
     assert!(shown.contains("acked = on the one disk"), "guarantees stand beside the figures: {shown}");
 
-    let lines = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
-    let mut lines = lines.lines();
-    let header: Header = serde_json::from_str(lines.next().unwrap()).unwrap();
-    assert_eq!(header.schema, SCHEMA_VERSION);
-    let figures: Vec<Figure> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    let run = Run::read(&out).unwrap();
     let value = |metric: &str, clients| {
-        let mut found = figures.iter().filter(|figure| figure.metric == metric && figure.clients == clients);
-        found.next().unwrap_or_else(|| panic!("no {metric} of {clients} clients")).value
+        let mut found = run.of(Kind::Case).filter(|record| record.clients == clients);
+        found.find_map(|record| record.value(metric)).unwrap_or_else(|| panic!("no {metric} of {clients} clients"))
     };
     assert!(value("throughput", 1) > 0.0 && value("throughput", 64) > 0.0);
     let per_write = value("fsyncs per write, node 1", 1);
@@ -45,9 +41,89 @@ fn a_run_of_the_baseline_leaves_its_figures_and_no_data() {
     assert!(value("fsyncs per write, node 1", 64) < 0.9, "many clients share their syncs");
     assert_eq!(value("acked writes lost", 64), 0.0);
 
+    assert!(value("processor time per request", 64) > 0.1, "a request takes longer than 100 ns");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("on the one disk") && page.ends_with("</html>\n"));
+
     let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name == "data"), "{left:?}");
     assert_eq!(left.iter().filter(|name| name.to_string_lossy().ends_with(".hgrm")).count(), 2, "{left:?}");
+}
+
+/// The baselines with one file, each with few and many clients: read back like any other engine, so that a write that one thread
+/// or process hid from another would be found.
+#[test]
+fn threads_and_processes_that_share_a_file_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for engine in ["shared-memory", "shared-disk"] {
+        let out = folder.path().join(engine);
+        let suite = ["--suite", "default", "--engine", engine, "--rounds", "1", "--only", "64 clients"];
+        let output = bench(&[&suite[..], &["--out", out.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+        let run = Run::read(&out).unwrap();
+        let cases: Vec<_> = run.of(Kind::Case).collect();
+        assert_eq!(cases.len(), 3, "writes and reads with a sync, writes without");
+        for case in cases {
+            assert!(case.value("throughput").unwrap() > 0.0, "{}", case.name);
+            assert!(case.value("keys read back").unwrap() > 0.0 && case.value("acked writes lost") == Some(0.0));
+            assert_eq!(case.value("wrong reads"), Some(0.0));
+            assert_eq!(case.value("requests failed"), Some(0.0));
+        }
+    }
+}
+
+#[test]
+fn a_run_that_was_cut_short_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let asked = ["--suite", "smoke", "--engine", "single-thread", "--rounds", "2"];
+    let whole = bench(&[&asked[..], &["--out", out.to_str().unwrap()]].concat());
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    let measured = Run::read(&out).unwrap().of(Kind::Case).count();
+    assert_eq!(measured, 2 * 3);
+
+    // As if the process had been killed while it wrote the fourth case.
+    let path = out.join("results.jsonl");
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let fourth = lines.match_indices("\"kind\":\"case\"").nth(3).unwrap().0;
+    std::fs::write(&path, &lines[..fourth]).unwrap();
+    let resumed = bench(&[&asked[..], &["--resume", out.to_str().unwrap()]].concat());
+    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    let run = Run::read(&out).unwrap();
+    assert_eq!((run.of(Kind::Case).count(), run.resumed.len()), (measured, 1));
+    let begun = text(&resumed.stderr).lines().filter(|line| line.contains("s left] round")).count();
+    assert_eq!(begun, 3, "what the results have is not measured again: {}", text(&resumed.stderr));
+
+    let other = bench(&["--suite", "smoke", "--seed", "2", "--resume", out.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(2), "another run is not mixed into this one");
+}
+
+#[test]
+fn a_result_compared_with_itself_is_no_regression_and_with_too_few_rounds_no_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("results.jsonl");
+    let recorded = include_str!("data/results.jsonl");
+    std::fs::write(&path, recorded).unwrap();
+    let path = path.to_str().unwrap();
+    let few = bench(&["compare", path, path]);
+    assert_eq!(few.status.code(), Some(3), "{}", text(&few.stdout));
+    let sure = bench(&["compare", path, path, "--confidence", "0"]);
+    assert_eq!(sure.status.code(), Some(0), "{}", text(&sure.stdout));
+    let slower = folder.path().join("slower.jsonl");
+    let mut lines = String::new();
+    for line in recorded.lines() {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        for figure in value["figures"].as_array_mut().into_iter().flatten() {
+            if figure["metric"] == "processor time per request" {
+                figure["value"] = (figure["value"].as_f64().unwrap() * 1.5).into();
+            }
+        }
+        lines.push_str(&format!("{value}\n"));
+    }
+    std::fs::write(&slower, lines).unwrap();
+    let slower = bench(&["compare", path, slower.to_str().unwrap(), "--confidence", "0"]);
+    assert_eq!(slower.status.code(), Some(1), "{}", text(&slower.stdout));
+    assert!(text(&slower.stdout).contains("REGRESSION"));
 }
 
 #[test]
@@ -70,7 +146,7 @@ fn an_interrupted_run_kills_its_processes_and_removes_its_data() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let server_log = out.join("data").join("engine-0").join("single-thread.log");
+    let server_log = out.join("data").join("set-1").join("single-thread.log");
     let listening = || std::fs::read_to_string(&server_log).is_ok_and(|log| log.contains("listening on"));
     while !listening() {
         assert!(child.try_wait().unwrap().is_none(), "the run goes on until it is interrupted");

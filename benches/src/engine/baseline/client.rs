@@ -17,13 +17,14 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 
-use super::guarantees;
 use super::wire::{Frame, Kind};
+use super::{Architecture, guarantees};
 
 /// A connection to the baseline; closed when the last clone is gone.
 #[derive(Debug)]
 pub(super) struct Client {
     shared: Arc<Shared>,
+    architecture: Architecture,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +58,14 @@ impl Shared {
 
 impl Client {
     /// Connects. Its tasks live on the current runtime.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(super) async fn connect(address: SocketAddr, architecture: Architecture) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Shared::default());
         tokio::spawn(receive(reader, shared.clone()));
         tokio::spawn(send(writer, shared.clone()));
-        Ok(Self { shared })
+        Ok(Self { shared, architecture })
     }
 
     /// The answer to one request; the error says why the connection ended.
@@ -182,6 +183,6 @@ impl Store for Client {
     }
 
     fn guarantees(&self, level: WriteLevel) -> Guarantees {
-        guarantees(level)
+        guarantees(self.architecture, level)
     }
 }

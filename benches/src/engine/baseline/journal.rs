@@ -1,13 +1,16 @@
-//! The baseline's append file.
+//! The append file of the baselines.
 //!
 //! Invariants: records lie back to back from the start; a record is whole if its checksum says so, and the first that is not
 //! ends the file. The file is filled with zeros ahead, so that an fdatasync changes data only; an append that is out of room
-//! pays for the next piece.
+//! pays for the next piece. Where several processes append, each does so with the lock held, and catches up with the others
+//! first: the lock's file says where the last one ended.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::engine::Sync;
 
@@ -23,6 +26,8 @@ pub(super) struct Journal {
     room: u64,
     pending: Vec<u8>,
     fsyncs: u64,
+    /// Held while this process appends; `None` where no other does.
+    lock: Option<File>,
 }
 
 impl Journal {
@@ -35,8 +40,51 @@ impl Journal {
             apply(record);
             end += HEAD_BYTES + record.len();
         }
-        let journal = Self { file, sync, end: end as u64, room: bytes.len() as u64, pending: Vec::new(), fsyncs: 0 };
+        let journal =
+            Self { file, sync, end: end as u64, room: bytes.len() as u64, pending: Vec::new(), fsyncs: 0, lock: None };
         Ok(journal)
+    }
+
+    /// The same where other processes append to the file as well.
+    pub(super) fn open_locked(path: &Path, sync: Sync, apply: impl FnMut(&[u8])) -> io::Result<Self> {
+        let lock =
+            File::options().read(true).write(true).create(true).truncate(false).open(path.with_extension("lock"))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let mut journal = Self::open(path, sync, apply)?;
+        lock.write_all_at(&journal.end.to_le_bytes(), 0)?;
+        flock(&lock, FlockOperation::Unlock)?;
+        journal.lock = Some(lock);
+        Ok(journal)
+    }
+
+    /// Waits for the lock, where there is one; hands to `apply` what the others have appended meanwhile.
+    pub(super) fn lock(&mut self, mut apply: impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        flock(lock, FlockOperation::LockExclusive)?;
+        let mut end = [0; 8];
+        lock.read_exact_at(&mut end, 0)?;
+        let end = u64::from_le_bytes(end);
+        if end > self.end {
+            let mut bytes = vec![0; (end - self.end) as usize];
+            self.file.read_exact_at(&mut bytes, self.end)?;
+            let mut at = 0;
+            while let Some(record) = record(&bytes[at..]) {
+                apply(record);
+                at += HEAD_BYTES + record.len();
+            }
+            if at < bytes.len() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "another process left a broken record"));
+            }
+            self.end = end;
+        }
+        Ok(())
+    }
+
+    /// Says where the file ends now, and lets the others in.
+    pub(super) fn unlock(&mut self) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        lock.write_all_at(&self.end.to_le_bytes(), 0)?;
+        Ok(flock(lock, FlockOperation::Unlock)?)
     }
 
     /// Adds a record to the next [`commit`](Self::commit).
@@ -52,6 +100,9 @@ impl Journal {
             return Ok(());
         }
         let end = self.end + self.pending.len() as u64;
+        if end > self.room && self.lock.is_some() {
+            self.room = self.file.metadata()?.len();
+        }
         if end > self.room {
             let zeros = vec![0; (end + AHEAD_BYTES - self.room) as usize];
             self.file.write_all_at(&zeros, self.room)?;
@@ -112,5 +163,29 @@ mod tests {
         found.clear();
         Journal::open(&path, Sync::Never, |record| found.push(record.to_vec())).expect("it opens");
         assert_eq!(found, [&b"one"[..], b"two", b"four"]);
+    }
+
+    #[test]
+    fn two_that_share_a_file_see_what_the_other_appended_in_one_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("journal");
+        let open = || Journal::open_locked(&path, Sync::Never, |_| {}).expect("it opens");
+        let mut journals = [open(), open()];
+        let mut seen: [Vec<Vec<u8>>; 2] = [Vec::new(), Vec::new()];
+        for (turn, of) in [0, 1, 1, 0, 1].into_iter().enumerate() {
+            let journal = &mut journals[of];
+            journal.lock(|record| seen[of].push(record.to_vec())).expect("the lock is free");
+            journal.append(&[turn as u8 + 1]);
+            seen[of].push(vec![turn as u8 + 1]);
+            journal.commit().expect("it is written");
+            journal.unlock().expect("it is unlocked");
+        }
+        journals[0].lock(|record| seen[0].push(record.to_vec())).expect("the lock is free");
+        let all: Vec<Vec<u8>> = (1..=5).map(|turn| vec![turn]).collect();
+        assert_eq!(seen, [all.clone(), all.clone()]);
+        drop(journals);
+        let mut found = Vec::new();
+        Journal::open_locked(&path, Sync::Never, |record| found.push(record.to_vec())).expect("it opens");
+        assert_eq!(found, all);
     }
 }

@@ -1,0 +1,156 @@
+//! Runs a suite, or goes on with a run that was cut short; makes the report of what was measured, however it ended.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use replikit_benches::error::BenchError;
+use replikit_benches::fault::Fault;
+use replikit_benches::place::{Place, runs_folder};
+use replikit_benches::record::Header;
+use replikit_benches::report::{Summary, terminal};
+use replikit_benches::run;
+use replikit_benches::suite::{Asked, Suite, SuiteName};
+
+use crate::command::report;
+
+/// Exit code of a run that Ctrl-C or SIGTERM ended, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Args)]
+pub(crate) struct RunArguments {
+    /// What to run: smoke ends within a minute, default within five; all takes half an hour; gate is for `compare`.
+    #[arg(long, value_enum, default_value_t = SuiteName::Default)]
+    suite: SuiteName,
+    /// Only cases whose line in `bench list` contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Only this engine, as `bench list` names them.
+    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "single-thread", "shared-memory", "shared-disk"])]
+    engine: Option<String>,
+    /// What all randomness of the run comes from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the results go, instead of a new folder below target/bench.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Length of each measured window, in seconds, instead of the suite's own.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: Option<u32>,
+    /// How often each case is measured, all others in between, instead of the suite's own.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Goes on with a run that was cut short: the last one, or the one in this folder.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "out")]
+    resume: Option<Option<PathBuf>>,
+}
+
+impl RunArguments {
+    /// The part that decides what is measured.
+    fn asked(&self) -> String {
+        let name = clap::ValueEnum::to_possible_value(&self.suite).expect("no suite is hidden");
+        let mut asked = format!("--suite {}", name.get_name());
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                asked.push_str(&format!(" --{name} {value}"));
+            }
+        };
+        add("engine", self.engine.clone());
+        add("only", self.only.as_ref().map(|only| format!("'{only}'")));
+        add("seconds", self.seconds.map(|seconds| seconds.to_string()));
+        add("rounds", self.rounds.map(|rounds| rounds.to_string()));
+        asked
+    }
+
+    /// The suite that is left of what was asked for.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    fn suite(&self) -> Result<Suite, BenchError> {
+        let measured = self.seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        let mut suite = Suite::new(self.suite, Asked { measured, rounds: self.rounds });
+        suite.keep(self.engine.as_deref(), self.only.as_deref());
+        if suite.is_empty() {
+            return Err(BenchError::Usage("no case fits; `cargo xtask bench list` shows them".to_owned()));
+        }
+        Ok(suite)
+    }
+}
+
+pub(crate) fn suite(arguments: &RunArguments) -> Result<ExitCode, BenchError> {
+    let suite = arguments.suite()?;
+    let place = match &arguments.resume {
+        None => Place::create(arguments.out.clone())?,
+        Some(folder) => {
+            let latest =
+                || runs_folder().map_err(BenchError::io("looking for the last run")).map(|all| all.join("latest"));
+            Place::at(folder.clone().map_or_else(latest, Ok)?)?
+        }
+    };
+    measure(&suite, arguments.seed, &arguments.asked(), place, arguments.resume.is_some())
+}
+
+pub(crate) fn faults(kind: Option<Fault>, out: Option<PathBuf>) -> Result<ExitCode, BenchError> {
+    let mut suite = Suite::new(SuiteName::Default, Asked::default());
+    suite.cases.clear();
+    suite.sweeps.clear();
+    suite.replications.clear();
+    suite.faults.retain(|fault| kind.is_none_or(|kind| *fault == kind));
+    measure(&suite, 0, "fault", Place::create(out)?, false)
+}
+
+fn measure(suite: &Suite, seed: u64, asked: &str, place: Place, resumed: bool) -> Result<ExitCode, BenchError> {
+    let results =
+        if resumed { place.results_to_go_on(seed, asked)? } else { place.results(seed, asked, suite.rounds)? };
+    println!("{}", machine_line(&results.run().header));
+    let results = RefCell::new(results);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(BenchError::io("starting the load generator"))?;
+    // Dropping the run kills its processes, so everything is cleaned up before the exit code is returned.
+    let interrupted = runtime.block_on(async {
+        tokio::select! {
+            ended = run::run(suite, seed, &place, &results) => ended.map(|()| false),
+            signalled = signalled() => signalled.map(|()| true),
+        }
+    })?;
+    let results = results.into_inner();
+    println!("\n{}", terminal::render(&Summary::of(results.run())));
+    println!("results: {}", place.folder.join("results.jsonl").display());
+    println!("report:  {}", report::write_page(&place.folder, None)?.display());
+    let faults = results.run().faults_found();
+    for fault in &faults {
+        println!("{fault}");
+    }
+    if interrupted {
+        println!("interrupted: the figures above are those of what had ended; `--resume` goes on");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn signalled() -> Result<(), BenchError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(BenchError::io("listening for signals"))?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.map_err(BenchError::io("listening for signals")),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+pub(crate) fn machine_line(header: &Header) -> String {
+    let machine = &header.machine;
+    format!(
+        "{}, {} cores, {} MiB, {}, data on {}; {}; commit {}{}; seed {}",
+        machine.cpu,
+        machine.cores,
+        machine.memory_mib,
+        machine.kernel,
+        machine.file_system,
+        header.versions.rustc,
+        header.commit,
+        if header.dirty { " with changes" } else { "" },
+        header.seed,
+    )
+}
