@@ -73,6 +73,9 @@ pub enum Quorum {
         /// The set after it.
         new: Voters,
     },
+    /// Several sets, when further changes begin before the first one is done: all must agree. Source: Jehl, Vitenberg,
+    /// Meling 2015 (SmartMerge).
+    Every(Vec<Voters>),
 }
 
 impl Voters {
@@ -148,12 +151,30 @@ impl Quorum {
         Ok(Self::Joint { old, new })
     }
 
+    /// The majorities of all of these sets.
+    ///
+    /// # Errors
+    /// [`QuorumError::NoVoters`] when there is no set, or an empty one.
+    pub fn every(sets: Vec<Vec<NodeId>>) -> Result<Self, QuorumError> {
+        let mut voters = Vec::new();
+        for set in sets {
+            let Self::Simple(majority) = Self::majority(set)? else { unreachable!("a majority is a simple quorum") };
+            voters.push(majority);
+        }
+        match voters.len() {
+            0 => Err(QuorumError::NoVoters),
+            1 => Ok(Self::Simple(voters.remove(0))),
+            _ => Ok(Self::Every(voters)),
+        }
+    }
+
     /// Whether the node's answers count.
     #[must_use]
     pub fn is_voter(&self, node: NodeId) -> bool {
         match self {
             Self::Simple(voters) => voters.nodes.contains(&node),
             Self::Joint { old, new } => old.nodes.contains(&node) || new.nodes.contains(&node),
+            Self::Every(sets) => sets.iter().any(|voters| voters.nodes.contains(&node)),
         }
     }
 
@@ -168,6 +189,12 @@ impl Quorum {
                 all.dedup();
                 all
             }
+            Self::Every(sets) => {
+                let mut all: Vec<NodeId> = sets.iter().flat_map(|voters| &voters.nodes).copied().collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            }
         }
     }
 
@@ -177,6 +204,10 @@ impl Quorum {
         match self {
             Self::Simple(voters) => voters.agreed(voters.write, value),
             Self::Joint { old, new } => old.agreed(old.write, &value).min(new.agreed(new.write, &value)),
+            Self::Every(sets) => {
+                let agreed = sets.iter().map(|voters| voters.agreed(voters.write, &value)).min();
+                agreed.expect("checked at construction: there is a set")
+            }
         }
     }
 
@@ -186,6 +217,7 @@ impl Quorum {
         match self {
             Self::Simple(voters) => voters.agreed(voters.election, granted),
             Self::Joint { old, new } => old.agreed(old.election, &granted) && new.agreed(new.election, &granted),
+            Self::Every(sets) => sets.iter().all(|voters| voters.agreed(voters.election, &granted)),
         }
     }
 
@@ -201,6 +233,7 @@ impl Quorum {
         match self {
             Self::Simple(voters) => voters.write,
             Self::Joint { old, new } => old.write.max(new.write),
+            Self::Every(sets) => sets.iter().map(|voters| voters.write).max().unwrap_or(0),
         }
     }
 }
@@ -235,6 +268,20 @@ mod tests {
         assert!(!quorum.elected(|node| node.0 >= 3), "the old set has one vote of three");
         assert!(quorum.elected(|node| node.0 >= 2 && node.0 <= 4));
         assert_eq!(quorum.voters(), nodes(5));
+    }
+
+    #[test]
+    fn every_one_of_several_majorities_is_needed() {
+        let sets = vec![nodes(3), vec![NodeId(3), NodeId(4)], vec![NodeId(5)]];
+        let quorum = Quorum::every(sets).unwrap();
+        assert_eq!(quorum.voters(), nodes(5));
+        assert!(quorum.elected(|node| node.0 >= 2) && quorum.written(|node| node.0 >= 2));
+        for missing in [3, 4, 5] {
+            assert!(!quorum.elected(|node| node.0 != missing && node.0 != 1), "without node {missing}");
+        }
+        assert_eq!(Quorum::every(vec![nodes(3)]), Quorum::majority(nodes(3)));
+        assert_eq!(Quorum::every(vec![nodes(1), Vec::new()]), Err(QuorumError::NoVoters));
+        assert_eq!(Quorum::every(Vec::new()), Err(QuorumError::NoVoters));
     }
 
     #[test]

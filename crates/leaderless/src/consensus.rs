@@ -18,6 +18,7 @@ use crate::cas::{
     Standing as Acceptor, Start,
 };
 use crate::config::{Config, Keyspace};
+use crate::levels::Set;
 use crate::message::{CasGiven, CasWanted, Head};
 use crate::reads::Reply;
 use crate::record::Local;
@@ -27,7 +28,27 @@ use crate::replica::{Leaderless, Standing, position};
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Change,
-    Look { bytes_max: usize },
+    Look {
+        bytes_max: usize,
+    },
+    /// By this replica itself, so that the quorums of these epochs have what a key holds.
+    Sweep {
+        epoch: Epoch,
+    },
+}
+
+/// Keys that are looked at at once, so that the quorums of several epochs have them.
+const SWEPT_MAX: usize = 64;
+
+/// Keys still to be looked at.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// Those up to this one have had their turn; `None` before the first.
+    after: Option<Bytes>,
+    /// Whether there are more.
+    is_over: bool,
+    under_way: BTreeMap<Token, Bytes>,
+    again: Vec<Bytes>,
 }
 
 /// The part of a replica that agrees with others on the values of single keys.
@@ -45,6 +66,11 @@ pub(crate) struct Consensus {
     written: VecDeque<(WriteId, RecordNumber)>,
     /// Owners whose state is still missing here, with the last key that has come of it.
     missing: BTreeMap<NodeId, Option<Bytes>>,
+    /// Those that have told all.
+    told: Vec<NodeId>,
+    sweep: Sweep,
+    /// Questions of this replica itself so far.
+    sweeps: u64,
 }
 
 impl Consensus {
@@ -58,7 +84,9 @@ impl Consensus {
         // It proposes nothing under this name: the incarnation is known when it starts.
         let origin = Origin { node: config.node, incarnation: Incarnation(1) };
         let origin = origin.id().expect("checked with the configuration");
-        let quorum = Quorum::majority(owners.to_vec()).expect("owners are some, each once");
+        // Where the owners are not known yet, it does not begin before they are.
+        let owners = if owners.is_empty() { vec![config.node] } else { owners.to_vec() };
+        let quorum = Quorum::majority(owners).expect("owners are some, each once");
         Self {
             cas: Cas::new(cas, origin, epoch, quorum).expect("an origin of a node"),
             started: false,
@@ -68,6 +96,9 @@ impl Consensus {
             bytes: 0,
             written: VecDeque::new(),
             missing: BTreeMap::new(),
+            told: Vec::new(),
+            sweep: Sweep::default(),
+            sweeps: 0,
         }
     }
 
@@ -124,6 +155,7 @@ impl Leaderless {
         consensus.cas.start(if forgetful { Start::Forgetful } else { Start::Whole });
         if consensus.cas.standing() == Acceptor::Joining {
             consensus.missing = self.owners.others().map(|node| (node, None)).collect();
+            consensus.told.clear();
         }
         self.carry_out();
         self.gather();
@@ -203,8 +235,8 @@ impl Leaderless {
         if !self.consensus.started || self.consensus.cas.standing() != Acceptor::Joining {
             return;
         }
-        if self.consensus.missing.is_empty() {
-            // There is nobody else.
+        if self.has_gathered() {
+            self.consensus.missing.clear();
             self.consensus.cas.serve();
             return self.carry_out();
         }
@@ -262,8 +294,10 @@ impl Leaderless {
         }
         if is_done {
             self.consensus.missing.remove(&from);
+            self.consensus.told.push(from);
         }
-        if self.consensus.missing.is_empty() {
+        if self.has_gathered() {
+            self.consensus.missing.clear();
             self.consensus.cas.serve();
         }
         self.carry_out();
@@ -331,6 +365,7 @@ impl Leaderless {
             (End::Done { effect: Effect::Wrote(effect), reached, .. }, _) => self.changed(&effect, reached),
             (End::Done { effect: Effect::Read(value), .. }, Asked::Look { bytes_max }) => looked(value, bytes_max),
             (End::Done { effect: Effect::Read(value), .. }, Asked::Change) => looked(value, usize::MAX),
+            (end, Asked::Sweep { epoch }) => return self.swept(token, epoch, matches!(end, End::Done { .. })),
             (End::Indeterminate, Asked::Change) => Outcome::Indeterminate { reached: Reached::default() },
             (End::TimedOut, _) | (End::Indeterminate, Asked::Look { .. }) => Outcome::Rejected(Rejection::NoQuorum),
         };
@@ -344,12 +379,108 @@ impl Leaderless {
         Outcome::Acked { at, reached, strict: true, reply: crate::coordinate::encode(effect) }
     }
 
+    /// Whether so many have told that nothing is missing that this replica may have forgotten.
+    fn has_gathered(&self) -> bool {
+        let Consensus { missing, told, .. } = &self.consensus;
+        let Some(settled) = self.owners.settled().filter(|_| self.is_new_owner()) else { return missing.is_empty() };
+        let told =
+            told.iter().filter_map(|node| self.owners.index(*node)).filter(|index| settled.set().contains(*index));
+        told.count() >= settled.blocking().into()
+    }
+
+    /// Other epochs are in force: majorities of each of them agree from now on.
+    pub(crate) fn count_consensus(&mut self, now: Now) {
+        let of = |set: Set| (0..self.owners.len()).map(u32::from).filter(move |index| set.contains(*index));
+        let sets = self.owners.voters().iter();
+        let sets = sets.map(|voters| of(voters.set()).map(|index| self.owners.node(index)).collect());
+        let Ok(quorum) = Quorum::every(sets.collect()) else { return };
+        let (owners, consensus) = (&self.owners, &mut self.consensus);
+        consensus.missing.retain(|node, _| owners.index(*node).is_some());
+        if consensus.cas.standing() == Acceptor::Joining && consensus.started {
+            for node in owners.others().filter(|node| !consensus.told.contains(node)) {
+                consensus.missing.entry(node).or_insert(None);
+            }
+        }
+        consensus.sweep = Sweep::default();
+        if !self.owners.is_owner() {
+            for (token, asked) in core::mem::take(&mut self.consensus.asked) {
+                match asked {
+                    Asked::Sweep { .. } => {}
+                    Asked::Change => self.done(token, Outcome::Indeterminate { reached: Reached::default() }),
+                    Asked::Look { .. } => self.reject(token, Rejection::NoQuorum),
+                }
+            }
+        }
+        self.consensus.cas.reconfigure(now.mono, self.epoch, quorum);
+        self.carry_out();
+        self.gather();
+    }
+
+    /// While quorums of several epochs are needed: looks at every key that has been compared and set here, so that those of the
+    /// newest have it.
+    pub(crate) fn sweep(&mut self, now: Now) {
+        if !self.ownership.is_joint() || self.moving.swept || !self.owners.is_owner() {
+            return;
+        }
+        if !self.config.keyspaces.iter().any(Keyspace::is_cas) {
+            self.moving.swept = true;
+            return;
+        }
+        if !self.consensus.started || self.consensus.cas.standing() != Acceptor::Serving {
+            return;
+        }
+        let until = now.mono + self.config.timing.read;
+        while self.consensus.sweep.under_way.len() < SWEPT_MAX {
+            let sweep = &mut self.consensus.sweep;
+            if sweep.again.is_empty() && !sweep.is_over {
+                sweep.again = self.consensus.cas.keys_behind(sweep.after.as_ref(), SWEPT_MAX);
+                sweep.is_over = sweep.again.is_empty();
+                sweep.after = sweep.again.last().cloned().or(sweep.after.take());
+            }
+            let Some(key) = sweep.again.pop() else { break };
+            self.consensus.sweeps += 1;
+            // Clients' tokens are counted from the other end.
+            let token = Token(u64::MAX - self.consensus.sweeps);
+            self.consensus.sweep.under_way.insert(token, key.clone());
+            let asked = Asked::Sweep { epoch: self.epoch };
+            if self.begin(now, token, asked, key.clone(), CasOp::Read, until).is_err() {
+                self.consensus.sweep.under_way.remove(&token);
+                self.consensus.sweep.again.push(key);
+                break;
+            }
+        }
+        self.end_sweep();
+    }
+
+    fn swept(&mut self, token: Token, epoch: Epoch, is_done: bool) {
+        if epoch != self.epoch {
+            return;
+        }
+        let Some(key) = self.consensus.sweep.under_way.remove(&token) else { return };
+        if !is_done {
+            self.consensus.sweep.again.push(key);
+        }
+        if self.consensus.sweep.under_way.is_empty() {
+            self.next_exchange = Time::ZERO;
+        }
+        self.end_sweep();
+    }
+
+    fn end_sweep(&mut self) {
+        let sweep = &self.consensus.sweep;
+        if sweep.is_over && sweep.again.is_empty() && sweep.under_way.is_empty() && !self.moving.swept {
+            self.moving.swept = true;
+            self.owed.extend(self.members.keys().copied());
+        }
+    }
+
     /// The storage failed: what was asked may have been proposed.
     pub(crate) fn fail_consensus(&mut self) {
         self.consensus.started = false;
         self.consensus.records.clear();
         for (token, asked) in core::mem::take(&mut self.consensus.asked) {
             match asked {
+                Asked::Sweep { .. } => {}
                 Asked::Change => self.done(token, Outcome::Indeterminate { reached: Reached::default() }),
                 Asked::Look { .. } => self.reject(token, Rejection::StorageFailed),
             }

@@ -65,6 +65,7 @@ impl Owned {
 #[derive(Debug)]
 struct Waiting {
     token: Token,
+    level: WriteLevel,
     need: WriteNeed,
     /// Owners at which it is the last write, or stands beside others where that does not matter.
     applied: Set,
@@ -91,7 +92,7 @@ impl Waiting {
     /// Whether enough owners have it, and so many of them have compared it that no write quorum misses all of these. Fallback
     /// nodes help only where the owners that can be reached are too few.
     fn is_done(&self, owners: &Owners, reachable: impl FnOnce() -> Set) -> bool {
-        let compared = self.superseded.is_empty() || self.applied.len() >= owners.compared();
+        let compared = self.superseded.is_empty() || owners.is_compared(self.applied);
         let has = |more: Set| {
             self.need.applied.is_met(self.held().union(more)) && self.need.durable.is_met(self.durable.union(more))
         };
@@ -116,7 +117,7 @@ pub(crate) struct Writing {
     bytes: usize,
     count: usize,
     /// Up to where each owner's word has been taken, by owner: applied, durable.
-    taken: Vec<(u64, u64)>,
+    pub(crate) taken: Vec<(u64, u64)>,
     pub(crate) restamped: u64,
     /// Acknowledged with the help of fallback nodes.
     pub(crate) sloppy: u64,
@@ -136,6 +137,17 @@ impl Writing {
     pub(crate) fn is_prompt(&self) -> bool {
         let memory = |waiting: &Waiting| waiting.need.durable.is_met(Set::default());
         self.waiting.iter().flatten().next_back().is_some_and(memory)
+    }
+
+    /// The writes that wait.
+    fn sequences(&self) -> Vec<u64> {
+        let waiting = self.waiting.iter().zip(self.first..);
+        waiting.filter(|(waiting, _)| waiting.is_some()).map(|(_, sequence)| sequence).collect()
+    }
+
+    /// A write of this replica itself, for which nobody waits.
+    pub(crate) fn push_unasked(&mut self, sequence: u64) {
+        self.push(sequence, None);
     }
 
     fn push(&mut self, sequence: u64, waiting: Option<Waiting>) {
@@ -209,7 +221,10 @@ impl Leaderless {
         if self.failed {
             return Err(Rejection::StorageFailed);
         }
-        let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp) };
+        let origin = self.serves()?;
+        if !self.owners.stays() {
+            return Err(self.elsewhere());
+        }
         if self.config.keyspaces.of(&key).is_cas() {
             return self.begin_change(now, token, level, key, op, context.as_ref());
         }
@@ -237,6 +252,7 @@ impl Leaderless {
         applied.insert(self.owners.me());
         let waiting = Waiting {
             token,
+            level,
             need,
             applied,
             superseded: Set::default(),
@@ -254,14 +270,14 @@ impl Leaderless {
         Ok(())
     }
 
-    fn end_record(&mut self) {
+    pub(crate) fn end_record(&mut self) {
         if self.open.as_ref().is_some_and(|open| open.bytes.len() >= self.config.limits.batch_bytes_max) {
             self.close_batch();
         }
     }
 
     /// Begins a batch whose time is later than that of every version of the key here.
-    fn begin_batch_for(&mut self, now: Now, origin: OriginId, key: &[u8]) {
+    pub(crate) fn begin_batch_for(&mut self, now: Now, origin: OriginId, key: &[u8]) {
         let newest = self.state.versions(key).and_then(Versions::newest).map(|stamp| stamp.time);
         if self.open.as_ref().is_some_and(|open| newest > Some(open.time)) {
             self.close_batch();
@@ -291,13 +307,13 @@ impl Leaderless {
         self.open = Some(OpenBatch { time, first, past, bytes, ends: Vec::new() });
     }
 
-    fn next_stamp(&self, origin: OriginId) -> Stamp {
+    pub(crate) fn next_stamp(&self, origin: OriginId) -> Stamp {
         let open = self.open.as_ref().expect("begun just now");
         Stamp { time: open.time, dot: Dot { origin, sequence: open.first + open.ends.len() as u64 } }
     }
 
     /// Adds a write to the open batch and applies it; returns its bytes.
-    fn write_record(&mut self, stamp: Stamp, record: &Record<'_>) -> usize {
+    pub(crate) fn write_record(&mut self, stamp: Stamp, record: &Record<'_>) -> usize {
         let mut open = self.open.take().expect("a batch was begun");
         let before = open.bytes.len();
         open.bytes = record.encode_into(open.bytes);
@@ -439,7 +455,9 @@ impl Leaderless {
         let Some(origin) = self.origin() else { return };
         let Some(durable) = self.streams.get(&origin).map(Stream::durable) else { return };
         let me = self.owners.me();
-        self.count(now, me, durable, durable, &[]);
+        if self.owners.is_owner() {
+            self.count(now, me, durable, durable, &[]);
+        }
     }
 
     /// An owner tells how far this coordinator's writes have got there.
@@ -458,7 +476,7 @@ impl Leaderless {
             peer.confirms_up_to(stored.origin, stored.received);
             self.outdated |= stored.missing && peer.missed(stored.origin, stored.received);
         }
-        let Some(index) = self.owners.index(from) else { return };
+        let Some(index) = self.owners.index(from).filter(|_| stored.epoch == self.epoch) else { return };
         let first = stored.judged_from + 1;
         if self.taken(index).0 < stored.judged_from {
             self.set_taken(index, stored.judged_from, stored.judged_from);
@@ -548,6 +566,31 @@ impl Leaderless {
         self.end_record();
     }
 
+    /// Other owners count from now on. Where the last write wins, what waits is made again if they are those of another epoch:
+    /// an owner may have compared a write before it had what it was to be compared with.
+    pub(crate) fn count_writes_anew(&mut self, now: Now, moved: bool) {
+        self.writing.trim();
+        for sequence in self.writing.sequences() {
+            let Some(Some(waiting)) = self.writing.get(sequence) else { continue };
+            let need = self.owners.write_need(waiting.level).filter(|_| self.owners.is_owner());
+            let Some(mut need) = need else {
+                let waiting = self.writing.take(sequence).expect("it is there");
+                let reached = reached(&waiting);
+                self.done(waiting.token, Outcome::Indeterminate { reached });
+                continue;
+            };
+            need.hints_count = waiting.need.hints_count;
+            waiting.need = need;
+            (waiting.applied, waiting.superseded, waiting.durable, waiting.hinted) = Default::default();
+            waiting.applied.insert(self.owners.me());
+            if moved && waiting.again.is_some() && self.owners.stays() {
+                self.write_again(now, sequence, HybridTimestamp(0));
+            }
+        }
+        self.close_batch();
+        self.own_writes_are_durable(now);
+    }
+
     pub(crate) fn expire_writes(&mut self, now: Time) {
         loop {
             self.writing.trim();
@@ -573,9 +616,9 @@ impl Leaderless {
 
     /// Everybody has answered and all that they hold has been applied: a new incarnation may take part.
     pub(crate) fn try_standing(&mut self) {
-        let Standing::Asking { unheard, wanted, newest } = &self.standing else { return };
+        let Standing::Asking { wanted, newest } = &self.standing else { return };
         let applied = self.state.base();
-        if !unheard.is_empty() || !wanted.values().all(|wanted| applied.covers(wanted)) {
+        if self.out || !self.has_heard(wanted) || !wanted.values().all(|wanted| applied.covers(wanted)) {
             return;
         }
         let incarnation = next_incarnation(self.register.incarnation, *newest);
@@ -586,6 +629,7 @@ impl Leaderless {
         self.incarnated = self.persist(Persist::Register { group, bytes });
         self.owed.extend(self.members.keys().copied().collect::<Vec<NodeId>>());
         self.start_consensus();
+        self.stands();
     }
 }
 

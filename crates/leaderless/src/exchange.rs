@@ -18,7 +18,7 @@ use crate::config::Keyspaces;
 use crate::message::{Head, Piece, PieceWanted, Push, Report, Stored};
 use crate::record::{Change, Record, Writes};
 use crate::replica::{ASKED_MAX, Leaderless, Standing};
-use crate::snapshot::{Image, Incoming};
+use crate::snapshot::{Image, Incoming, Own};
 
 /// A snapshot is sent instead of writes only when these would take this much more, in bytes.
 const SNAPSHOT_WORTH_BYTES: u64 = 4 << 20;
@@ -31,7 +31,7 @@ const REFUSED_EXCHANGES: u32 = 256;
 pub(crate) struct Arriving {
     /// It has grown beyond the limit, and its content was dropped: another one is not begun at once.
     refused: bool,
-    from: NodeId,
+    pub(crate) from: NodeId,
     transfer: (OriginId, u64),
     offset: u64,
     content: Incoming,
@@ -40,11 +40,22 @@ pub(crate) struct Arriving {
 
 impl Leaderless {
     pub(crate) fn handle_message(&mut self, now: Now, from: NodeId, message: Message<Head>) {
+        if let Head::Epochs(theirs) = &message.head {
+            return self.handle_epochs(now, from, theirs);
+        }
         if self.config.fallbacks.nodes.contains(&from) {
             return self.handle_fallback(from, message.head);
         }
         let Some(member) = self.members.get_mut(&from) else {
-            return self.misbehaved(from, "not an owner of the group");
+            if !self.config.epochs.changes() {
+                return self.misbehaved(from, "not an owner of the group");
+            }
+            // Evicted, or not named yet: one of the two has still to hear of an epoch.
+            if message.head.epoch().is_some_and(|epoch| epoch != self.epoch) || matches!(message.head, Head::Report(_))
+            {
+                self.tell_epochs(from);
+            }
+            return;
         };
         member.heard = Some(now.mono);
         self.suspected.remove(&from);
@@ -52,10 +63,14 @@ impl Leaderless {
         if self.failed {
             return;
         }
+        if message.head.epoch().is_some_and(|epoch| epoch != self.epoch) {
+            // What is of other epochs is not answered; who is behind learns.
+            self.tell_epochs(from);
+        }
         match message.head {
             Head::Push(push) if push.epoch == self.epoch => self.handle_push(now, from, push, message.batches),
             Head::Stored(stored) => self.handle_stored(now, from, &stored),
-            Head::Report(report) => self.handle_report(from, *report),
+            Head::Report(report) => self.handle_report(now, from, *report),
             Head::Piece(piece) if piece.epoch == self.epoch => self.handle_piece(now, from, piece),
             Head::PieceWanted(wanted) => self.handle_piece_wanted(from, wanted),
             Head::Fetch(fetch) if fetch.epoch == self.epoch => self.handle_fetch(from, fetch),
@@ -65,9 +80,10 @@ impl Leaderless {
             Head::Cas(message) => self.handle_cas(now, from, *message),
             Head::CasWanted(wanted) if wanted.epoch == self.epoch => self.handle_cas_wanted(from, &wanted),
             Head::CasGiven(given) if given.epoch == self.epoch => self.handle_cas_given(from, *given),
-            // Of another epoch: its next report tells.
+            // Of other epochs.
             Head::Push(_) | Head::Piece(_) | Head::Fetch(_) | Head::Repair(_) => {}
             Head::CasWanted(_) | Head::CasGiven(_) => {}
+            Head::Epochs(_) => {}
             Head::Hint(_) | Head::Hinted { .. } => self.misbehaved(from, "a hint between owners"),
         }
     }
@@ -79,7 +95,7 @@ impl Leaderless {
             _ if self.failed => {}
             Head::Hinted { origin, sequence, owner } => self.handle_hinted(from, origin, sequence, owner),
             Head::Repair(repair) if repair.epoch == self.epoch => self.handle_repair(from, *repair),
-            Head::Repair(_) => {}
+            Head::Repair(_) => self.tell_epochs(from),
             _ => self.misbehaved(from, "what only owners say"),
         }
     }
@@ -159,6 +175,7 @@ impl Leaderless {
         self.take_in(&writes, write);
         self.outdated = true;
         self.try_standing();
+        self.try_catching_up();
         self.maybe_snapshot();
     }
 
@@ -192,7 +209,7 @@ impl Leaderless {
         }
     }
 
-    fn handle_report(&mut self, from: NodeId, report: Report) {
+    fn handle_report(&mut self, now: Now, from: NodeId, report: Report) {
         if report.keyspaces != self.keyspaces {
             return self.misbehaved(from, "its keyspaces are not the same as here");
         }
@@ -226,6 +243,8 @@ impl Leaderless {
             self.hears_of_itself(from);
         }
         self.try_standing();
+        self.observe_move(from);
+        self.try_moving(now);
     }
 
     /// An owner has told.
@@ -245,10 +264,10 @@ impl Leaderless {
         if news == News::NewLife {
             // It may hold less than before: nobody must wait for what is gone.
             self.stability.begin_anew();
-            if let Standing::Asking { unheard, wanted, .. } = &mut self.standing {
-                // And it has to say again what it holds.
+            self.moving.forget(node);
+            if let Standing::Asking { wanted, .. } = &mut self.standing {
+                // It has to say again what it holds.
                 wanted.remove(&node);
-                unheard.insert(node);
             }
         }
         self.outdated = true;
@@ -257,19 +276,25 @@ impl Leaderless {
     /// While this replica may have forgotten what it wrote, each answer tells of it.
     fn hears_of_itself(&mut self, from: NodeId) {
         let node = self.config.node;
-        let Standing::Asking { unheard, wanted, newest } = &mut self.standing else { return };
+        let Standing::Asking { wanted, newest } = &mut self.standing else { return };
         let report = self.members[&from].report.as_ref().expect("learned just now");
-        wanted.insert(from, report.held.clone());
+        if report.epoch != self.epoch {
+            return;
+        }
+        if self.owners.index(from).is_some() {
+            wanted.insert(from, report.held.clone());
+        }
         let known = report.held.origins().filter_map(Origin::of).filter(|origin| origin.node == node);
         *newest = known.map(|origin| origin.incarnation.0).fold(*newest, u32::max);
-        unheard.remove(&from);
     }
 
     /// Whether this replica is to send an origin's writes to a peer without being asked: its own, and those of owners that
     /// nothing is heard of.
     fn is_sender(&self, origin: OriginId, to: NodeId) -> bool {
         let Some(Origin { node, .. }) = Origin::of(origin) else { return false };
-        node == self.config.node || node != to && (self.suspected.contains(&node) || self.down.contains(&node))
+        node == self.config.node
+            || node != to
+                && (self.suspected.contains(&node) || self.down.contains(&node) || self.owners.index(node).is_none())
     }
 
     /// Sends every peer what it lacks, as far as it goes.
@@ -431,6 +456,7 @@ impl Leaderless {
             let (received, durable) = (stream.held(), stream.durable());
             let judged = self.judged.entry(origin).or_default();
             let stored = Stored {
+                epoch: self.epoch,
                 origin,
                 judged_from: judged.from.min(received),
                 received,
@@ -487,10 +513,18 @@ impl Leaderless {
         self.hint_again();
         self.gather();
         self.spread_orphans();
+        self.spread_moving();
+        self.resubmit(now);
+        self.sweep(now);
+        self.try_moving(now);
+        if !self.owners.is_owner() {
+            return;
+        }
         let (epoch, lives) = (self.epoch, &report.lives);
-        let others = self.members.values().map(|member| {
+        let others = self.owners.others().map(|node| {
             // Who still takes what an earlier life of somebody sent may come to hold more than it says.
-            let report = member.report.as_ref().filter(|report| report.epoch == epoch && report.lives == *lives);
+            let report = self.members.get(&node).and_then(|member| member.report.as_ref());
+            let report = report.filter(|report| report.epoch == epoch && report.lives == *lives);
             report.map(Report::holding)
         });
         self.stability.advance(report.holding(), others);
@@ -501,12 +535,14 @@ impl Leaderless {
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be.
     fn ended(&mut self, mine: &Report) -> Vec<(OriginId, u64)> {
-        let reports: Option<Vec<&Report>> = self.members.values().map(|member| member.report.as_ref()).collect();
-        let Some(reports) = reports.filter(|reports| reports.iter().all(|report| report.lives == mine.lives)) else {
+        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
+        let reports: Option<Vec<&Report>> = self.owners.others().map(report).collect();
+        let same = |report: &&Report| report.lives == mine.lives && report.epoch == mine.epoch;
+        let Some(reports) = reports.filter(|reports| reports.iter().all(same)) else {
             return Vec::new();
         };
         let current = |node: NodeId| {
-            if node == self.config.node { mine.current } else { self.members[&node].report.as_ref()?.current }
+            if node == self.config.node { mine.current } else { report(node)?.current }
         };
         // A key may have seen a write of which nothing is held: a repair told of it, and it was lost with the memory of all
         // who had the log.
@@ -517,7 +553,7 @@ impl Leaderless {
             let over = Origin::of(*origin).is_some_and(|writer| {
                 (self.owners.index(writer.node).is_some())
                     && current(writer.node).is_some_and(|current| current > writer.incarnation.0)
-            });
+            }) || self.is_gone(*origin);
             over && reports.iter().all(|report| report.held.base(*origin) == *base)
         });
         ended.collect()
@@ -629,21 +665,7 @@ impl Leaderless {
         let Ok((header, _)) = content.join(&mut self.state) else {
             return self.misbehaved(from, "a snapshot that cannot be read");
         };
-        let at = self.next_snapshot();
-        let mut image = self.image();
-        let piece_bytes = self.config.limits.snapshot_piece_bytes;
-        let (mut offset, mut piece) = (0, image.next(piece_bytes).unwrap_or_default());
-        loop {
-            let next = image.next(piece_bytes);
-            let (chunk, last) = (piece, next.is_none());
-            let bytes = chunk.len() as u64;
-            self.persist(Persist::SnapshotChunk { at, offset, chunk, last });
-            offset += bytes;
-            match next {
-                Some(next) => piece = next,
-                None => break,
-            }
-        }
+        let at = self.write_image();
         // What came with it is shown once it is on disk here.
         self.installed = self.last_write;
         let advanced: Vec<(OriginId, u64)> = header
@@ -662,16 +684,38 @@ impl Leaderless {
             judged.not_last.clear();
         }
         self.cache_bytes = self.streams.values().map(Stream::cache_bytes).sum();
-        self.snapshot = Some(at);
         self.event(Event::SnapshotInstalled { at, from });
         self.outdated = true;
         self.owed.insert(from);
         self.try_standing();
+        self.try_catching_up();
+    }
+
+    /// Writes everything that has to be on this disk, in the order of what is stored; returns where.
+    pub(crate) fn write_image(&mut self) -> Position {
+        let at = self.next_snapshot();
+        let mut image = self.image();
+        let piece_bytes = self.config.limits.snapshot_piece_bytes;
+        let (mut offset, mut piece) = (0, image.next(piece_bytes).unwrap_or_default());
+        loop {
+            let next = image.next(piece_bytes);
+            let (chunk, last) = (piece, next.is_none());
+            let bytes = chunk.len() as u64;
+            self.persist(Persist::SnapshotChunk { at, offset, chunk, last });
+            offset += bytes;
+            match next {
+                Some(next) => piece = next,
+                None => break,
+            }
+        }
+        self.snapshot = Some(at);
+        at
     }
 
     /// Everything that has to be on this disk.
     fn image(&self) -> Image {
-        Image::of(&self.state, self.local, Some(self.consensus.image()))
+        let own = Own { cas: self.consensus.image(), owning: self.owning(), stash: self.stash.clone() };
+        Image::of(&self.state, self.local, Some(own))
     }
 
     fn next_snapshot(&self) -> Position {

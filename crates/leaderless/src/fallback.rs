@@ -10,13 +10,15 @@ use bytes::{Bytes, BytesMut};
 use replikit_core::dotted::first_number;
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, Held, Input, KEY_BYTES_MAX, Link, LogId, LogIndex,
-    Message, NodeId, Now, OriginId, Outcome, Persist, Position, Rejection, Replica, Role, Status, StorageEvent,
-    StreamId, Term, Time, Token, WriteId,
+    Membership, Message, NodeId, Now, OriginId, Outcome, Persist, Position, Rejection, Replica, Role, Status,
+    StorageEvent, StreamId, Term, Time, Token, WriteId,
 };
 
 use crate::config::{Config, ConfigError};
+use crate::content::KeyCopy;
 use crate::hints::{Hints, HintsImage, Kept, NotTaken};
 use crate::message::{Head, Hint, Repair};
+use crate::ownership::Ownership;
 use crate::record::own_batch;
 use crate::register::Register;
 use crate::replica::{LOCAL_BYTES_MAX, position};
@@ -27,6 +29,8 @@ const UNDER_WAY_MAX: usize = 64;
 /// The replica of a node that is no owner.
 pub struct Fallback {
     config: Config,
+    /// The epochs that are in force, as far as owners have told.
+    ownership: Ownership,
     epoch: Epoch,
     owners: BTreeSet<NodeId>,
     hints: Hints,
@@ -73,10 +77,13 @@ impl Fallback {
         }
         let mut register = Register::of(boot)?;
         register.life += 1;
-        let membership = config.epochs.current();
+        let membership = config.epochs.current().clone();
+        let ownership =
+            if membership.is_founding() { Ownership::founding(membership) } else { Ownership::announced(membership) };
         let mut fallback = Self {
-            epoch: membership.epoch,
-            owners: membership.nodes.iter().map(|node| node.id).collect(),
+            epoch: ownership.number(),
+            owners: ownership.in_force().flat_map(Membership::ids).collect(),
+            ownership,
             hints: Hints::default(),
             under_way: BTreeMap::new(),
             down: BTreeSet::new(),
@@ -150,7 +157,67 @@ impl Fallback {
         self.number
     }
 
+    /// Owners have told of epochs: what is kept for who owns nothing any more, one who does is told.
+    fn handle_epochs(&mut self, now: Now, from: NodeId, theirs: &Ownership) {
+        if !self.config.epochs.changes() || !theirs.is_sound() {
+            return self.event(Event::PeerMisbehaved { node: from, what: "epochs that cannot be" });
+        }
+        let mut both = theirs.clone();
+        if both.merge(&self.ownership) {
+            self.send(from, Head::Epochs(Box::new(self.ownership.clone())));
+        }
+        if !self.ownership.merge(theirs) {
+            return;
+        }
+        self.epoch = self.ownership.number();
+        self.owners = self.ownership.in_force().flat_map(Membership::ids).collect();
+        self.under_way.clear();
+        if !self.failed && self.recovered {
+            self.hand_on();
+            for owner in self.owners.clone() {
+                self.deliver(now, owner);
+            }
+        }
+    }
+
+    /// What is kept for those who own nothing any more is kept for an owner from now on.
+    fn hand_on(&mut self) {
+        let newest = self.ownership.in_force().last().map(|newest| newest.ids().collect::<Vec<NodeId>>());
+        let newest = newest.unwrap_or_default();
+        let up = newest.iter().find(|node| !self.down.contains(node)).or(newest.first()).copied();
+        let Some(heir) = up.filter(|_| !self.ownership.is_joint()) else { return };
+        for owner in self.hints.owners() {
+            if self.owners.contains(&owner) {
+                continue;
+            }
+            let kept: Vec<(Bytes, KeyCopy)> =
+                self.hints.of(owner).map(|(key, hint)| (key.clone(), hint.copy.clone())).collect();
+            for (key, copy) in kept {
+                let number = self.next_number();
+                let keyspace = self.config.keyspaces.of(&key);
+                // What was taken once is kept, whatever the limit is by now.
+                let Ok(copy) = self.hints.add(heir, &key, copy, number, keyspace, usize::MAX) else { continue };
+                let record = Kept::Hint { owner: heir, key: key.clone(), copy: copy.clone() }.encode();
+                if record.len() <= LOCAL_BYTES_MAX {
+                    self.log(&record);
+                    self.hints.forget(owner, &key);
+                    self.log(&Kept::Delivered { owner, key }.encode());
+                } else {
+                    self.hints.forget(heir, &key);
+                }
+            }
+        }
+        self.maybe_snapshot();
+    }
+
     fn handle_message(&mut self, now: Now, from: NodeId, head: Head) {
+        if let Head::Epochs(theirs) = &head {
+            return self.handle_epochs(now, from, theirs);
+        }
+        if !self.owners.contains(&from) && self.config.epochs.changes() {
+            // It, or this node, has still to hear of an epoch.
+            return self.send(from, Head::Epochs(Box::new(self.ownership.clone())));
+        }
         if !self.owners.contains(&from) {
             return self.event(Event::PeerMisbehaved { node: from, what: "not an owner of the group" });
         }
@@ -161,6 +228,7 @@ impl Fallback {
         match head {
             Head::Hint(hint) if hint.epoch == self.epoch => self.handle_hint(from, *hint),
             Head::Repaired { read } => self.handle_repaired(now, from, read),
+            Head::Hint(_) => self.send(from, Head::Epochs(Box::new(self.ownership.clone()))),
             // Owners that were told of one another's say; they do not speak to a fallback of anything else.
             _ => {}
         }
@@ -332,7 +400,7 @@ impl Fallback {
             commit_index: LogIndex(self.local.0),
             applied_index: LogIndex(self.local.0),
             first_index: LogIndex(1),
-            epoch: self.epoch,
+            epoch: self.ownership.epoch(),
             snapshot: self.snapshot,
             followers: Vec::new(),
             suspected: self.down.iter().copied().collect(),
@@ -358,14 +426,15 @@ impl Replica for Fallback {
             Input::Message { from, message } => self.handle_message(now, from, message.head),
             Input::Timer if now.mono >= self.next_exchange && !self.failed => {
                 self.next_exchange = now.mono + self.config.timing.exchange;
-                for owner in self.owners.clone() {
+                self.hand_on();
+                for owner in self.hints.owners() {
                     self.deliver(now, owner);
                 }
             }
             Input::Peer { node, link: Link::Up } => {
                 self.down.remove(&node);
                 self.under_way.remove(&node);
-                if self.owners.contains(&node) && self.recovered {
+                if self.recovered {
                     self.deliver(now, node);
                 }
             }

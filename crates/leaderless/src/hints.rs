@@ -117,6 +117,13 @@ impl Hints {
         self.kept.range(from..).take_while(move |((of, _), _)| *of == owner).map(|((_, key), hint)| (key, hint))
     }
 
+    /// For whom something is kept.
+    pub(crate) fn owners(&self) -> Vec<NodeId> {
+        let mut owners: Vec<NodeId> = self.kept.keys().map(|(owner, _)| *owner).collect();
+        owners.dedup();
+        owners
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.kept.len()
     }

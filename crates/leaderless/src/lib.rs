@@ -91,10 +91,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cas;
+mod comeback;
 mod config;
 mod consensus;
 mod content;
 mod coordinate;
+mod epoch;
 mod exchange;
 mod fallback;
 mod guarantees;
@@ -107,6 +109,7 @@ mod message;
 #[cfg(feature = "runtime")]
 mod node;
 mod orphan;
+mod ownership;
 mod participant;
 mod reads;
 mod record;
@@ -125,10 +128,12 @@ pub use content::KeyCopy;
 pub use fallback::Fallback;
 pub use guarantees::{guarantees, guarantees_of, guarantees_of_cas, guarantees_with_reads};
 pub use message::{
-    Answer, CasGiven, CasWanted, Fetch, Fetched, Head, Hint, NotLast, Piece, PieceWanted, Push, Repair, Report, Stored,
+    Answer, CasGiven, CasWanted, Fetch, Fetched, Head, Hint, Moving, NotLast, Piece, PieceWanted, Push, Repair, Report,
+    Stored,
 };
 #[cfg(feature = "runtime")]
-pub use node::{Cluster, Node, Settings};
+pub use node::{Cluster, Node, Settings, SharedEpochs};
+pub use ownership::Ownership;
 pub use participant::Participant;
 pub use record::LoggedWrite;
 pub use replica::{Figures, Leaderless};

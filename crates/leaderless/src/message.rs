@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cas;
 use crate::content::KeyCopy;
+use crate::ownership::Ownership;
 
 /// The typed part of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +50,31 @@ pub enum Head {
     CasWanted(CasWanted),
     /// The answer to that.
     CasGiven(Box<CasGiven>),
+    /// What the sender knows of epochs: it counts in others than the receiver does.
+    Epochs(Box<Ownership>),
+}
+
+impl Head {
+    /// The epochs that who asks for something counts in; `None` for answers.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Push(push) => Some(push.epoch),
+            Self::Report(report) => Some(report.epoch),
+            Self::Piece(piece) => Some(piece.epoch),
+            Self::Fetch(fetch) => Some(fetch.epoch),
+            Self::Repair(repair) => Some(repair.epoch),
+            Self::Hint(hint) => Some(hint.epoch),
+            Self::CasWanted(wanted) => Some(wanted.epoch),
+            Self::Cas(message) => message.asked_in(),
+            _ => None,
+        }
+    }
 }
 
 /// A question of an owner that has forgotten what it had promised and accepted of the keys that are compared and set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CasWanted {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// The life of its acceptor that begins.
     pub life: cas::Life,
@@ -65,7 +85,7 @@ pub struct CasWanted {
 /// Some of what an owner has promised and accepted. It has noted the receiver's new life durably.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CasGiven {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// For which life of the receiver.
     pub life: cas::Life,
@@ -80,7 +100,7 @@ pub struct CasGiven {
 /// Batches ride beside this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// Whether an answer is wanted as soon as they are received, not only once they are durable.
     pub prompt: bool,
@@ -93,6 +113,8 @@ pub struct Push {
 /// An owner's word on the writes of one coordinator. Each message says everything, so they may be lost and may overtake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
+    /// The epochs that the sender counts in.
+    pub epoch: Epoch,
     /// The incarnation whose writes are meant.
     pub origin: OriginId,
     /// What it says of these it knows: earlier ones came with a snapshot, and it cannot tell whether something newer stood
@@ -121,7 +143,7 @@ pub enum NotLast {
 /// What an owner holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// [`Keyspaces`](crate::Keyspaces) in short.
     pub keyspaces: u64,
@@ -140,6 +162,17 @@ pub struct Report {
     pub echo: Option<u64>,
     /// Whether an answer is wanted at once.
     pub ask: bool,
+    /// While quorums of several epochs are needed: what is left to do before the newest one is enough.
+    pub moving: Option<Moving>,
+}
+
+/// What an owner has to carry over before it may leave the epochs in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// The owners, by their order, that have not confirmed every key which had seen more than the logs have brought.
+    pub lacking: u64,
+    /// Whether every key that is compared and set has been looked at through quorums of all these epochs.
+    pub swept: bool,
 }
 
 impl Report {
@@ -158,7 +191,7 @@ impl Report {
 /// A piece of the sender's state: what it has applied, every key, its audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// Which transfer of the sender, for ever unique: the sender's incarnation, and a number.
     pub transfer: (OriginId, u64),
@@ -182,7 +215,7 @@ pub struct PieceWanted {
 /// A question of a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// Which read of the coordinator's present life.
     pub read: u64,
@@ -215,7 +248,7 @@ pub enum Answer {
 /// What a key is, by all that a coordinator has heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// Which read.
     pub read: u64,
@@ -228,7 +261,7 @@ pub struct Repair {
 /// What an owner misses of a key, for a node that stands in for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint {
-    /// The sender's membership epoch.
+    /// The epochs that the sender counts in.
     pub epoch: Epoch,
     /// The sender's incarnation.
     pub origin: OriginId,

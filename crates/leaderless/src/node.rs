@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use replikit_core::keyspace::Keyspace as Marker;
-use replikit_core::{ClusterId, GroupId, NodeId, NodeInfo, StaticMembership};
+use replikit_core::{ClusterId, EpochSource, GroupId, NodeId, NodeInfo, StaticMembership};
 use replikit_liveness::{Detector, Settings as Detection, Watched};
 use replikit_runtime::{KvHandle, LocalCluster, LocalConfig, NodeConfig, OpenError};
 
@@ -34,8 +35,22 @@ pub struct Settings {
     pub founding: Founding,
     /// How fast a node that hangs is found to be down; a cluster in one process has no need of it.
     pub detection: Detection,
+    /// Where the owners of each epoch come from; without it they are the node and its peers, but for the fallback nodes, for
+    /// ever.
+    pub epochs: Option<SharedEpochs>,
     /// Which nodes of the cluster own nothing and keep hints for those that do, and whether they count.
     pub fallbacks: Fallbacks,
+}
+
+/// A source of epochs, shared: for example [`Announcements`](replikit_core::Announcements) that the process makes when it reads
+/// of them in the register that the nodes agree on.
+#[derive(Clone)]
+pub struct SharedEpochs(pub Arc<dyn EpochSource + Sync>);
+
+impl core::fmt::Debug for SharedEpochs {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("SharedEpochs").field(self.0.current()).finish()
+    }
 }
 
 impl Settings {
@@ -73,6 +88,14 @@ impl Settings {
         self
     }
 
+    /// The same, with owners that change: those of the newest epoch that this source tells of. All nodes that may ever be owners
+    /// are peers of the node, for it must know their addresses; their regions are those that the source tells.
+    #[must_use]
+    pub fn epochs(mut self, source: Arc<dyn EpochSource + Sync>) -> Self {
+        self.epochs = Some(SharedEpochs(source));
+        self
+    }
+
     /// The same, with this node in this region.
     #[must_use]
     pub fn region(mut self, node: NodeId, region: impl Into<String>) -> Self {
@@ -86,7 +109,10 @@ impl Settings {
         let info = |id| NodeInfo { region: region(&id), id, address: String::new(), zone: String::new() };
         let named = owners.iter().copied().map(info).collect();
         let mut config = Config::new(cluster, group, node, owners);
-        config.epochs = Box::new(StaticMembership::new(named));
+        config.epochs = match &self.epochs {
+            Some(SharedEpochs(source)) => Box::new(source.clone()),
+            None => Box::new(StaticMembership::new(named)),
+        };
         config.quorums = self.quorums;
         config.repair = self.repair;
         config.keyspaces = self.keyspaces.clone();

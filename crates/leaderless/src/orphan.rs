@@ -38,6 +38,14 @@ pub(crate) struct Orphans {
     next: u64,
 }
 
+impl Orphans {
+    /// Owners are counted anew.
+    pub(crate) fn begin_anew(&mut self) {
+        self.keys.clear();
+        self.told.clear();
+    }
+}
+
 impl Leaderless {
     /// At every exchange: tells others of keys that no log has explained for a while.
     pub(crate) fn spread_orphans(&mut self) {
@@ -65,18 +73,27 @@ impl Leaderless {
                 if orphan.confirmed.contains(index) || self.down.contains(&to) {
                     continue;
                 }
-                // Numbers of reads and these never meet: they count from the other end of a life.
-                self.orphans.next += 1;
-                let read = first_number(self.register.life + 1) - self.orphans.next;
-                self.orphans.told.insert(read, key.clone());
+                let read = self.orphan_number(&key);
                 let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: copy.clone() };
                 self.send(to, Head::Repair(Box::new(repair)), Batches::None);
             }
         }
     }
 
+    /// A number for one more question about a key.
+    pub(crate) fn orphan_number(&mut self, key: &Bytes) -> u64 {
+        // Numbers of reads and these never meet: they count from the other end of a life.
+        self.orphans.next += 1;
+        let read = first_number(self.register.life + 1) - self.orphans.next;
+        self.orphans.told.insert(read, key.clone());
+        read
+    }
+
     /// An owner has it.
     pub(crate) fn orphan_confirmed(&mut self, index: u32, read: u64) {
+        if let Some(key) = self.orphans.told.get(&read) {
+            self.moving.confirmed(key, index);
+        }
         if let Some(orphan) = self.orphans.told.get(&read).and_then(|key| self.orphans.keys.get_mut(key)) {
             orphan.confirmed.insert(index);
         }

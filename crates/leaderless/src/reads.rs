@@ -41,6 +41,7 @@ struct Reading {
     token: Token,
     key: Bytes,
     bytes_max: usize,
+    level: ReadLevel,
     need: Need,
     /// What all copies so far say together.
     known: Known,
@@ -65,7 +66,7 @@ struct Repairing {
     /// Owners that have what is returned.
     have: Set,
     /// So many must.
-    want: u8,
+    want: Need,
     /// Those that were told.
     told: Set,
 }
@@ -105,6 +106,11 @@ impl Reads {
         self.latency.get(&index).map_or_else(Vec::new, |latency| latency.samples().to_vec())
     }
 
+    /// The owners are others from now on.
+    pub(crate) fn forget_latencies(&mut self) {
+        self.latency.clear();
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
         let first = self.reading.values().next().map(|reading| reading.until);
         let hedge = self.hedges.first().map(|(at, _)| *at);
@@ -126,8 +132,8 @@ impl Leaderless {
             let page = encode_conflict_page(&self.state.audit.page(after, limit, bytes_max));
             return self.done(token, value(page, false, None));
         }
-        if !matches!(self.standing, Standing::Writer(_)) {
-            return self.reject(token, Rejection::CatchingUp);
+        if let Err(rejection) = self.serves() {
+            return self.reject(token, rejection);
         }
         if let KeyspaceQuery::Get { key } = &query
             && self.config.keyspaces.of(key).is_cas()
@@ -166,7 +172,7 @@ impl Leaderless {
             level => match (self.owners.read_need(&level), query) {
                 (None, _) => self.reject(token, Rejection::Unsupported),
                 (Some(Need::Count(1)), query) => self.answer_here(Some(now), token, &query, bytes_max),
-                (Some(need), KeyspaceQuery::Get { key }) => self.begin_read(now, token, key, need, bytes_max),
+                (Some(need), KeyspaceQuery::Get { key }) => self.begin_read(now, token, key, (level, need), bytes_max),
                 // Pages are read here only.
                 (Some(_), _) => self.reject(token, Rejection::Unsupported),
             },
@@ -182,6 +188,16 @@ impl Leaderless {
             // node sent before its disk had it may still come back.
             return None;
         }
+        if self.is_gone(origin) {
+            let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
+            let tells = |node: NodeId| report(node).is_some_and(|report| report.epoch == self.epoch);
+            if !self.owners.others().all(tells) {
+                return None;
+            }
+            let most = self.owners.others().filter_map(report).map(|report| report.held.base(origin)).max();
+            let most = most.unwrap_or(0).max(self.state.base().base(origin));
+            return (self.stability.stable().base(origin) >= most).then_some(most);
+        }
         let report = self.members.get(&writer.node)?.report.as_ref()?;
         let over = report.current? > writer.incarnation.0;
         let known = self.members.values().filter_map(|member| member.report.as_ref());
@@ -195,8 +211,10 @@ impl Leaderless {
     pub(crate) fn staleness(&mut self, now: Time) -> Option<Duration> {
         let applied = self.state.base();
         let mut oldest = now;
-        for member in self.members.values_mut() {
-            oldest = oldest.min(member.fresh(applied)?);
+        for (node, member) in &mut self.members {
+            if self.owners.index(*node).is_some() {
+                oldest = oldest.min(member.fresh(applied)?);
+            }
         }
         Some(now.since(oldest))
     }
@@ -204,7 +222,9 @@ impl Leaderless {
     /// Answers from this replica's own copy; how old that is, it says when it knows the time.
     fn answer_here(&mut self, now: Option<Now>, token: Token, query: &KeyspaceQuery, bytes_max: usize) {
         let staleness = now.and_then(|now| self.staleness(now.mono));
-        let strict = self.owners.is_strict_read(1);
+        let mut here = Set::default();
+        here.insert(self.owners.me());
+        let strict = self.owners.is_strict_read(here);
         let (answer, pending) = match query {
             KeyspaceQuery::Get { key } => {
                 let pending = self.state.pending(key).max(self.installed);
@@ -214,9 +234,7 @@ impl Leaderless {
                     Err(rejection) => return self.reject(token, rejection),
                 };
                 if let Some(now) = now.filter(|_| !strict) {
-                    let mut me = Set::default();
-                    me.insert(self.owners.me());
-                    self.check_answer(now, key, known, me);
+                    self.check_answer(now, key, known, here);
                 }
                 (answer, pending)
             }
@@ -260,7 +278,7 @@ impl Leaderless {
         (encode_page(&page), pending)
     }
 
-    fn begin_read(&mut self, now: Now, token: Token, key: Bytes, need: Need, bytes_max: usize) {
+    fn begin_read(&mut self, now: Now, token: Token, key: Bytes, (level, need): (ReadLevel, Need), bytes_max: usize) {
         let limit = self.config.limits.waiting_max;
         if self.reads.reading.len() >= limit {
             return self.reject(token, Rejection::Busy { queue: Queue::Reads, limit: limit as u64 });
@@ -272,6 +290,7 @@ impl Leaderless {
         let reading = Reading {
             token,
             bytes_max,
+            level,
             need,
             mine: known.content.digest(),
             first: known.content.clone(),
@@ -398,7 +417,7 @@ impl Leaderless {
             self.begin_repair(read);
         }
         let reading = &self.reads.reading[&read];
-        let repaired = reading.repairing.as_ref().is_none_or(|repairing| repairing.have.len() >= repairing.want);
+        let repaired = reading.repairing.as_ref().is_none_or(|repairing| repairing.want.is_met(repairing.have));
         if !repaired {
             return;
         }
@@ -412,7 +431,6 @@ impl Leaderless {
     /// Tells owners that knew less.
     fn begin_repair(&mut self, read: u64) {
         let (me, mode) = (self.owners.me(), self.config.repair);
-        let unmissable = self.owners.unmissable(self.owners.read_size());
         let reading = self.reads.reading.get_mut(&read).expect("looked up by the caller");
         let merged = reading.known.content.digest();
         let mut have = Set::default();
@@ -424,17 +442,16 @@ impl Leaderless {
                 have.insert(*index);
             }
         }
-        let participants = reading.answered.len();
         let want = match mode {
-            ReadRepair::Blocking => unmissable.min(participants),
-            _ => 0,
+            ReadRepair::Blocking => self.owners.unmissable(reading.answered),
+            _ => Need::Count(0),
         };
         let stale: Vec<u32> =
             reading.answers.iter().map(|(index, _)| *index).filter(|index| !have.contains(*index)).collect();
         let mut repairing = Repairing { have, want, told: Set::default() };
         let here = reading.mine != merged;
         if mode == ReadRepair::Off || stale.is_empty() && !here {
-            reading.repairing = Some(Repairing { want: 0, ..repairing });
+            reading.repairing = Some(Repairing { want: Need::Count(0), ..repairing });
             return;
         }
         let (key, copy) = (reading.key.clone(), reading.known.copy());
@@ -502,7 +519,7 @@ impl Leaderless {
         }
         match self.encode(&reading.key, &reading.known, reading.bytes_max) {
             Ok(answer) => {
-                let strict = self.owners.is_strict_read(reading.answered.len());
+                let strict = self.owners.is_strict_read(reading.answered);
                 // Every write of the quorum that was acknowledged before the read began is in it.
                 let staleness = strict.then_some(Duration::ZERO);
                 self.done(reading.token, value(answer, strict, staleness));
@@ -589,6 +606,43 @@ impl Leaderless {
                 }
             }
             self.reads.reading.insert(read, reading);
+        }
+    }
+
+    /// Other owners count from now on: what is under way begins again.
+    pub(crate) fn begin_reads_anew(&mut self, now: Now) {
+        self.reads.hedges.clear();
+        self.reads.local.clear();
+        for (_, reading) in core::mem::take(&mut self.reads.reading) {
+            if !self.owners.is_owner() {
+                let rejection = self.elsewhere();
+                self.reject(reading.token, rejection);
+                continue;
+            }
+            let Some(need) = self.owners.read_need(&reading.level) else {
+                self.reject(reading.token, Rejection::Unsupported);
+                continue;
+            };
+            let known = self.state.known(&reading.key);
+            let mut me = Set::default();
+            me.insert(self.owners.me());
+            let read = self.next_read();
+            let reading = Reading {
+                need,
+                mine: known.content.digest(),
+                first: known.content.clone(),
+                known,
+                answers: Vec::new(),
+                answered: me,
+                asked: me,
+                after: self.state.pending(&reading.key).max(self.installed),
+                hedge: None,
+                repairing: None,
+                ..reading
+            };
+            self.reads.reading.insert(read, reading);
+            self.ask(now, read);
+            self.advance(read);
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cas;
 use crate::content::KeyCopy;
+use crate::epoch::Owning;
 
 /// What a write does to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +210,10 @@ pub(crate) enum Local {
     Repaired { key: Bytes, copy: KeyCopy },
     /// Of a key that is compared and set, or of who does that.
     Cas(cas::Record),
+    /// Which epochs this replica counts in.
+    Owning(Box<Owning>),
+    /// A key with something that this replica had made before it was evicted, as it was then.
+    Stashed { key: Bytes, copy: KeyCopy },
 }
 
 impl Local {

@@ -5,20 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
 use replikit_core::{
-    Action, Admin, Batch, Batches, Boot, Event, Figure, FollowerStatus, Held, HybridClock, Incarnation, Input, Link,
-    LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
-    Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, Held, HybridClock, Incarnation, Input,
+    Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica,
+    Role, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
 use crate::cas::CasStats;
+use crate::comeback::Stash;
 use crate::config::{Config, ConfigError, Founding};
 use crate::consensus::Consensus;
 use crate::coordinate::{OpenBatch, Writing};
+use crate::epoch::Move;
 use crate::exchange::Arriving;
 use crate::levels::Owners;
 use crate::member::Member;
 use crate::message::{Head, NotLast, Report};
 use crate::orphan::Orphans;
+use crate::ownership::Ownership;
 use crate::reads::{Reads, Reply};
 use crate::record::{Local, Writes, own_batch};
 use crate::register::Register;
@@ -37,10 +40,9 @@ pub(crate) const LOCAL_BYTES_MAX: usize = replikit_core::BATCH_BYTES_MAX / 2;
 pub(crate) enum Standing {
     /// This incarnation takes part.
     Writer(OriginId),
-    /// It may have forgotten what it wrote and what it acknowledged: it has to hear from these first, and to apply what they
-    /// hold.
+    /// It may have forgotten what it wrote and what it acknowledged: it has to hear from the other owners first, and to apply
+    /// what they hold.
     Asking {
-        unheard: BTreeSet<NodeId>,
         /// What each of those held that it has heard from.
         wanted: BTreeMap<NodeId, VersionVector>,
         /// The newest incarnation of this node that anybody knows.
@@ -64,9 +66,22 @@ pub struct Leaderless {
     pub(crate) config: Config,
     /// The keyspaces in short.
     pub(crate) keyspaces: u64,
+    /// The epochs that it counts in: they are on its disk.
+    pub(crate) ownership: Ownership,
+    /// Those that it is going to count in, and the storage action after which it does.
+    pub(crate) taking: Option<(WriteId, Ownership)>,
+    /// The way out of the epochs in force, while they are several.
+    pub(crate) moving: Move,
+    /// Whether it has had all that the owners before it had, so that it may order writes.
+    pub(crate) caught_up: bool,
+    /// Whether it was evicted since it last took part.
+    pub(crate) out: bool,
+    /// What it made while nobody else had it, until it was evicted: to be made again.
+    pub(crate) stash: Stash,
     pub(crate) owners: Owners,
     pub(crate) members: BTreeMap<NodeId, Member>,
-    pub(crate) epoch: replikit_core::Epoch,
+    /// Names the epochs that it counts in.
+    pub(crate) epoch: Epoch,
     pub(crate) suspected: BTreeSet<NodeId>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     /// Peers whose link is known to be down.
@@ -85,6 +100,8 @@ pub struct Leaderless {
     pub(crate) local: (u64, u64),
     /// Whether the log has any of them.
     has_local: bool,
+    /// Own records up to this one are in the snapshot that was restored.
+    restored_local: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) clock: HybridClock,
     pub(crate) open: Option<OpenBatch>,
@@ -152,21 +169,27 @@ impl Leaderless {
             return Err(ConfigError::NotAnOwner { node: config.node });
         }
         let mut register = Register::of(boot)?;
-        let membership = config.epochs.current();
-        let owners = Owners::new(membership, config.node, config.quorums);
-        let others: BTreeSet<NodeId> = owners.others().collect();
+        let membership = config.epochs.current().clone();
+        let is_new = register.incarnation == 0;
+        let founds = config.founding == Founding::New && is_new && !membership.joined.contains_key(&config.node);
+        let ownership = if membership.is_founding() || founds && membership.contains(config.node) {
+            Ownership::founding(membership)
+        } else {
+            Ownership::announced(membership)
+        };
+        let is_founder = ownership.contains(config.node);
+        let owners = Owners::new(ownership.in_force(), config.node, config.quorums);
         let clock = HybridClock::resume(register.ceiling);
         let was_cut = boot.tail_cut.iter().any(|stream| stream.group == config.group);
-        let is_new = register.incarnation == 0;
         let unclean = register.unclean != boot.incarnation;
         register.life += 1;
         register.unclean = boot.incarnation;
         // A start that did not get so far as to have asked everybody left that in the register: the log tells a cut once only.
         let still = !is_new && register.forgotten > register.incarnation;
-        let asks = was_cut || still || is_new && config.founding == Founding::Ask;
+        let asks = was_cut || still || is_new && (config.founding == Founding::Ask || !is_founder);
         let standing = if asks {
             register.forgotten = register.incarnation + 1;
-            Standing::Asking { unheard: others.clone(), wanted: BTreeMap::new(), newest: register.incarnation }
+            Standing::Asking { wanted: BTreeMap::new(), newest: register.incarnation }
         } else {
             if is_new || unclean {
                 register.incarnation += 1;
@@ -179,12 +202,18 @@ impl Leaderless {
             Standing::Writer(origin.id().map_err(|_| ConfigError::Incarnations { node: config.node })?)
         };
         let state = State::new(config.keyspaces.clone(), config.limits.audit_bytes_max);
-        let consensus = Consensus::new(&config, membership.epoch, owners.nodes());
-        Ok(Self {
+        let consensus = Consensus::new(&config, ownership.number(), owners.nodes());
+        let mut replica = Self {
             keyspaces: config.keyspaces.digest(),
-            members: others.iter().map(|node| (*node, Member::default())).collect(),
-            epoch: membership.epoch,
-            peers: others.iter().map(|node| (*node, Peer::default())).collect(),
+            members: BTreeMap::new(),
+            epoch: ownership.number(),
+            peers: BTreeMap::new(),
+            ownership,
+            taking: None,
+            moving: Move::default(),
+            caught_up: is_founder,
+            out: false,
+            stash: Stash::default(),
             owners,
             suspected: BTreeSet::new(),
             down: BTreeSet::new(),
@@ -199,6 +228,7 @@ impl Leaderless {
             streams: BTreeMap::new(),
             local: (0, 0),
             has_local: false,
+            restored_local: 0,
             cache_bytes: 0,
             clock,
             open: None,
@@ -233,7 +263,9 @@ impl Leaderless {
             outdated: false,
             actions: VecDeque::new(),
             config,
-        })
+        };
+        replica.lay_members();
+        Ok(replica)
     }
 
     /// What has been applied here from the logs of the origins.
@@ -303,6 +335,18 @@ impl Leaderless {
     #[must_use]
     pub fn siblings(&self) -> usize {
         self.state.siblings()
+    }
+
+    /// The epochs that it counts in, and the one that is to come.
+    #[must_use]
+    pub const fn ownership(&self) -> &Ownership {
+        &self.ownership
+    }
+
+    /// Names the epochs that it counts in: replicas with the same name answer each other.
+    #[must_use]
+    pub const fn view(&self) -> Epoch {
+        self.epoch
     }
 
     /// The incarnation that writes here; `None` while it has to ask the others first.
@@ -403,6 +447,10 @@ impl Leaderless {
             self.log_bytes += batch.bytes() as u64;
             for entry in batch.entries() {
                 match Local::decode(entry.payload) {
+                    Some(Local::Owning(owning)) if entry.index.0 > self.restored_local => self.recover_owning(*owning),
+                    Some(Local::Stashed { .. }) if entry.index.0 <= self.restored_local => {}
+                    Some(Local::Stashed { key, copy }) => self.stash.put(key, copy),
+                    Some(Local::Owning(_)) => {}
                     Some(Local::Repaired { key, copy }) => drop(self.state.repair(&key, copy, WriteId(0))),
                     Some(Local::Cas(record)) => self.consensus.recover(&record),
                     None => {}
@@ -438,9 +486,12 @@ impl Leaderless {
         let mut content = self.restoring.take().unwrap_or_default();
         let mut read = content.push(chunk);
         if read.is_ok() && last {
-            read = content.join(&mut self.state).map(|(header, cas)| {
+            read = content.join(&mut self.state).map(|(header, own)| {
                 self.local = header.local;
-                cas.iter().for_each(|record| self.consensus.recover(record));
+                self.restored_local = header.local.0;
+                own.cas.iter().for_each(|record| self.consensus.recover(record));
+                self.stash = own.stash;
+                own.owning.into_iter().for_each(|owning| self.recover_owning(owning));
             });
             self.snapshot = Some(at);
         } else if read.is_ok() {
@@ -451,8 +502,7 @@ impl Leaderless {
             // What it held has to come from the others again, before this replica is counted.
             self.event(Event::SnapshotUnreadable { at });
             let newest = self.register.incarnation;
-            let unheard = self.members.keys().copied().collect();
-            self.standing = Standing::Asking { unheard, wanted: BTreeMap::new(), newest };
+            self.standing = Standing::Asking { wanted: BTreeMap::new(), newest };
             self.register.forgotten = newest + 1;
         }
         for (origin, held) in self.state.base().iter() {
@@ -483,6 +533,9 @@ impl Leaderless {
             let next = LogIndex(self.local.0 + 1);
             self.persist(Persist::Reset { stream: self.stream_id(OriginId::LOCAL), next });
         }
+        if self.config.epochs.changes() {
+            self.count_in_recovered(now);
+        }
         self.try_standing();
         self.start_consensus();
         self.event(Event::RoleChanged { role: Role::Equal, term: Term(0) });
@@ -502,6 +555,9 @@ impl Leaderless {
     fn handle_durable(&mut self, now: Now, up_to: WriteId) {
         let before = self.durable;
         self.durable = self.durable.max(up_to);
+        if self.taking.is_some() {
+            self.take_epochs(now);
+        }
         if before < self.lived && self.may_number() {
             self.begin_asking(now);
         }
@@ -604,9 +660,10 @@ impl Leaderless {
             first_index: LogIndex(first),
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
-            epoch: self.epoch,
+            epoch: self.ownership.epoch(),
             suspected: self.suspected.iter().copied().collect(),
             figures: (self.figures().counts().into_iter())
+                .chain(self.epoch_counts())
                 .chain(self.consensus.counts())
                 .chain(self.predicted())
                 .collect(),
@@ -621,6 +678,11 @@ impl Leaderless {
     /// What is held here of every origin.
     pub(crate) fn held(&self) -> VersionVector {
         self.vector(Stream::held)
+    }
+
+    /// What of it is on disk here.
+    pub(crate) fn durable_vector(&self) -> VersionVector {
+        self.vector(Stream::durable)
     }
 
     fn vector(&self, end: impl Fn(&Stream) -> u64) -> VersionVector {
@@ -647,13 +709,14 @@ impl Leaderless {
         Report {
             epoch: self.epoch,
             keyspaces: self.keyspaces,
-            current: self.origin().map(|_| self.register.incarnation),
+            current: self.origin().filter(|_| !self.out).map(|_| self.register.incarnation),
             lives: self.lives(),
             number: self.report_number,
             durable: (durable != held).then_some(durable),
             held,
             echo: None,
             ask: false,
+            moving: self.moving(),
         }
     }
 
@@ -725,6 +788,9 @@ impl Replica for Leaderless {
     type Head = Head;
 
     fn handle(&mut self, now: Now, input: Input<Head>) {
+        if self.recovered && self.config.epochs.changes() {
+            self.observe_epochs(now);
+        }
         match input {
             Input::RecoverSnapshot { at, chunk, last } => self.handle_recovered_snapshot(at, &chunk, last),
             Input::Recover { batch } => self.handle_recovered_batch(batch),

@@ -83,6 +83,13 @@ impl Sampling {
         self.watched.push_back(Watched { sequence, began: now, told: vec![None; owners.len().into()] });
     }
 
+    /// The owners are others from now on.
+    pub(crate) fn begin_anew(&mut self) {
+        self.watched.clear();
+        self.told.clear();
+        self.checks.clear();
+    }
+
     /// An owner has own writes up to this on its disk.
     pub(crate) fn durable(&mut self, now: Time, index: u32, up_to: u64) {
         for watched in self.watched.iter_mut().take_while(|watched| watched.sequence <= up_to) {

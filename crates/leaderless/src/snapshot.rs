@@ -12,7 +12,9 @@ use replikit_core::{OriginId, RestoreError, SnapshotSource, VALUE_BYTES_MAX, Ver
 use serde::{Deserialize, Serialize};
 
 use crate::cas::{self, CasImage};
-use crate::content::{Content, Stored};
+use crate::comeback::Stash;
+use crate::content::{Content, KeyCopy, Stored};
+use crate::epoch::Owning;
 use crate::state::{Slot, State};
 
 const VERSION: u8 = 1;
@@ -38,6 +40,17 @@ enum Record {
     Key { key: Bytes, content: Stored },
     Overwritten(Conflict),
     Cas(cas::Record),
+    Owning(Box<Owning>),
+    Stashed { key: Bytes, copy: KeyCopy },
+}
+
+/// What is in a snapshot that is no peer's: what this node has promised and accepted, which epochs it counts in, and what it
+/// has put away.
+#[derive(Debug, Default)]
+pub(crate) struct Own<C> {
+    pub(crate) cas: C,
+    pub(crate) owning: Option<Owning>,
+    pub(crate) stash: Stash,
 }
 
 /// The state of one moment, on its way out.
@@ -46,11 +59,11 @@ pub(crate) struct Image {
     buffer: BytesMut,
     keys: MapImage<Slot>,
     audit: MapImage<Conflict>,
-    cas: Option<CasImage>,
+    own: Option<Own<CasImage>>,
 }
 
 impl Image {
-    pub(crate) fn of(state: &State, local: (u64, u64), cas: Option<CasImage>) -> Self {
+    pub(crate) fn of(state: &State, local: (u64, u64), own: Option<Own<CasImage>>) -> Self {
         let header = Header {
             version: VERSION,
             applied: state.base().clone(),
@@ -59,7 +72,7 @@ impl Image {
             audit_dropped: state.audit.dropped(),
         };
         let (keys, audit) = (state.map().image(), state.audit.entries().image());
-        let mut image = Self { buffer: BytesMut::new(), keys, audit, cas };
+        let mut image = Self { buffer: BytesMut::new(), keys, audit, own };
         image.put(&Record::Header(header));
         image
     }
@@ -77,7 +90,14 @@ impl Image {
         if let Some((_, conflict)) = self.audit.next() {
             return Some(Record::Overwritten(conflict));
         }
-        self.cas.as_mut()?.next().map(Record::Cas)
+        let own = self.own.as_mut()?;
+        if let Some(owning) = own.owning.take() {
+            return Some(Record::Owning(Box::new(owning)));
+        }
+        if let Some((key, copy)) = own.stash.take_first() {
+            return Some(Record::Stashed { key, copy });
+        }
+        own.cas.next().map(Record::Cas)
     }
 }
 
@@ -100,7 +120,7 @@ pub(crate) struct Incoming {
     header: Option<Header>,
     keys: Vec<(Bytes, Content)>,
     audit: Vec<Conflict>,
-    cas: Vec<cas::Record>,
+    own: Own<Vec<cas::Record>>,
 }
 
 impl Incoming {
@@ -143,13 +163,15 @@ impl Incoming {
                 self.keys.push((key, content));
             }
             Record::Overwritten(conflict) => self.audit.push(conflict),
-            Record::Cas(record) => self.cas.push(record),
+            Record::Cas(record) => self.own.cas.push(record),
+            Record::Owning(owning) => self.own.owning = Some(*owning),
+            Record::Stashed { key, copy } => self.own.stash.put(key, copy),
         }
         Ok(())
     }
 
-    /// Joins the state with the whole snapshot; returns its header, and what the node that wrote it had promised and accepted.
-    pub(crate) fn join(self, state: &mut State) -> Result<(Header, Vec<cas::Record>), RestoreError> {
+    /// Joins the state with the whole snapshot; returns its header, and what is only of the node that wrote it.
+    pub(crate) fn join(self, state: &mut State) -> Result<(Header, Own<Vec<cas::Record>>), RestoreError> {
         let Some(header) = self.header else { return Err(RestoreError { what: "it is empty" }) };
         if !self.buffer.is_empty() {
             return Err(RestoreError { what: "the last record is cut short" });
@@ -161,6 +183,6 @@ impl Incoming {
         }
         state.audit.drop_elsewhere(header.audit_dropped);
         state.joined(&header.applied, &header.digests, self.audit);
-        Ok((header, self.cas))
+        Ok((header, self.own))
     }
 }

@@ -132,6 +132,19 @@ impl Acceptors {
         more
     }
 
+    /// The next keys, ascending.
+    pub(super) fn keys_behind(&self, after: Option<&[u8]>, most: usize) -> Vec<Bytes> {
+        let mut keys = Vec::new();
+        self.entries.for_each_from(after.map_or(Bound::Unbounded, Bound::Excluded), |key, _| {
+            if keys.len() == most {
+                return ControlFlow::Break(());
+            }
+            keys.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        });
+        keys
+    }
+
     /// Answers a question. A record, if there is one, will have this number.
     pub(super) fn answer(&mut self, key: &Bytes, ask: Ask, number: RecordNumber) -> Step {
         match ask {

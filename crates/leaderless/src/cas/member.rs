@@ -147,14 +147,14 @@ impl Cas {
         self.outputs.pop_front()
     }
 
-    /// Another membership is in force: messages of the one before are dropped from now on. Ignored for an epoch that is not
-    /// newer. The epoch given to [`Cas::new`] after a restart must not be lower than the last one here.
+    /// Another membership is in force: messages of the one before are dropped from now on. Ignored for the epoch that is in
+    /// force. An epoch names one membership for ever, and one that was left never comes again, after a restart neither.
     ///
     /// Two epochs whose quorums need not meet must not follow on each other. Between them comes a joint one
     /// ([`Quorum::joint`]): first every old member that answers is in it, a quorum at least; then the new members, started
     /// [`Start::Forgetful`], join from the old ones; then the next epoch may begin.
     pub fn reconfigure(&mut self, now: Time, epoch: Epoch, quorum: Quorum) {
-        if epoch > self.proposers.epoch() {
+        if epoch != self.proposers.epoch() {
             self.proposers.reconfigure(now, epoch, quorum, &mut self.acceptors);
             self.settle(now);
         }
@@ -230,6 +230,12 @@ impl Cas {
         }
         let next = self.acceptors.page(after, bytes_max, &mut records);
         (records, next)
+    }
+
+    /// The next keys behind this one of which something was promised or accepted here, ascending, so many at most.
+    #[must_use]
+    pub fn keys_behind(&self, after: Option<&Bytes>, most: usize) -> Vec<Bytes> {
+        self.acceptors.keys_behind(after.map(|key| &key[..]), most)
     }
 
     /// What has happened.

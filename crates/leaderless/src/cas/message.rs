@@ -110,6 +110,14 @@ pub enum Message {
 }
 
 impl Message {
+    /// The membership that a proposer counts in that asks; `None` for an answer.
+    pub(crate) const fn asked_in(&self) -> Option<Epoch> {
+        match self {
+            Self::Ask { epoch, .. } => Some(*epoch),
+            Self::Answer { .. } => None,
+        }
+    }
+
     /// Whether it keeps the limits; a peer's message that does not is dropped.
     pub(super) fn is_bounded(&self) -> bool {
         let holding = |holding: &Holding| {

@@ -1,0 +1,166 @@
+//! An owner that was evicted while it was away, and is named again: it begins with an empty state, and makes again what only
+//! it had.
+//!
+//! Invariants: what others had closed of its writes stays closed, so what was forgotten because every owner had it does not
+//! come back; what it had made and nobody else has is put away, durably, before its state is dropped, and stays there until it
+//! has been made again. A quorum never counted any of that.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use replikit_core::dotted::{Peer, first_number};
+use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, VersionVector};
+
+use crate::consensus::Consensus;
+use crate::content::{Content, KeyCopy, Stored};
+use crate::member::Member;
+use crate::record::{Change, Local, Record};
+use crate::replica::{Leaderless, Standing};
+use crate::state::State;
+
+/// Keys that are made again in one exchange.
+const KEYS_MAX: usize = 256;
+
+/// Keys as they were when this node was evicted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stash(BTreeMap<Bytes, KeyCopy>);
+
+impl Stash {
+    /// Puts a key away; what was put away of it first stays.
+    pub(crate) fn put(&mut self, key: Bytes, copy: KeyCopy) {
+        self.0.entry(key).or_insert(copy);
+    }
+
+    pub(crate) fn take_first(&mut self) -> Option<(Bytes, KeyCopy)> {
+        self.0.pop_first()
+    }
+}
+
+impl Leaderless {
+    /// This node is, or is to be, an owner again: it begins anew if it was evicted since.
+    pub(crate) fn come_back(&mut self, now: Now) {
+        let named = self.owners.is_owner() || self.ownership.announces(self.config.node);
+        if self.out && named && self.taking.is_none() && !self.failed {
+            self.begin_anew(now);
+        }
+    }
+
+    /// What only this node may have: its own writes that are not known to be everywhere.
+    fn put_away(&mut self) {
+        let (node, stable) = (self.config.node, self.stability.stable().clone());
+        let only_here = |dot: Dot| Origin::of(dot.origin).is_some_and(|o| o.node == node) && !stable.contains(dot);
+        let mut keys = Vec::new();
+        self.state.map().for_each_from(Bound::Unbounded, |key, slot| {
+            let mut found = false;
+            match &slot.content {
+                Content::Versions(versions) => {
+                    found = versions.as_slice().iter().any(|sibling| only_here(sibling.dot()));
+                }
+                Content::Merging(state) => state.visit(&mut |dot| found |= only_here(dot)),
+            }
+            if found {
+                keys.push(Bytes::copy_from_slice(key));
+            }
+            ControlFlow::Continue(())
+        });
+        for key in keys {
+            let copy = self.state.copy(&key);
+            self.persist_local(&Local::Stashed { key: key.clone(), copy: copy.clone() });
+            self.stash.put(key, copy);
+        }
+    }
+
+    fn begin_anew(&mut self, now: Now) {
+        self.close_batch();
+        self.put_away();
+        let streams: Vec<OriginId> = self.streams.keys().copied().collect();
+        for origin in streams {
+            self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });
+        }
+        self.streams.clear();
+        self.judged.clear();
+        (self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0);
+        let mut state = State::new(self.config.keyspaces.clone(), self.config.limits.audit_bytes_max);
+        core::mem::swap(&mut state.audit, &mut self.state.audit);
+        self.state = state;
+        self.stability.begin_epoch();
+        self.arriving = None;
+        self.orphans.begin_anew();
+        self.consensus = Consensus::new(&self.config, Epoch(0), self.owners.nodes());
+        self.count_consensus(now);
+        (self.out, self.caught_up) = (false, false);
+        let newest = self.register.incarnation;
+        self.register.forgotten = newest + 1;
+        self.register.life += 1;
+        self.report_number = first_number(self.register.life);
+        self.asked.clear();
+        let (group, bytes) = (self.config.group, self.register.encode());
+        self.lived = self.persist(Persist::Register { group, bytes });
+        self.write_image();
+        for member in self.members.values_mut() {
+            let heard = member.heard;
+            *member = Member::default();
+            member.heard = heard;
+        }
+        self.peers.values_mut().for_each(|peer| *peer = Peer::default());
+        self.standing = Standing::Asking { wanted: BTreeMap::new(), newest };
+        self.begin_move();
+        let (epoch, stashed) = (self.ownership.newest(), self.stash.0.len() as u64);
+        self.event(Event::BeganAnew { epoch, stashed });
+        self.next_exchange = replikit_core::Time::ZERO;
+    }
+
+    /// At every exchange: makes again what had been put away, some at a time.
+    pub(crate) fn resubmit(&mut self, now: Now) {
+        if self.stash.0.is_empty() || self.incarnated > self.durable {
+            return;
+        }
+        let Ok(origin) = self.serves() else { return };
+        let (mut writes, mut known) = (0, 0);
+        for _ in 0..KEYS_MAX {
+            let Some((key, copy)) = self.stash.take_first() else { break };
+            if self.make_again(now, origin, key, copy) {
+                writes += 1;
+            } else {
+                known += 1;
+            }
+        }
+        self.event(Event::Resubmitted { writes, known, dropped: 0 });
+        if self.stash.0.is_empty() {
+            // It is not looked at again after a restart.
+            self.take_snapshot();
+        }
+    }
+
+    /// Returns whether there was anything that others do not have.
+    fn make_again(&mut self, now: Now, origin: OriginId, key: Bytes, copy: KeyCopy) -> bool {
+        let keyspace = self.config.keyspaces.of(&key);
+        let lww = keyspace.is_lww();
+        let Some((content, _)) = copy.clone().check(keyspace) else { return false };
+        let seen: VersionVector = self.state.seen(&key);
+        let is_bare = self.state.versions(&key).is_none_or(|versions| versions.as_slice().is_empty());
+        if let (Content::Versions(versions), true, true) = (&content, lww, is_bare) {
+            // A delete of it may have been forgotten since, for every owner had it: the write is made again as a new one.
+            let newest = versions.as_slice().iter().max_by_key(|sibling| sibling.version.stamp);
+            let newest = newest.filter(|sibling| !seen.contains(sibling.dot()));
+            let Some(value) = newest.and_then(|sibling| sibling.version.value.clone()) else { return false };
+            self.begin_batch_for(now, origin, &key);
+            let stamp = self.next_stamp(origin);
+            let beyond = self.state.versions(&key).and_then(|versions| versions.above()).cloned();
+            self.write_record(stamp, &Record { key: &key, change: Change::Put(&value), keeps: Vec::new(), beyond });
+            self.writing.push_unasked(stamp.dot.sequence);
+            self.end_record();
+            return true;
+        }
+        // Beside others it stands as what it was.
+        self.close_batch();
+        let copy = KeyCopy { base: copy.base, stored: Stored::for_others(&content) };
+        let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
+        let is_new = self.state.repair(&key, copy, self.last_write.next());
+        if is_new {
+            self.persist_local(&record);
+        }
+        is_new
+    }
+}

@@ -1,0 +1,491 @@
+//! Owners that change: which epochs this replica counts in, when their owners become those of the next one, and who has to
+//! begin anew.
+//!
+//! Steps, each of which any replica may take and the others take over by hearing of it: an epoch is *announced*, and its owners
+//! get what the present ones have, and count for nothing; it is *joint*, as soon as enough of them are ready: every request needs
+//! a quorum of each epoch in force; it is *settled*, once its owners have everything that was acknowledged before, and then
+//! those before it own nothing any more.
+//!
+//! Invariants: an epoch that is in force stays so until a later one that was joint with it is settled; answers count only
+//! between replicas that have the same epochs in force, on their disks. So a quorum in one set of epochs and a quorum in another
+//! have an owner in common, or the first is held by so many owners of the second that no quorum there is without one.
+//!
+//! *Why.* To settle, a majority of each epoch before has to be in the joint set, and as many that no quorum of it is without
+//! one. From then on none of them answers a request that is not counted in the new epoch, and none can be part of another way
+//! out of the old one. What had been acknowledged by a quorum of the old epoch before, one of them holds, and says so; and
+//! what they say that they hold has come to enough of the new owners: logs, keys that reads have repaired ahead of the logs,
+//! and keys that are compared and set, each of which has been looked at through joint quorums. No clock is asked.
+//!
+//! Source: joint consensus, Ongaro's thesis section 4.3; reconfiguration without agreement on an order: Jehl, Vitenberg,
+//! Meling 2015 (SmartMerge); closed origins: see multi-leader replication.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use replikit_core::dotted::Peer;
+use replikit_core::{
+    Batches, Epoch, Event, Figure, LogIndex, NodeId, Now, Origin, OriginId, Rejection, Time, VersionVector, WriteId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::levels::{Owners, Set, Voters};
+use crate::message::{Head, Moving, Repair, Report};
+use crate::ownership::Ownership;
+use crate::record::Local;
+use crate::replica::{Leaderless, Standing};
+
+/// What a replica must not forget of epochs: in the stream of its own records, as it is more than a register holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owning {
+    /// The epochs that it counts in.
+    pub(crate) ownership: Ownership,
+    /// Whether it has had everything that the owners before it had: before, it orders no writes.
+    pub(crate) caught_up: bool,
+    /// Whether it was evicted, and its state is of that time.
+    pub(crate) out: bool,
+}
+
+/// The way out of the epochs in force, while they are several.
+#[derive(Debug, Default)]
+pub(crate) struct Move {
+    /// What each owner held when it first told of these epochs, without having begun a new life since.
+    held: BTreeMap<NodeId, VersionVector>,
+    /// Keys that had seen more than the logs here when these epochs came into force, and who has confirmed them since.
+    orphans: BTreeMap<Bytes, Set>,
+    /// Whether every key that is compared and set here has been looked at in these epochs.
+    pub(crate) swept: bool,
+}
+
+impl Move {
+    /// A key has been confirmed by an owner.
+    pub(crate) fn confirmed(&mut self, key: &Bytes, index: u32) {
+        if let Some(by) = self.orphans.get_mut(key) {
+            by.insert(index);
+        }
+    }
+
+    /// A node may hold less than it has told.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.held.remove(&node);
+    }
+}
+
+impl Leaderless {
+    /// Learns of an epoch that was announced here.
+    pub(crate) fn observe_epochs(&mut self, now: Now) {
+        let current = self.config.epochs.current();
+        if current.epoch > self.newest_known() {
+            let announced = Ownership::announced(current.clone());
+            self.learn_epochs(now, &announced);
+        }
+    }
+
+    fn newest_known(&self) -> Epoch {
+        self.taking.as_ref().map_or(&self.ownership, |(_, taking)| taking).newest()
+    }
+
+    /// What this replica knows of epochs, and tells: that which is on its disk.
+    pub(crate) fn tell_epochs(&mut self, to: NodeId) {
+        if self.config.epochs.changes() {
+            let known = Box::new(self.ownership.clone());
+            self.send(to, Head::Epochs(known), Batches::None);
+        }
+    }
+
+    /// Another node tells what it knows of epochs.
+    pub(crate) fn handle_epochs(&mut self, now: Now, from: NodeId, theirs: &Ownership) {
+        if !self.config.epochs.changes() || !theirs.is_sound() {
+            return self.misbehaved(from, "epochs that cannot be");
+        }
+        self.learn_epochs(now, theirs);
+        let mut both = theirs.clone();
+        if both.merge(&self.ownership) {
+            self.tell_epochs(from);
+        }
+    }
+
+    /// Takes in what is known of epochs elsewhere. What concerns those in force counts once it is on disk here.
+    fn learn_epochs(&mut self, now: Now, more: &Ownership) {
+        let mut wanted = self.taking.as_ref().map_or(&self.ownership, |(_, taking)| taking).clone();
+        if !wanted.merge(more) || !wanted.is_sound() || self.failed {
+            return;
+        }
+        if wanted.number() == self.epoch {
+            self.ownership.announced = wanted.announced;
+            self.lay_members();
+            self.come_back(now);
+            self.next_exchange = Time::ZERO;
+            return;
+        }
+        if self.taking.as_ref().is_some_and(|(_, taking)| taking.number() == wanted.number()) {
+            self.taking.as_mut().expect("looked at just now").1 = wanted;
+            return;
+        }
+        self.taking = Some((WriteId(u64::MAX), wanted));
+        let write = self.persist_owning();
+        self.taking.as_mut().expect("set just now").0 = write;
+    }
+
+    /// What is to be known of epochs after a restart.
+    pub(crate) fn owning(&self) -> Option<Owning> {
+        let ownership = self.taking.as_ref().map_or(&self.ownership, |(_, taking)| taking);
+        self.config.epochs.changes().then(|| Owning {
+            ownership: ownership.clone(),
+            caught_up: self.caught_up,
+            out: self.out,
+        })
+    }
+
+    fn persist_owning(&mut self) -> WriteId {
+        let owning = self.owning().expect("only where epochs change anything of it does");
+        self.persist_local(&Local::Owning(Box::new(owning)))
+    }
+
+    /// What the disk knows of epochs.
+    pub(crate) fn recover_owning(&mut self, owning: Owning) {
+        let Owning { ownership, caught_up, out } = owning;
+        self.ownership.merge(&ownership);
+        (self.caught_up, self.out) = (caught_up, out);
+    }
+
+    /// All that the disk knows is known.
+    pub(crate) fn count_in_recovered(&mut self, now: Now) {
+        self.epoch = self.ownership.number();
+        self.lay_owners();
+        self.lay_members();
+        self.begin_move();
+        self.count_consensus(now);
+        self.come_back(now);
+    }
+
+    /// The disk has it: from now on this replica counts in other epochs.
+    pub(crate) fn take_epochs(&mut self, now: Now) {
+        let Some((_, taking)) = self.taking.take_if(|(write, _)| *write <= self.durable) else { return };
+        self.close_batch();
+        let me = self.config.node;
+        let before = core::mem::replace(&mut self.ownership, taking);
+        let (settled, newest) = (before.settled.as_ref().map(|it| it.epoch), before.epoch());
+        let had = before.contains(me);
+        if had && !self.ownership.continues(&before, me) && !self.out {
+            self.out = true;
+            self.caught_up = false;
+            self.persist_owning();
+        }
+        self.epoch = self.ownership.number();
+        self.lay_owners();
+        self.lay_members();
+        self.peers.values_mut().for_each(Peer::go_back);
+        self.stability.begin_anew();
+        if let Standing::Asking { wanted, .. } = &mut self.standing {
+            wanted.clear();
+        }
+        self.orphans.begin_anew();
+        self.begin_move();
+        self.count_consensus(now);
+        let epoch = self.ownership.epoch();
+        if epoch > newest {
+            let members = self.owners.newest().map_or_else(Vec::new, |newest| {
+                self.owners.nodes().iter().copied().filter(|node| self.is_in(newest, *node)).collect()
+            });
+            self.event(Event::EpochBegun { epoch, members });
+        }
+        if had && !self.owners.is_owner() {
+            self.event(Event::Evicted { epoch });
+        }
+        let moved = self.ownership.settled.as_ref().map(|it| it.epoch) > settled;
+        self.close_gone(&before);
+        self.come_back(now);
+        self.count_writes_anew(now, moved);
+        self.begin_reads_anew(now);
+        self.owed.extend(self.members.keys().copied());
+        self.owed_stored.extend(self.members.keys().copied());
+        self.next_exchange = Time::ZERO;
+        self.outdated = true;
+    }
+
+    fn is_in(&self, voters: &Voters, node: NodeId) -> bool {
+        self.owners.index(node).is_some_and(|index| voters.set().contains(index))
+    }
+
+    /// Counts the owners in force.
+    pub(crate) fn lay_owners(&mut self) {
+        self.owners = Owners::new(self.ownership.in_force(), self.config.node, self.config.quorums);
+        self.sampling.begin_anew();
+        self.reads.forget_latencies();
+        self.writing.taken.clear();
+    }
+
+    /// Those that this replica speaks with: owners, and those who are getting ready.
+    pub(crate) fn lay_members(&mut self) {
+        let me = self.config.node;
+        let mut others: BTreeSet<NodeId> = BTreeSet::new();
+        if self.ownership.contains(me) || self.ownership.announces(me) {
+            others.extend(self.owners.nodes());
+            others.extend(self.ownership.announced.iter().flat_map(|announced| announced.ids()));
+            others.remove(&me);
+        }
+        self.members.retain(|node, _| others.contains(node));
+        self.peers.retain(|node, _| others.contains(node));
+        for &node in &others {
+            self.members.entry(node).or_default();
+            self.peers.entry(node).or_insert_with(Peer::default);
+        }
+        self.suspected.retain(|node| others.contains(node));
+        let fallbacks = &self.config.fallbacks.nodes;
+        self.down.retain(|node| others.contains(node) || fallbacks.contains(node));
+        self.owed.retain(|node| others.contains(node));
+        self.owed_stored.retain(|node| others.contains(node));
+        self.owed_durable.retain(|node, _| others.contains(node));
+        self.arriving.take_if(|arriving| !others.contains(&arriving.from));
+    }
+
+    /// Tells how far the writes of those go who own nothing any more.
+    fn close_gone(&mut self, before: &Ownership) {
+        if self.ownership.is_joint() || !self.owners.is_owner() {
+            return;
+        }
+        let gone: Vec<NodeId> = before.in_force().flat_map(|membership| membership.ids()).collect();
+        for (origin, held) in self.held().iter() {
+            let node = Origin::of(origin).map(|origin| origin.node);
+            let closed = node.is_some_and(|node| gone.contains(&node) && self.owners.index(node).is_none());
+            if closed {
+                let stream = self.stream_id(origin);
+                self.event(Event::OriginClosed { stream, last: LogIndex(held.base()) });
+            }
+        }
+    }
+
+    /// Whether requests are answered here.
+    pub(crate) fn serves(&self) -> Result<OriginId, Rejection> {
+        let Standing::Writer(origin) = self.standing else {
+            return Err(if self.owners.is_owner() { Rejection::CatchingUp } else { self.elsewhere() });
+        };
+        match (self.owners.is_owner(), self.caught_up) {
+            (true, true) => Ok(origin),
+            (true, false) => Err(Rejection::CatchingUp),
+            (false, _) => Err(self.elsewhere()),
+        }
+    }
+
+    /// Another owner is to be asked.
+    pub(crate) fn elsewhere(&self) -> Rejection {
+        let newest = self.owners.newest().map(Voters::set).unwrap_or_default();
+        let mut owners = self.owners.others().filter(|node| {
+            !self.is_away(*node) && self.owners.index(*node).is_some_and(|index| newest.contains(index))
+        });
+        Rejection::NotLeader { leader: owners.next() }
+    }
+
+    /// Whether a member counts in the same epochs, by its newest report, and takes part.
+    fn goes_along(&self, report: &Report) -> bool {
+        report.epoch == self.epoch && report.current.is_some()
+    }
+
+    /// Whether this replica has to hear from fewer than all before it takes part: it was counted in no epoch that it could
+    /// have forgotten anything of which others do not know.
+    pub(crate) fn is_new_owner(&self) -> bool {
+        let Some(settled) = self.owners.settled() else { return true };
+        self.config.epochs.changes() && !self.is_in(settled, self.config.node)
+    }
+
+    /// Whether these, with what they hold, have told enough for this replica to take part.
+    pub(crate) fn has_heard(&self, wanted: &BTreeMap<NodeId, VersionVector>) -> bool {
+        let Some(settled) = self.owners.settled() else { return false };
+        if !self.is_new_owner() {
+            return self.owners.others().all(|node| wanted.contains_key(&node));
+        }
+        let heard = wanted.keys().filter(|node| self.is_in(settled, **node)).count();
+        heard >= usize::from(settled.blocking())
+    }
+
+    /// A new owner orders writes only once it has had what the owners in force held: so each of its writes has seen what is
+    /// stable, and deletes that are forgotten take nothing back.
+    pub(crate) fn try_catching_up(&mut self) {
+        if self.caught_up || self.out || !self.owners.is_owner() || !matches!(self.standing, Standing::Writer(_)) {
+            return;
+        }
+        let Some(settled) = self.owners.settled() else { return };
+        let applied = self.state.base();
+        let covered = self.members.iter().filter(|(node, member)| {
+            let covers = |report: &Report| self.goes_along(report) && applied.covers(&report.held);
+            self.is_in(settled, **node) && member.report.as_ref().is_some_and(covers)
+        });
+        let needed = settled.blocking().min(settled.set().len() - u8::from(self.is_in(settled, self.config.node)));
+        if covered.count() >= needed.into() {
+            self.caught_up = true;
+            self.persist_owning();
+        }
+    }
+
+    /// Several epochs are in force from now on, or one.
+    pub(crate) fn begin_move(&mut self) {
+        self.moving = Move::default();
+        if !self.ownership.is_joint() {
+            return;
+        }
+        if matches!(self.standing, Standing::Writer(_)) {
+            self.moving.held.insert(self.config.node, self.held());
+        }
+        let orphans = self.state.orphans(usize::MAX);
+        self.moving.orphans = orphans.into_iter().map(|(key, _)| (key, Set::default())).collect();
+    }
+
+    /// This replica takes part from now on.
+    pub(crate) fn stands(&mut self) {
+        if self.ownership.is_joint() {
+            let (node, held) = (self.config.node, self.held());
+            self.moving.held.entry(node).or_insert(held);
+        }
+    }
+
+    /// An owner has told what it holds.
+    pub(crate) fn observe_move(&mut self, node: NodeId) {
+        if !self.ownership.is_joint() {
+            return;
+        }
+        let Some(report) = self.members.get(&node).and_then(|member| member.report.as_ref()) else { return };
+        if self.goes_along(report) && self.owners.index(node).is_some() {
+            let held = &report.held;
+            self.moving.held.entry(node).or_insert_with(|| held.clone());
+        }
+    }
+
+    /// What it tells of the way out of the epochs in force.
+    pub(crate) fn moving(&self) -> Option<Moving> {
+        self.ownership.is_joint().then(|| Moving { lacking: self.lacking().bits(), swept: self.moving.swept })
+    }
+
+    /// The owners to be that have not confirmed every key that has seen more than the logs.
+    fn lacking(&self) -> Set {
+        let newest = self.owners.newest().map(Voters::set).unwrap_or_default();
+        let mut me = Set::default();
+        if self.owners.is_owner() {
+            me.insert(self.owners.me());
+        }
+        let lacks = |by: &Set| newest.difference(by.union(me));
+        self.moving.orphans.values().map(lacks).fold(Set::default(), Set::union)
+    }
+
+    /// At every exchange, while several epochs are in force: tells of keys that no log may bring to the owners to be.
+    pub(crate) fn spread_moving(&mut self) {
+        if !self.ownership.is_joint() || self.installed > self.durable || !self.may_number() {
+            return;
+        }
+        let newest = self.owners.newest().map(Voters::set).unwrap_or_default();
+        let keys: Vec<(Bytes, Set)> = self.moving.orphans.iter().map(|(key, by)| (key.clone(), *by)).collect();
+        for (key, by) in keys {
+            if self.state.pending(&key) > self.durable {
+                continue;
+            }
+            for to in self.owners.others().collect::<Vec<NodeId>>() {
+                let Some(index) = self.owners.index(to).filter(|index| newest.contains(*index)) else { continue };
+                if by.contains(index) || self.down.contains(&to) {
+                    continue;
+                }
+                let read = self.orphan_number(&key);
+                let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: self.state.copy(&key) };
+                self.send(to, Head::Repair(Box::new(repair)), Batches::None);
+            }
+        }
+    }
+
+    /// Takes the next step, if it is time for it.
+    pub(crate) fn try_moving(&mut self, now: Now) {
+        if !self.config.epochs.changes() || self.taking.is_some() || !self.owners.is_owner() {
+            return;
+        }
+        self.try_catching_up();
+        if let Some(joint) = self.joint_next() {
+            self.learn_epochs(now, &joint);
+        } else if let Some(settled) = self.settled_next() {
+            self.learn_epochs(now, &settled);
+        }
+    }
+
+    /// The announced epoch, if so many of its owners are ready that its quorums can be had.
+    fn joint_next(&self) -> Option<Ownership> {
+        let announced = self.ownership.announced.as_ref()?;
+        if announced.ids().any(|node| self.config.fallbacks.nodes.contains(&node)) {
+            return None;
+        }
+        let next = Owners::new([announced].into_iter(), self.config.node, self.config.quorums);
+        let ready = announced.ids().filter(|node| {
+            if *node == self.config.node {
+                return matches!(self.standing, Standing::Writer(_)) && !self.out;
+            }
+            let report = self.members.get(node).and_then(|member| member.report.as_ref());
+            report.is_some_and(|report| self.goes_along(report)) && !self.is_away(*node)
+        });
+        let needed = next.newest()?.serving();
+        (ready.count() >= needed.into()).then(|| self.ownership.with(announced.clone()))
+    }
+
+    /// The newest epoch in force, if its owners have everything that any quorum before has acknowledged.
+    fn settled_next(&self) -> Option<Ownership> {
+        let (newest, earlier) = self.owners.voters().split_last().filter(|(_, earlier)| !earlier.is_empty())?;
+        let me = self.config.node;
+        let is_here = |node: NodeId| node == me || !self.is_away(node);
+        let reporters: Vec<NodeId> = self.moving.held.keys().copied().filter(|node| is_here(*node)).collect();
+        let report = |node: NodeId| {
+            let report = self.members.get(&node).and_then(|member| member.report.as_ref());
+            report.filter(|report| self.goes_along(report))
+        };
+        let moving = |node: NodeId| if node == me { self.moving() } else { report(node).and_then(|it| it.moving) };
+        for voters in earlier {
+            let among = || reporters.iter().filter(|node| self.is_in(voters, **node));
+            let swept = among().filter(|node| moving(**node).is_some_and(|moving| moving.swept)).count();
+            if among().count() < voters.blocking().into() || swept < voters.blocking().into() {
+                return None;
+            }
+        }
+        // Who leaves hands over what only it has, unless it cannot be reached.
+        let leaves = |node: &NodeId| !self.is_in(newest, *node) && is_here(*node) && !reporters.contains(node);
+        if self.owners.nodes().iter().any(leaves) {
+            return None;
+        }
+        let mut all = VersionVector::new();
+        let mut lacking = Set::default();
+        for node in &reporters {
+            all.join(&self.moving.held[node]);
+            lacking = lacking.union(moving(*node).map_or(newest.set(), |moving| Set::of_bits(moving.lacking)));
+        }
+        let has = |node: &NodeId| {
+            let covers = if *node == me {
+                matches!(self.standing, Standing::Writer(_))
+                    && self.state.base().covers(&all)
+                    && self.durable_vector().covers(&all)
+                    && self.installed <= self.durable
+            } else {
+                report(*node).is_some_and(|report| report.durable().covers(&all))
+            };
+            covers && self.owners.index(*node).is_some_and(|index| !lacking.contains(index))
+        };
+        let carriers = self.owners.nodes().iter().filter(|node| self.is_in(newest, **node) && has(node)).count();
+        let settled = self.ownership.joint.last()?.clone();
+        (carriers >= newest.carriers().into()).then(|| Ownership::founding(settled))
+    }
+
+    /// Whether an origin's node owns nothing and is not about to: all that there will be of its writes is what the owners have.
+    pub(crate) fn is_gone(&self, origin: OriginId) -> bool {
+        Origin::of(origin).is_some_and(|Origin { node, .. }| {
+            !self.ownership.is_joint() && self.owners.index(node).is_none() && node != self.config.node
+        })
+    }
+
+    /// What an operator is told of epochs.
+    pub(crate) fn epoch_counts(&self) -> Vec<Figure> {
+        if !self.config.epochs.changes() {
+            return Vec::new();
+        }
+        let epoch = |epoch: Option<Epoch>| epoch.map_or(0, |epoch| epoch.0);
+        let settled = self.ownership.settled.as_ref().map(|it| it.epoch);
+        vec![
+            Figure::new("epoch whose owners have everything", epoch(settled)),
+            Figure::new("epochs whose quorums are needed", self.ownership.in_force().count() as u64),
+            Figure::new(
+                "epoch whose owners are getting ready",
+                epoch(self.ownership.announced.as_ref().map(|it| it.epoch)),
+            ),
+        ]
+    }
+}
