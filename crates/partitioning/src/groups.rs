@@ -17,8 +17,12 @@ use crate::writes::{SlotId, Writes};
 #[derive(Debug)]
 struct Slot<R> {
     group: GroupId,
-    replica: R,
+    // None once the group was removed; the slot is given to another one when none of its storage actions is under way.
+    replica: Option<R>,
+    writes_under_way: u32,
     runs: bool,
+    // It has been drained since somebody asked which were.
+    rested: bool,
     deadline: Option<Time>,
     // The newest of its storage actions that the watermark under way covers.
     durable: Option<WriteId>,
@@ -58,6 +62,9 @@ pub struct Groups<R: Replica> {
     // What the container itself has to say.
     own: VecDeque<Action<GroupsHead<R::Head>>>,
     touched: Vec<SlotId>,
+    rested: Vec<SlotId>,
+    free: Vec<SlotId>,
+    recovered: bool,
 }
 
 impl<R: Replica> Groups<R> {
@@ -78,26 +85,105 @@ impl<R: Replica> Groups<R> {
             run: VecDeque::new(),
             own: VecDeque::new(),
             touched: Vec::new(),
+            rested: Vec::new(),
+            free: Vec::new(),
+            recovered: false,
         };
         for (group, replica) in groups {
-            let slot = container.slots.len() as SlotId;
-            let twice = container.by_group.insert(group, slot);
-            assert!(twice.is_none(), "group {group} was given twice");
-            container.slots.push(Slot { group, replica, runs: false, deadline: None, durable: None });
-            // It may have something to say of what it found when it was made.
-            container.touch(slot);
+            container.seat(group, replica);
         }
         container
     }
 
-    /// The replica of a group.
-    pub fn replica(&self, group: GroupId) -> Option<&R> {
-        self.by_group.get(&group).map(|&slot| &self.slots[slot as usize].replica)
+    fn seat(&mut self, group: GroupId, replica: R) -> SlotId {
+        let state = Slot {
+            group,
+            replica: Some(replica),
+            writes_under_way: 0,
+            runs: false,
+            rested: false,
+            deadline: None,
+            durable: None,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                // It may be listed already.
+                let rested = self.slots[slot as usize].rested;
+                self.slots[slot as usize] = Slot { rested, ..state };
+                slot
+            }
+            None => {
+                self.slots.push(state);
+                self.slots.len() as SlotId - 1
+            }
+        };
+        let twice = self.by_group.insert(group, slot);
+        assert!(twice.is_none(), "group {group} was given twice");
+        // It may have something to say of what it found when it was made.
+        self.touch(slot);
+        slot
     }
 
-    /// All groups, in the order in which they were given.
+    /// Adds a group while the container runs. Its replica has found nothing on disk, or what it found has been pushed to it; in a
+    /// container that has recovered it begins at once.
+    ///
+    /// # Panics
+    /// When the group is here already.
+    pub fn add(&mut self, now: Now, group: GroupId, replica: R) {
+        let slot = self.seat(group, replica);
+        if self.recovered {
+            self.input(now, slot, Input::Recovered);
+        }
+    }
+
+    /// Takes a group out while the container runs; none if it is not here. Its requests are never answered, what it has asked
+    /// of the storage is carried out, and what it has on disk stays until somebody releases it. Requests for it are refused from now
+    /// on, messages for it dropped.
+    pub fn remove(&mut self, group: GroupId) -> Option<R> {
+        let slot = self.by_group.remove(&group)?;
+        let state = &mut self.slots[slot as usize];
+        let replica = state.replica.take();
+        self.deadlines.replace(slot, state.deadline.take(), None);
+        self.reads.retain(|_, (of, _)| *of != slot);
+        self.release(slot);
+        replica
+    }
+
+    /// Gives a slot without a group free once nothing points to it any more.
+    fn release(&mut self, slot: SlotId) {
+        let state = &self.slots[slot as usize];
+        if state.replica.is_none() && state.writes_under_way == 0 && !state.runs {
+            self.free.push(slot);
+        }
+    }
+
+    /// The groups that have been drained since this was asked last, each once: those in which something may have changed.
+    pub fn take_rested(&mut self) -> Vec<GroupId> {
+        let slots = core::mem::take(&mut self.rested);
+        let mut groups = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let state = &mut self.slots[slot as usize];
+            // A slot that was given to another group is listed once for that one.
+            if core::mem::take(&mut state.rested) && state.replica.is_some() {
+                groups.push(state.group);
+            }
+        }
+        groups
+    }
+
+    /// Whether [`Replica::poll`] may have something to hand out.
+    pub fn is_running(&self) -> bool {
+        !self.run.is_empty() || !self.own.is_empty()
+    }
+
+    /// The replica of a group.
+    pub fn replica(&self, group: GroupId) -> Option<&R> {
+        self.by_group.get(&group).and_then(|&slot| self.slots[slot as usize].replica.as_ref())
+    }
+
+    /// All groups, in the order in which they were given; one that was added later may stand in the place of one that was removed.
     pub fn groups(&self) -> impl Iterator<Item = (GroupId, &R)> {
-        self.slots.iter().map(|slot| (slot.group, &slot.replica))
+        self.slots.iter().filter_map(|slot| Some((slot.group, slot.replica.as_ref()?)))
     }
 
     fn touch(&mut self, slot: SlotId) {
@@ -108,7 +194,8 @@ impl<R: Replica> Groups<R> {
     }
 
     fn input(&mut self, now: Now, slot: SlotId, input: Input<R::Head>) {
-        self.slots[slot as usize].replica.handle(now, input);
+        let Some(replica) = &mut self.slots[slot as usize].replica else { return };
+        replica.handle(now, input);
         self.touch(slot);
     }
 
@@ -154,7 +241,11 @@ impl<R: Replica> Groups<R> {
     fn handle_durable(&mut self, now: Now, up_to: WriteId) {
         let mut touched = core::mem::take(&mut self.touched);
         while let Some((slot, id)) = self.writes.durable(up_to) {
-            if self.slots[slot as usize].durable.replace(id).is_none() {
+            let state = &mut self.slots[slot as usize];
+            state.writes_under_way -= 1;
+            if state.replica.is_none() {
+                self.release(slot);
+            } else if state.durable.replace(id).is_none() {
                 touched.push(slot);
             }
         }
@@ -194,7 +285,10 @@ impl<R: Replica> Groups<R> {
     /// What a group wants, as the container wants it; `None` for what waits for the end of the round.
     fn translate(&mut self, slot: SlotId, action: Action<R::Head>) -> Option<Action<GroupsHead<R::Head>>> {
         Some(match action {
-            Action::Persist { id, op } => Action::Persist { id: self.writes.renumber(slot, id), op },
+            Action::Persist { id, op } => {
+                self.slots[slot as usize].writes_under_way += 1;
+                Action::Persist { id: self.writes.renumber(slot, id), op }
+            }
             Action::Send { to, message } => {
                 let group = self.slots[slot as usize].group;
                 Action::Send { to, message: self.frames.add(to, group, message)? }
@@ -214,7 +308,11 @@ impl<R: Replica> Groups<R> {
     fn rest(&mut self, slot: SlotId) {
         let state = &mut self.slots[slot as usize];
         state.runs = false;
-        let deadline = state.replica.deadline();
+        let Some(replica) = &state.replica else { return self.release(slot) };
+        let deadline = replica.deadline();
+        if !core::mem::replace(&mut state.rested, true) {
+            self.rested.push(slot);
+        }
         self.deadlines.replace(slot, core::mem::replace(&mut state.deadline, deadline), deadline);
     }
 }
@@ -228,7 +326,10 @@ impl<R: Replica> Replica for Groups<R> {
                 self.route(now, at.stream.group, Input::RecoverSnapshot { at, chunk, last });
             }
             Input::Recover { batch } => self.route(now, batch.stream().group, Input::Recover { batch }),
-            Input::Recovered => self.all(now, || Input::Recovered),
+            Input::Recovered => {
+                self.recovered = true;
+                self.all(now, || Input::Recovered);
+            }
             Input::Timer => self.handle_timer(now),
             Input::Message { from, message } => self.handle_message(now, from, message),
             Input::Peer { node, link } => self.all(now, || Input::Peer { node, link }),
@@ -268,7 +369,7 @@ impl<R: Replica> Replica for Groups<R> {
             return Some(action);
         }
         while let Some(&slot) = self.run.front() {
-            match self.slots[slot as usize].replica.poll() {
+            match self.slots[slot as usize].replica.as_mut().and_then(R::poll) {
                 Some(action) => {
                     if let Some(action) = self.translate(slot, action) {
                         return Some(action);

@@ -38,19 +38,25 @@ mod target;
 mod tests;
 
 use bytes::Bytes;
-use replikit_core::{GroupId, LogIndex};
+use replikit_core::{Epoch, GroupId, LogIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId};
-use crate::map::{Change, Handoff};
+use crate::map::{Change, Handoff, Partition};
 use crate::span::Span;
 
-pub use holdings::{Held, Holdings, NotHere, Phase, Staged};
+pub use holdings::{Copied, DEPARTED_MAX, Held, Holdings, NotHere, Phase, Refusal, Staged};
 pub use source::Source;
 pub use target::Target;
 
 /// A target asks for the seal once so few entries of the source's log are left to copy.
 pub const BACKLOG_ENTRIES_MAX: u64 = 64;
+
+/// About so many bytes are in one piece of a copy.
+pub const PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces that a source sends for one question: while they are written into the target's log, no time is lost for the next question.
+pub const PIECES_WINDOW: usize = 4;
 
 /// Most entries in one answer with a tail.
 pub const TAIL_ENTRIES_MAX: usize = 1_024;
@@ -58,6 +64,14 @@ pub const TAIL_ENTRIES_MAX: usize = 1_024;
 /// What a group writes into its own log for handoffs. Applied in order by every replica: see [`Holdings::apply`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
+    /// Splits, merges and placements of a map: these entries take the place of what the group holds of the same positions. A stretch
+    /// that does not cover exactly what some partitions cover that take writes here changes nothing.
+    Recut {
+        /// The map. Older than one whose splits and merges are in the log already: nothing changes.
+        epoch: Epoch,
+        /// In the order of their spans.
+        entries: Vec<Partition>,
+    },
     /// Source: no write behind this one is taken for the partition.
     Seal {
         /// Which handoff.
@@ -82,9 +96,13 @@ pub enum Record {
         handoff: HandoffId,
         /// Of which partition.
         partition: PartitionId,
+        /// The map that says so.
+        epoch: Epoch,
+        /// Where what was handed off is by that map, for those who still ask here.
+        now: Vec<Partition>,
     },
-    /// Target: everything of the span as it was at the source behind `at`. Takes the place of what was staged before, unless that
-    /// is newer.
+    /// Target: a piece of what there is in the span, in the order of keys. The first piece takes the place of what was staged
+    /// before, unless that is newer; every other one has to fit behind the piece before it.
     Stage {
         /// Which handoff.
         handoff: HandoffId,
@@ -96,10 +114,12 @@ pub enum Record {
         bounds: BoundsVersion,
         /// What it covers.
         span: Span,
-        /// The source's log index up to which the snapshot goes.
+        /// The source's log index when the first piece was read. Later pieces may show later writes, which the tail repeats.
         at: LogIndex,
-        /// Data, answers to clients, open intents: what [`SourceStore::snapshot`] gave.
-        snapshot: Bytes,
+        /// The last key of the piece before; none for the first.
+        after: Option<Bytes>,
+        /// What [`SourceStore::piece`] gave.
+        piece: Piece,
     },
     /// Target: what followed at the source, behind `after` up to and with `to`.
     Tail {
@@ -123,6 +143,8 @@ pub enum Record {
     Open {
         /// Which handoff.
         handoff: HandoffId,
+        /// The partition as the decision has made it.
+        entry: Partition,
     },
     /// Target: the handoff was aborted; what was staged goes, and the handoff can never stage again.
     Discard {
@@ -134,10 +156,13 @@ pub enum Record {
 }
 
 /// From the target to the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// For everything.
-    Snapshot,
+    /// For pieces of everything.
+    Piece {
+        /// Behind this key; from the first on if there is none.
+        after: Option<Bytes>,
+    },
     /// For what follows an index of the source's log.
     Tail {
         /// Which.
@@ -154,12 +179,14 @@ pub enum Ask {
 /// From the source to the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Everything as it was behind an index of the source's log.
-    Snapshot {
-        /// The index.
+    /// A piece of everything.
+    Piece {
+        /// The source's log index when it was read.
         at: LogIndex,
-        /// The bytes.
-        snapshot: Bytes,
+        /// The last key of the piece before.
+        after: Option<Bytes>,
+        /// The piece.
+        piece: Piece,
     },
     /// What followed.
     Tail {
@@ -174,7 +201,7 @@ pub enum Answer {
         /// The seal, if there is one.
         seal: Option<Seal>,
     },
-    /// The log behind the asked index is compacted: a snapshot is needed.
+    /// What was written behind the asked index is not known any more: the copy has to begin anew.
     Compacted,
     /// No more reads are served.
     Granted,
@@ -189,6 +216,24 @@ pub struct Seal {
     pub at: LogIndex,
     /// The digest of everything in the span at it.
     pub digest: u64,
+}
+
+/// Some of what there is in a span, in the order of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// In the encoding of the group's state machine.
+    pub items: Bytes,
+    /// The last key in it, if there may be more behind it.
+    pub through: Option<Bytes>,
+}
+
+/// What was written in a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// In the encoding of the group's state machine, at most [`TAIL_ENTRIES_MAX`].
+    pub entries: Vec<Bytes>,
+    /// Everything up to this index is in it.
+    pub to: LogIndex,
 }
 
 /// A question or an answer about a handoff.
@@ -213,24 +258,25 @@ pub enum Output<T> {
 
 /// What a group that gives a partition away has to offer: reads only, answered from what it has applied.
 pub trait SourceStore {
-    /// Everything of the span as applied: data, the answers given to clients' requests, open intents.
-    fn snapshot(&self, span: &Span) -> Bytes;
+    /// The first of what there is in the span behind a key, as applied: data and the answers given to clients' requests, about
+    /// `bytes_max` bytes of it, at least one key.
+    fn piece(&self, span: &Span, after: Option<&[u8]>, bytes_max: usize) -> Piece;
 
-    /// Entries of the span in the group's log behind `after` and at most `to`, the oldest first, at most `entries_max`, each with
-    /// its index; none when the log behind `after` is compacted. Only entries that were admitted when they were applied: one that was
-    /// refused under an earlier seal must not be carried out at the target.
-    fn tail(&self, span: &Span, after: LogIndex, to: LogIndex, entries_max: usize) -> Option<Vec<(LogIndex, Bytes)>>;
+    /// What was written in the span behind `after` and up to `to`, the oldest first, as far as one answer takes; none when that is
+    /// not known any more. Only writes that were admitted when they were applied: one that was refused under an
+    /// earlier seal must not be carried out at the target. An entry may show later writes of its key already.
+    fn tail(&self, span: &Span, after: LogIndex, to: LogIndex) -> Option<Tail>;
 
-    /// A digest of all that [`Self::snapshot`] holds.
+    /// A digest of the data in the span.
     fn digest(&self, span: &Span) -> u64;
 }
 
 /// What a group's state machine does when it applies handoff records: deterministic, called on every replica.
 pub trait TargetStore: SourceStore {
-    /// Keeps a snapshot apart, not visible, in place of what was staged for this handoff.
-    fn stage(&mut self, handoff: HandoffId, snapshot: &[u8]);
+    /// Begins to stage, apart and not visible; what was staged for this handoff before goes.
+    fn stage_anew(&mut self, handoff: HandoffId);
 
-    /// Applies an entry of the source's log to what is staged, by the rules by which the source applied it.
+    /// Takes a piece's items, or an entry of a tail, into what is staged.
     fn stage_entry(&mut self, handoff: HandoffId, entry: &[u8]);
 
     /// The digest of what is staged; that of the source at the same index if nothing was lost.

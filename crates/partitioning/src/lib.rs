@@ -4,6 +4,7 @@
 //! | part | what it is | what always holds |
 //! |---|---|---|
 //! | [`Groups`] | many replica groups in one node, as one [`Replica`](replikit_core::Replica) | one fsync serves all groups, one frame each peer and round, idle groups cost nothing |
+//! | [`Either`] | a replica of one kind or of another: groups of different strategies in one container | none hears words of the other kind |
 //! | [`Partitioner`], [`Scheme`] | from keys to positions: key order, 16,384 hash slots, the hash of a prefix then key order | positions and bounds are byte strings; function and seed are kept in the map |
 //! | [`PartitionMap`] | which partition covers which positions, at one epoch | every position belongs to exactly one partition; a map that says otherwise is never made |
 //! | [`Change`], [`Delta`] | split, merge, new replicas, handoff: from a map to the next one, or to the reason why not | an epoch never comes again, an id never, a version only grows; any peer can serve a delta |
@@ -12,17 +13,17 @@
 //! | [`split`] | when and where to cut or to join | a cut leaves a fair part on both sides, or the reason is said; splits and merges never alternate |
 //! | [`mod@balance`] | one pure function to a plan of moves in rounds | never fewer copies, never two on a node, within the budget; nothing is left to plan behind a plan |
 //! | [`handoff`] | a partition goes from one group to another | at every moment at most one group takes writes for a key; one compare-and-set decides |
+//! | [`shard`] | any state machine with keys as a partition's group | whether a write is carried out is decided by the group's own log, where it is applied |
+//! | [`host`] | a node: groups, map, and the drivers of its leaders | nothing of it must survive; a new leader's driver goes on from the log |
 //!
 //! All of it is without I/O, clock and randomness of its own: the same input gives the same output on every machine.
 //!
 //! # What it does not do yet
 //!
-//! Partitions, maps and handoffs are not connected with the container: the log of maps and the groups of a handoff are what the
-//! caller makes of them. No router and no scans over partitions. A group takes no notice in its own log of splits and merges
-//! ([`handoff::Holdings`] knows the bounds of the beginning and of handoffs). Snapshots of a handoff travel in one piece; its
-//! cutover is the fenced one, for groups with one ordered log - joint quorums for groups without a leader and forwarding for groups
-//! with many leaders are not there. Of the container: groups of different strategies in one, liveness of node pairs in place of
-//! heartbeats of groups. The balancer moves no leaders, and places by failure domain, not by copysets.
+//! The fenced cutover is the only one: for groups with one ordered log. Joint quorums for groups without a leader and forwarding for
+//! groups with many leaders are not there. Reads of a partition are refused from the seal on, as writes are, though the source could
+//! serve them until it grants. The digests of a handoff walk over the partition's keys at the seal. Of the container: liveness of node
+//! pairs in place of heartbeats of groups. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!
 //! # Fault model
 //!
@@ -40,29 +41,38 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
+mod convert;
 mod deadlines;
+mod either;
 mod frames;
 mod groups;
 pub mod handoff;
+pub mod host;
 mod id;
 mod load;
+mod machine;
 mod map;
+mod map_store;
 mod meta;
 mod partitioner;
 pub mod placement;
+pub mod shard;
 mod span;
 pub mod split;
 mod topology;
 mod writes;
 
+pub use either::{Either, EitherHead};
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
 pub use groups::Groups;
 pub use id::{Birth, BoundsVersion, DomainId, HandoffId, PartitionId, PlacementVersion};
 pub use load::Load;
+pub use machine::GroupMachine;
 pub use map::{
     After, Catchup, Change, DELTAS_MAX, Decision, Delta, DeltaError, DeltaLog, Fit, Handoff, MapError, Misrouted,
     PARTITIONS_MAX, Partition, PartitionMap, Refused, Route, STALE_ENTRIES_MAX, StaleRoute,
 };
+pub use map_store::{Expected, MapLog, MapStore, StoreRefused};
 pub use meta::{
     META_DELTAS_MAX, META_VERSION, MetaAnswer, MetaCommand, MetaMachine, MetaMalformed, MetaQuery, MetaReply,
 };

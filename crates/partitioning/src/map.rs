@@ -119,6 +119,8 @@ pub struct Handoff {
     pub target: GroupId,
     /// The nodes of the target.
     pub replicas: Vec<NodeId>,
+    /// The nodes of the source, as they were when it was planned: a group without a partition is nowhere else in the map.
+    pub source_replicas: Vec<NodeId>,
     /// What has become of it.
     pub decision: Decision,
 }

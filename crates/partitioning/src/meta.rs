@@ -139,7 +139,9 @@ impl MetaMachine {
         }
     }
 
-    fn since(&self, epoch: Epoch) -> MetaAnswer {
+    /// What follows an epoch, as far as this replica has applied the log.
+    #[must_use]
+    pub fn since(&self, epoch: Epoch) -> MetaAnswer {
         match self.log.since(epoch, META_DELTAS_MAX) {
             Catchup::Deltas(deltas) => MetaAnswer::Deltas(deltas),
             Catchup::Map => MetaAnswer::Map(Box::new(self.map.clone())),

@@ -215,6 +215,53 @@ fn read_command(command: &[u8]) -> Result<WriteCommand, KeyspaceError> {
     })
 }
 
+/// The key of a command that [`encode_write`] made, where it lies, without reading the rest.
+///
+/// # Errors
+/// [`KeyspaceError::Malformed`] for bytes that are no such command, [`KeyspaceError::Key`] for a key out of range.
+pub fn written_key(command: &[u8]) -> Result<&[u8], KeyspaceError> {
+    let (Command::Put { key, .. }
+    | Command::Delete { key }
+    | Command::CompareAndSet { key, .. }
+    | Command::Add { key, .. }
+    | Command::Seen { key, .. }
+    | Command::Crdt { key, .. }) = postcard::from_bytes(command).map_err(|_| KeyspaceError::Malformed)?;
+    check_key(key).map(|()| key)
+}
+
+/// The key that [`encode_get`] asks for, where it lies.
+///
+/// # Errors
+/// [`KeyspaceError::Malformed`] for bytes that are no such question.
+pub fn wanted_key(query: &[u8]) -> Result<&[u8], KeyspaceError> {
+    match postcard::from_bytes(query) {
+        Ok(Query::Get { key }) => Ok(key),
+        _ => Err(KeyspaceError::Malformed),
+    }
+}
+
+/// What [`encode_scan`] asks for, where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedPage<'q> {
+    /// The first key wanted.
+    pub from: &'q [u8],
+    /// The first key no longer wanted; `None` means to the end.
+    pub to: Option<&'q [u8]>,
+    /// Most keys in the page, at least 1.
+    pub limit: u32,
+}
+
+/// Reads a question that [`encode_scan`] made, without copying the keys.
+///
+/// # Errors
+/// [`KeyspaceError::Malformed`] for bytes that are no such question.
+pub fn wanted_page(query: &[u8]) -> Result<WantedPage<'_>, KeyspaceError> {
+    match postcard::from_bytes(query) {
+        Ok(Query::Scan { from, to, limit }) => Ok(WantedPage { from, to, limit: limit.max(1) }),
+        _ => Err(KeyspaceError::Malformed),
+    }
+}
+
 /// Encodes the question for one key's value.
 ///
 /// # Errors
@@ -326,13 +373,18 @@ mod tests {
             let command = encode_write(&write).unwrap();
             let context = context.filter(|_| matches!(op, WriteOp::Put { .. } | WriteOp::Delete));
             prop_assert_eq!(decode_write(&command), Ok((key.clone(), op.clone())));
+            prop_assert_eq!(written_key(&command), Ok(&key[..]));
             prop_assert_eq!(decode_request(&command), Ok(WriteCommand { key, op, context }));
         }
 
         #[test]
         fn queries_survive_their_encoding(from in bytes(), to in proptest::option::of(bytes()), limit in 1_u32.., after: u64) {
             prop_assert_eq!(decode_query(&encode_get(&from).unwrap()), Ok(KeyspaceQuery::Get { key: from.clone() }));
+            prop_assert_eq!(wanted_key(&encode_get(&from).unwrap()), Ok(&from[..]));
             let scan = ScanRequest { from: from.clone(), to: to.clone(), limit, level: ReadLevel::Local };
+            let page = WantedPage { from: &from, to: to.as_deref(), limit };
+            prop_assert_eq!(wanted_page(&encode_scan(&scan)), Ok(page));
+            prop_assert!(wanted_key(&encode_scan(&scan)).is_err() && wanted_page(&encode_get(&from).unwrap()).is_err());
             prop_assert_eq!(decode_query(&encode_scan(&scan)), Ok(KeyspaceQuery::Scan { from, to, limit }));
             prop_assert_eq!(
                 decode_query(&encode_conflicts(after, limit)),
@@ -347,6 +399,7 @@ mod tests {
         ) {
             bytes[0] = command;
             let _ = (decode_write(&bytes), decode_request(&bytes), decode_query(&bytes));
+            let _ = (written_key(&bytes), wanted_key(&bytes), wanted_page(&bytes));
         }
     }
 

@@ -23,8 +23,8 @@ pub use self::answer::{
 pub use self::audit::Audit;
 use self::codec::{Command, Query, SeenOp, encode};
 pub use self::codec::{
-    KeyspaceError, KeyspaceQuery, WriteCommand, decode_query, decode_request, decode_write, encode_conflicts,
-    encode_get, encode_scan, encode_write,
+    KeyspaceError, KeyspaceQuery, WantedPage, WriteCommand, decode_query, decode_request, decode_write,
+    encode_conflicts, encode_get, encode_scan, encode_write, wanted_key, wanted_page, written_key,
 };
 pub use self::map::{Map, MapImage};
 pub use self::prefixes::Keyspaces;
@@ -67,6 +67,19 @@ impl Keyspace {
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
         self.map.get(key)
+    }
+
+    /// Sets or removes the value of a key.
+    pub fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.map.overwrite(key, value),
+            None => _ = self.map.remove(key),
+        }
+    }
+
+    /// Calls `visit` for the keys from a bound on, ascending, until it breaks.
+    pub fn for_each_from(&self, from: Bound<&[u8]>, visit: impl FnMut(&[u8], &Bytes) -> ControlFlow<()>) {
+        self.map.for_each_from(from, visit);
     }
 }
 

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use replikit_core::{GroupId, LogIndex};
 
 use super::{
-    Answer, Ask, Holdings, Letter, NotHere, Output, Record, Seal, SourceStore, TAIL_ENTRIES_MAX, Verdict, verdict,
+    Answer, Ask, DEPARTED_MAX, Holdings, Letter, NotHere, Output, PIECE_BYTES, PIECES_WINDOW, Record, Seal,
+    SourceStore, Tail, Verdict, verdict,
 };
 use crate::id::HandoffId;
 use crate::map::{Handoff, PartitionMap};
@@ -18,13 +19,21 @@ use crate::partitioner::Position;
 #[derive(Clone, Debug)]
 pub struct Source {
     group: GroupId,
+    piece_bytes: usize,
     may_read: BTreeSet<HandoffId>,
 }
 
 impl Source {
     /// Of a leader that has just begun: it serves no reads of what was sealed before.
     pub fn new(group: GroupId) -> Self {
-        Self { group, may_read: BTreeSet::new() }
+        Self { group, piece_bytes: PIECE_BYTES, may_read: BTreeSet::new() }
+    }
+
+    /// With pieces of about so many bytes in place of [`PIECE_BYTES`].
+    #[must_use]
+    pub fn with_piece_bytes(mut self, piece_bytes: usize) -> Self {
+        self.piece_bytes = piece_bytes;
+        self
     }
 
     /// To be called behind [`Holdings::apply`], with the same index and record, by a leader for what it has proposed itself. A seal that
@@ -69,9 +78,19 @@ impl Source {
         match letter.body {
             Ask::Cleaned if is_over => answer(Answer::Cleaned),
             _ if is_over || verdict(handoff) != Verdict::Open => Vec::new(),
-            Ask::Snapshot => {
+            Ask::Piece { ref after } => {
                 let at = self.seal(holdings, handoff).map_or(applied, |seal| seal.at);
-                answer(Answer::Snapshot { at, snapshot: store.snapshot(&handoff.span) })
+                let (mut answers, mut after) = (Vec::new(), after.clone());
+                while answers.len() < PIECES_WINDOW {
+                    let piece = store.piece(&handoff.span, after.as_deref(), self.piece_bytes);
+                    let through = piece.through.clone();
+                    answers.extend(answer(Answer::Piece { at, after, piece }));
+                    if through.is_none() {
+                        break;
+                    }
+                    after = through;
+                }
+                answers
             }
             Ask::Tail { after } => {
                 let seal = self.seal(holdings, handoff);
@@ -83,12 +102,9 @@ impl Source {
                     // Nothing to read, so it does not matter what the log still has: a target that has everything must learn of the seal.
                     return answer(Answer::Tail { after, to: end, entries: Vec::new(), left: 0, seal });
                 }
-                let Some(read) = store.tail(&handoff.span, after, end, TAIL_ENTRIES_MAX) else {
+                let Some(Tail { entries, to }) = store.tail(&handoff.span, after, end) else {
                     return answer(Answer::Compacted);
                 };
-                // Less than asked for ends at its last entry, else everything up to the end is in it.
-                let to = if read.len() < TAIL_ENTRIES_MAX { end } else { read.last().map_or(end, |(index, _)| *index) };
-                let entries = read.into_iter().map(|(_, entry)| entry).collect();
                 answer(Answer::Tail { after, to, entries, left: end.0 - to.0, seal })
             }
             Ask::Seal if self.seal(holdings, handoff).is_none() => vec![Output::Propose(Record::Seal {
@@ -117,7 +133,11 @@ impl Source {
             let (id, partition) = (handoff.id, handoff.partition);
             match verdict(handoff) {
                 Verdict::Open => {}
-                Verdict::Committed => outputs.push(Output::Propose(Record::Drop { handoff: id, partition })),
+                Verdict::Committed => {
+                    let now = map.partitions().filter(|it| it.span.meets(&handoff.span)).take(DEPARTED_MAX);
+                    let (epoch, now) = (map.epoch(), now.cloned().collect());
+                    outputs.push(Output::Propose(Record::Drop { handoff: id, partition, epoch, now }));
+                }
                 Verdict::Aborted => outputs.push(Output::Propose(Record::Unseal { handoff: id, partition })),
             }
         }

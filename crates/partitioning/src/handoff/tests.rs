@@ -46,7 +46,7 @@ fn check_history(world: &World) {
 fn check_rest(world: &World) {
     let map = world.map();
     for group in &world.groups {
-        let held: Vec<_> = group.holdings.held().map(|(id, held)| (id, held.bounds, held.phase)).collect();
+        let held: Vec<_> = group.holdings.held().map(|(id, held)| (id, held.entry.bounds, held.phase)).collect();
         let wanted: Vec<_> = map.of_group(group.id).map(|it| (it.id, it.bounds, Phase::Serving)).collect();
         assert_eq!(held, wanted, "of group {}", group.id);
         assert_eq!(group.holdings.all_staged().count(), 0);
@@ -270,8 +270,8 @@ fn a_target_decides_only_behind_its_own_record_and_the_grant() {
     let (mut holdings, mut store) = (Holdings::default(), world::Store::default());
     let (partition, birth, bounds, span) = (PartitionId(1), Birth(1), BoundsVersion(1), Span::ALL);
     let at = LogIndex(5);
-    let snapshot = store.snapshot(&span);
-    let stage = Record::Stage { handoff: id, partition, birth, bounds, span, at, snapshot };
+    let piece = store.piece(&span, None, PIECE_BYTES);
+    let stage = Record::Stage { handoff: id, partition, birth, bounds, span, at, after: None, piece };
     holdings.apply(LogIndex(1), &stage, &mut store);
     let mut target = Target::new(GroupId(2));
     let granted = || Letter { handoff: id, body: Answer::Granted };
@@ -296,7 +296,8 @@ fn records_that_do_not_fit_change_nothing() {
     for (birth, bounds) in [(Birth(2), bounds), (birth, BoundsVersion(2)), (Birth(0), bounds)] {
         holdings.apply(LogIndex(1), &Record::Seal { handoff: id, partition, birth, bounds }, &mut store);
     }
-    holdings.apply(LogIndex(2), &Record::Open { handoff: id }, &mut store);
+    let entry = map.partition(partition).expect("it is there").clone();
+    holdings.apply(LogIndex(2), &Record::Open { handoff: id, entry }, &mut store);
     holdings.apply(LogIndex(3), &Record::Prepared { handoff: id, sealed: LogIndex(3) }, &mut store);
     assert_eq!(holdings, before);
     let plan = Change::PlanHandoff { partition, target: GroupId(2), replicas: vec![NodeId(2)] };
@@ -306,8 +307,8 @@ fn records_that_do_not_fit_change_nothing() {
     assert_eq!(source.handle(&map, &holdings, &store, LogIndex(3), &grant), [], "what is not sealed is not granted");
 
     let mut target = Holdings::default();
-    let (span, snapshot) = (Span::ALL, store.snapshot(&Span::ALL));
-    let stage = Record::Stage { handoff: id, partition, birth, bounds, span, at: LogIndex(5), snapshot };
+    let (span, piece) = (Span::ALL, store.piece(&Span::ALL, None, PIECE_BYTES));
+    let stage = Record::Stage { handoff: id, partition, birth, bounds, span, at: LogIndex(5), after: None, piece };
     target.apply(LogIndex(1), &stage, &mut store);
     let tail = |after, to| Record::Tail { handoff: id, after: LogIndex(after), to: LogIndex(to), entries: Vec::new() };
     for late in [tail(4, 7), tail(6, 7), tail(5, 5), Record::Prepared { handoff: id, sealed: LogIndex(6) }, stage] {

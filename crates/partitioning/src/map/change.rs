@@ -140,6 +140,9 @@ pub enum Refused {
         /// What was decided.
         decision: Decision,
     },
+    /// An earlier handoff of some of the same positions is decided, but not cleaned by both sides yet: ask again soon.
+    #[error("handoff {0} is decided, but not cleaned yet")]
+    NotForgotten(HandoffId),
     /// It is open: decide it first.
     #[error("handoff {0} is still open")]
     StillOpen(HandoffId),
@@ -299,6 +302,10 @@ impl PartitionMap {
             return Err(Refused::Replicas(replicas.to_vec()));
         }
         let open = self.handoffs().find(|it| it.target == target && it.decision == Decision::Open);
+        // Where an earlier one has not been cleaned, a group may still hold something of it.
+        if let Some(earlier) = self.handoffs().find(|it| it.span.meets(&partition.span)) {
+            return Err(Refused::NotForgotten(earlier.id));
+        }
         let known = open.map(|it| &it.replicas).or(self.of_group(target).next().map(|it| &it.replicas));
         if known.is_some_and(|known| known != replicas) {
             return Err(Refused::PlacedOtherwise(target));
@@ -312,6 +319,7 @@ impl PartitionMap {
             source: partition.group,
             target,
             replicas: replicas.to_vec(),
+            source_replicas: partition.replicas.clone(),
             decision: Decision::Open,
         };
         Ok(Delta { handoffs: vec![handoff], ..self.unchanged() })

@@ -1,4 +1,5 @@
 //! The container with toy groups, whose every input is seen.
 
+mod coming_and_going;
 mod container;
 mod toy;

@@ -8,7 +8,7 @@ use replikit_core::{GroupId, LogIndex, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::{
-    Answer, Ask, Holdings, Letter, NotHere, Output, Record, Source, SourceStore, Target, TargetStore,
+    Answer, Ask, Holdings, Letter, NotHere, Output, Piece, Record, Source, SourceStore, Tail, Target, TargetStore,
 };
 use crate::id::{HandoffId, PartitionId};
 use crate::map::{Change, Decision, PartitionMap};
@@ -116,15 +116,19 @@ impl Store {
 }
 
 impl SourceStore for Store {
-    fn snapshot(&self, span: &Span) -> Bytes {
-        self.portion.within(span).encoded()
+    fn piece(&self, span: &Span, _: Option<&[u8]>, _: usize) -> Piece {
+        let all: Result<_, Append> = Ok(self.portion.within(span));
+        Piece { items: postcard::to_allocvec(&all).expect("it can be encoded").into(), through: None }
     }
 
-    fn tail(&self, span: &Span, after: LogIndex, to: LogIndex, entries_max: usize) -> Option<Vec<(LogIndex, Bytes)>> {
+    fn tail(&self, span: &Span, after: LogIndex, to: LogIndex) -> Option<Tail> {
         let within = |(index, it): &&(LogIndex, Append)| after < *index && *index <= to && span.contains(&it.key);
-        let encoded = |it: &Append| Bytes::from(postcard::to_allocvec(it).expect("it can be encoded"));
-        let found = self.done.iter().filter(within).take(entries_max).map(|(index, it)| (*index, encoded(it)));
-        (self.compacted <= after).then(|| found.collect())
+        let encoded = |it: &Append| {
+            let one: Result<Portion, _> = Err(it.clone());
+            Bytes::from(postcard::to_allocvec(&one).expect("it can be encoded"))
+        };
+        let entries = self.done.iter().filter(within).map(|(_, it)| encoded(it)).collect();
+        (self.compacted <= after).then_some(Tail { entries, to })
     }
 
     fn digest(&self, span: &Span) -> u64 {
@@ -133,13 +137,16 @@ impl SourceStore for Store {
 }
 
 impl TargetStore for Store {
-    fn stage(&mut self, handoff: HandoffId, snapshot: &[u8]) {
-        self.staged.insert(handoff, postcard::from_bytes(snapshot).expect("a snapshot of ours"));
+    fn stage_anew(&mut self, handoff: HandoffId) {
+        self.staged.insert(handoff, Portion::default());
     }
 
     fn stage_entry(&mut self, handoff: HandoffId, entry: &[u8]) {
-        let append: Append = postcard::from_bytes(entry).expect("an entry of ours");
-        self.staged.get_mut(&handoff).expect("it is staged").append(&append);
+        let staged = self.staged.get_mut(&handoff).expect("it is staged");
+        match postcard::from_bytes(entry).expect("an entry of ours") {
+            Ok(portion) => *staged = portion,
+            Err::<Portion, Append>(append) => _ = staged.append(&append),
+        }
     }
 
     fn staged_digest(&self, handoff: HandoffId) -> u64 {
