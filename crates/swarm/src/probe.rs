@@ -161,6 +161,54 @@ probes! {
     RecoveredFromSnapshot,
     /// The run went on with some nodes dead for good.
     MinorityDead,
+    /// A handoff was planned.
+    HandoffPlanned,
+    /// A target had some of a partition, but not all yet.
+    HandoffCopiedInPart,
+    /// A target had all of a partition, as far as it was then.
+    HandoffCopied,
+    /// A source took no more writes.
+    HandoffSealed,
+    /// A target had everything up to the seal.
+    HandoffPrepared,
+    /// A handoff was committed.
+    HandoffCommitted,
+    /// A handoff was aborted.
+    HandoffAborted,
+    /// A target opened, or discarded what it had.
+    HandoffTargetCleaned,
+    /// A source dropped the partition, or took writes again.
+    HandoffSourceCleaned,
+    /// A handoff was forgotten.
+    HandoffForgotten,
+    /// A node crashed when a handoff had been planned.
+    StruckAtPlan,
+    /// A node crashed when a partition had been copied, or some of it.
+    StruckAtCopy,
+    /// A node crashed when a source had sealed.
+    StruckAtSeal,
+    /// A node crashed when a target had prepared.
+    StruckAtPrepare,
+    /// A node crashed when a handoff had been decided.
+    StruckAtDecision,
+    /// A node crashed when a side of a handoff had cleaned.
+    StruckAtClean,
+    /// A group's log followed a split.
+    SplitFollowed,
+    /// A group's log followed a merge.
+    MergeFollowed,
+    /// A client's stale route was mended by the answer.
+    StaleRouteMended,
+    /// A client knew of a newer map than the group that it asked.
+    RouteAhead,
+    /// A request came between the seal and the opening of its partition.
+    RequestBetweenSealAndOpen,
+    /// A request was answered after its partition had moved.
+    RetryElsewhereAnswered,
+    /// A scan went on though a partition of it had moved or changed.
+    ScanOverAMove,
+    /// At the end every handoff was over, and every group held what the map says.
+    StoreAtRest,
 }
 
 impl Probe {
@@ -175,6 +223,34 @@ impl Probe {
         Self::BallotRefused,
         Self::AgreedReadAnswered,
         Self::PromisesGathered,
+    ];
+
+    /// Those of a partitioned store.
+    pub const OF_PARTITIONS: &'static [Self] = &[
+        Self::HandoffPlanned,
+        Self::HandoffCopiedInPart,
+        Self::HandoffCopied,
+        Self::HandoffSealed,
+        Self::HandoffPrepared,
+        Self::HandoffCommitted,
+        Self::HandoffAborted,
+        Self::HandoffTargetCleaned,
+        Self::HandoffSourceCleaned,
+        Self::HandoffForgotten,
+        Self::StruckAtPlan,
+        Self::StruckAtCopy,
+        Self::StruckAtSeal,
+        Self::StruckAtPrepare,
+        Self::StruckAtDecision,
+        Self::StruckAtClean,
+        Self::SplitFollowed,
+        Self::MergeFollowed,
+        Self::StaleRouteMended,
+        Self::RouteAhead,
+        Self::RequestBetweenSealAndOpen,
+        Self::RetryElsewhereAnswered,
+        Self::ScanOverAMove,
+        Self::StoreAtRest,
     ];
 
     /// Those of replicas that all take writes.

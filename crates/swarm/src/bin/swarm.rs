@@ -17,7 +17,7 @@ use serde_json::json;
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
 struct Cli {
-    /// Which scenario: all, raft, raft-groups, multi-leader, leaderless, register, register-groups; each but all also
+    /// Which scenario: all, raft, raft-groups, multi-leader, leaderless, register, register-groups, partitioned; each but all also
     /// with -log for the real log.
     #[arg(long, default_value = "all")]
     strategy: String,

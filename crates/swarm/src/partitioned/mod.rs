@@ -1,0 +1,182 @@
+//! A partitioned store: several nodes, each with several single-leader groups and the log of maps in one container; clients whose
+//! routes go stale; an operator that splits, merges and hands off; nodes that fail, also at every step of a handoff.
+
+mod clients;
+mod invariants;
+mod operator;
+mod subject;
+
+use core::time::Duration;
+
+use replikit_core::keyspace::Keyspace;
+use replikit_core::{ClusterId, Epoch, GroupId, LogIndex, NodeId, Role, Term, Time};
+use replikit_partitioning::handoff::Holdings;
+use replikit_partitioning::host::{Host, HostConfig, Seat};
+use replikit_partitioning::shard::Shard;
+use replikit_partitioning::{GroupMachine, Groups, MetaMachine, PartitionMap, Scheme};
+use replikit_sim::{Replicas, SimStorage, World};
+use replikit_single_leader::{Config, Raft};
+
+use crate::plan::Plan;
+use crate::probe::Probe;
+use crate::raft::knobs;
+use crate::run::{Failure, Run, Telling, linearizable};
+use subject::PartitionedSubject;
+
+/// The group with the log of maps.
+const MAPS: GroupId = GroupId(1);
+/// Groups of data; the first half of them begin with a partition each.
+const DATA_GROUPS: u32 = 4;
+/// Copies of each group, where there are as many nodes.
+const COPIES: u32 = 3;
+/// Keys of each kind.
+const KEYS: u32 = 6;
+
+/// Any group of the store.
+pub(crate) type Group = Raft<GroupMachine<Keyspace>>;
+/// A node of the store.
+pub(crate) type Node = Host<Group, Rafts>;
+
+/// How a host looks at a Raft group.
+#[derive(Debug)]
+pub(crate) struct Rafts;
+
+impl Seat<Group> for Rafts {
+    type Machine = Keyspace;
+
+    fn machine(replica: &Group) -> &GroupMachine<Keyspace> {
+        replica.machine()
+    }
+
+    fn leads(replica: &Group) -> Option<Term> {
+        (replica.role() == Role::Leader && replica.applied().id.term == replica.term()).then(|| replica.term())
+    }
+
+    fn applied(replica: &Group) -> LogIndex {
+        replica.applied().id.index
+    }
+}
+
+/// Where the groups are, and what they begin with.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) first: PartitionMap,
+    pub(crate) nodes: u32,
+}
+
+impl Layout {
+    fn new(nodes: u32) -> Self {
+        let groups = (2..2 + DATA_GROUPS).map(|group| (GroupId(group), Self::members_of(nodes, GroupId(group))));
+        let first = PartitionMap::first(Scheme::KEY_ORDER, ["key".into()], groups).expect("it is whole");
+        Self { first, nodes }
+    }
+
+    pub(crate) fn members(&self, group: GroupId) -> Vec<NodeId> {
+        Self::members_of(self.nodes, group)
+    }
+
+    fn members_of(nodes: u32, group: GroupId) -> Vec<NodeId> {
+        let mut members: Vec<_> = (0..COPIES.min(nodes)).map(|copy| NodeId((group.0 + copy) % nodes + 1)).collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// All groups, the log of maps first.
+    pub(crate) fn groups() -> impl Iterator<Item = GroupId> {
+        (1..2 + DATA_GROUPS).map(GroupId)
+    }
+
+    pub(crate) fn data_groups() -> impl Iterator<Item = GroupId> {
+        Self::groups().skip(1)
+    }
+
+    fn machine(&self, group: GroupId) -> GroupMachine<Keyspace> {
+        if group == MAPS {
+            return GroupMachine::Maps(MetaMachine::new(self.first.clone()));
+        }
+        GroupMachine::Data(Shard::new(*self.first.scheme(), Holdings::first(&self.first, group)))
+    }
+}
+
+/// One plan: faults for a while, then the store must serve again, every handoff must end, and all that clients saw must fit.
+///
+/// # Errors
+/// The first violation.
+pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    let nodes = plan.settings.nodes;
+    let layout = Layout::new(nodes);
+    let mut rng = plan.rng(1);
+    let (timeouts, limits) = knobs(&mut rng);
+    let (patience, refresh) = (Duration::from_millis(rng.u64(5..100)), Duration::from_millis(rng.u64(20..400)));
+    let piece_bytes = 1 << rng.u32(4..12);
+    let cluster = ClusterId::from_name("sim");
+    let own = layout.clone();
+    let mut world: World<Node, S> = World::new(plan.seed, plan.settings.clone(), cluster, move |node, boots, seed| {
+        let raft = |group: GroupId| {
+            let members = own.members(group);
+            members.contains(&node).then(|| {
+                let mut config = Config::new(cluster, group, node, members, seed ^ u64::from(group.0));
+                (config.timeouts, config.limits) = (timeouts, limits);
+                (group, Raft::new(config, &boots.of(group), own.machine(group)).expect("the knobs are in range"))
+            })
+        };
+        let groups = Groups::new(Epoch(1), Layout::groups().filter_map(raft));
+        let config = HostConfig { patience, refresh, piece_bytes, ..HostConfig::new(node, MAPS) };
+        Host::new(config, own.members(MAPS), own.first.clone(), groups)
+    });
+    telling.to(&mut world);
+    let mut subject = PartitionedSubject::new(plan, layout, world.is_bounded());
+    play(plan, &mut world, &mut subject).map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, subject.clients.answered(), subject.probes))
+}
+
+fn play<S: SimStorage>(
+    plan: &Plan,
+    world: &mut World<Node, S>,
+    subject: &mut PartitionedSubject,
+) -> Result<(), String> {
+    let text = |violation: replikit_sim::Violation| violation.what;
+    // Handoffs take some round trips and elections more than a plain run.
+    let until = Time::ZERO + plan.lasts * 3;
+    while world.now() < until {
+        let left = until.since(world.now());
+        if !world.run_while(left, subject, |_, subject| subject.strike.is_some()).map_err(text)? {
+            break;
+        }
+        if let Some(node) = subject.strike.take() {
+            world.crash(node, subject);
+        }
+    }
+    subject.heal();
+    world.heal(subject);
+    let bound = Duration::from_secs(30);
+    let wanted = subject.clients.answered_all() + 20;
+    let served = |_: &World<Node, S>, subject: &PartitionedSubject| subject.clients.answered_all() >= wanted;
+    let serves = world.run_while(bound, subject, served).map_err(text)?;
+    if !serves && world.must_serve() {
+        return Err(format!("serves_again: no progress after everything was mended: {}", subject.describe()));
+    }
+    subject.clients.stop();
+    if !world.is_bounded() {
+        return Ok(());
+    }
+    let at_rest = |world: &World<Node, S>, subject: &PartitionedSubject| {
+        subject.clients.is_idle() && subject.is_at_rest(&world.replicas())
+    };
+    let rests = world.run_while(bound, subject, at_rest).map_err(text)?;
+    if !rests && world.must_serve() {
+        return Err(format!("handoffs_end: {}", subject.describe()));
+    }
+    linearizable(subject.clients.history())?;
+    if rests {
+        subject.check_end(&world.replicas())?;
+    }
+    subject.probes.hit(Probe::StoreAtRest);
+    Ok(())
+}
+
+/// A replica of a group that has applied as much as any, among the live ones.
+pub(crate) fn newest(replicas: &impl Replicas<Node>, group: GroupId) -> Option<&Group> {
+    let of = |node| replicas.replica(node).and_then(|host: &Node| host.groups().replica(group));
+    replicas.nodes().into_iter().filter_map(of).max_by_key(|raft| raft.applied().id.index)
+}
