@@ -73,8 +73,9 @@ impl Model {
         self.by_key.get(key).into_iter().flatten().any(|dot| self.writes[dot].again.is_some())
     }
 
-    /// Whether a value that merges shows what this write and the others of its node did: as themselves, or within others. Or
-    /// whether it shows all that its node had applied, this write too, when one of these lives of it ended: what that node had
+    /// Whether a value that merges shows what this write did, or what it and the others of its node did: as themselves, or
+    /// within others. (A write that changes nothing, as one that adds nothing to a counter, is not made again.) Or whether it
+    /// shows all that its node had applied, this write too, when one of these lives of it ended: what that node had
     /// seen removed by others is part of what it puts away.
     pub(crate) fn is_merged(
         &self,
@@ -88,6 +89,8 @@ impl Model {
             return false;
         }
         let node = |dot: Dot| Origin::of(dot.origin).map(|origin| origin.node);
+        let mut alone = seen.clone();
+        alone.insert(dot);
         let mut whole = seen.clone();
         for other in self.by_key[&write.key].iter().filter(|other| node(**other) == node(dot)) {
             whole.insert(*other);
@@ -98,7 +101,7 @@ impl Model {
             all.join(more);
             shown == self.view(keyspaces, &write.key, &all)
         };
-        with(&whole) || lives.iter().any(|life| life.contains(dot) && with(life))
+        with(&alone) || with(&whole) || lives.iter().any(|life| life.contains(dot) && with(life))
     }
 
     /// All writes of a key, for a human.
