@@ -74,6 +74,8 @@ impl Leaderless {
     fn begin_anew(&mut self, now: Now) {
         self.close_batch();
         self.put_away();
+        self.fail_writes();
+        self.give_up_asked();
         let streams: Vec<OriginId> = self.streams.keys().copied().collect();
         for origin in streams {
             self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });

@@ -403,17 +403,22 @@ impl Leaderless {
         }
         consensus.sweep = Sweep::default();
         if !self.owners.is_owner() {
-            for (token, asked) in core::mem::take(&mut self.consensus.asked) {
-                match asked {
-                    Asked::Sweep { .. } => {}
-                    Asked::Change => self.done(token, Outcome::Indeterminate { reached: Reached::default() }),
-                    Asked::Look { .. } => self.reject(token, Rejection::NoQuorum),
-                }
-            }
+            self.give_up_asked();
         }
         self.consensus.cas.reconfigure(now.mono, self.epoch, quorum);
         self.carry_out();
         self.gather();
+    }
+
+    /// This node owns nothing any more: what was asked of it ends.
+    pub(crate) fn give_up_asked(&mut self) {
+        for (token, asked) in core::mem::take(&mut self.consensus.asked) {
+            match asked {
+                Asked::Sweep { .. } => {}
+                Asked::Change => self.done(token, Outcome::Indeterminate { reached: Reached::default() }),
+                Asked::Look { .. } => self.reject(token, Rejection::NoQuorum),
+            }
+        }
     }
 
     /// While quorums of several epochs are needed: looks at every key that has been compared and set here, so that those of the

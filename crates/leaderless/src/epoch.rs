@@ -136,7 +136,7 @@ impl Leaderless {
         })
     }
 
-    fn persist_owning(&mut self) -> WriteId {
+    pub(crate) fn persist_owning(&mut self) -> WriteId {
         let owning = self.owning().expect("only where epochs change anything of it does");
         self.persist_local(&Local::Owning(Box::new(owning)))
     }
@@ -145,7 +145,7 @@ impl Leaderless {
     pub(crate) fn recover_owning(&mut self, owning: Owning) {
         let Owning { ownership, caught_up, out } = owning;
         self.ownership.merge(&ownership);
-        (self.caught_up, self.out) = (caught_up, out);
+        (self.caught_up, self.out, self.has_owning) = (caught_up, out, true);
     }
 
     /// All that the disk knows is known.

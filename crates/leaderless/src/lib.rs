@@ -34,11 +34,19 @@
 //! [Fallback nodes](Fallback) outside the group keep what owners miss that cannot be reached, and count in their place if they are
 //! [told to](Counting): for `Quorum` and `Any`, and what they helped with is never called strict.
 //!
+//! # Owners that change
+//!
+//! The owners are those of the newest epoch that an [`EpochSource`](replikit_core::EpochSource) tells of; by default there is
+//! only one. Between two epochs every request needs a quorum of the owners of both, until those of the newer one have all that
+//! was acknowledged before; replicas answer only requests that are counted in the same epochs, and who is behind takes over
+//! the newer ones from who refuses it. All that the tables say holds across that. An owner that leaves hands over what only it
+//! has; one that was evicted while it was away comes back with an empty state, and makes those of its writes again that no
+//! quorum had.
+//!
 //! # What it does not do
 //!
-//! Linearizable reads and compare-and-set of plain keys (both are refused); pages at more than one owner; membership change:
-//! the owners are those of the epoch in which the replica was made; exactly-once retries of a request (a counter's retry counts
-//! twice).
+//! Linearizable reads and compare-and-set of plain keys (both are refused); pages at more than one owner; exactly-once retries of
+//! a request (a counter's retry counts twice).
 //!
 //! # Fault model
 //!

@@ -614,8 +614,7 @@ impl Leaderless {
         self.reads.hedges.clear();
         self.reads.local.clear();
         for (_, reading) in core::mem::take(&mut self.reads.reading) {
-            if !self.owners.is_owner() {
-                let rejection = self.elsewhere();
+            if let Err(rejection) = self.serves() {
                 self.reject(reading.token, rejection);
                 continue;
             }

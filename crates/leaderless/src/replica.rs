@@ -102,6 +102,8 @@ pub struct Leaderless {
     has_local: bool,
     /// Own records up to this one are in the snapshot that was restored.
     restored_local: u64,
+    /// Whether the disk knows of epochs.
+    pub(crate) has_owning: bool,
     pub(crate) cache_bytes: usize,
     pub(crate) clock: HybridClock,
     pub(crate) open: Option<OpenBatch>,
@@ -171,12 +173,9 @@ impl Leaderless {
         let mut register = Register::of(boot)?;
         let membership = config.epochs.current().clone();
         let is_new = register.incarnation == 0;
-        let founds = config.founding == Founding::New && is_new && !membership.joined.contains_key(&config.node);
-        let ownership = if membership.is_founding() || founds && membership.contains(config.node) {
-            Ownership::founding(membership)
-        } else {
-            Ownership::announced(membership)
-        };
+        // Which epoch came before a later one, the disk says, or others do.
+        let ownership =
+            if membership.is_founding() { Ownership::founding(membership) } else { Ownership::announced(membership) };
         let is_founder = ownership.contains(config.node);
         let owners = Owners::new(ownership.in_force(), config.node, config.quorums);
         let clock = HybridClock::resume(register.ceiling);
@@ -229,6 +228,7 @@ impl Leaderless {
             local: (0, 0),
             has_local: false,
             restored_local: 0,
+            has_owning: false,
             cache_bytes: 0,
             clock,
             open: None,
@@ -347,6 +347,12 @@ impl Leaderless {
     #[must_use]
     pub const fn view(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether it takes requests, counts in one epoch only, and the owners of that are these.
+    #[must_use]
+    pub fn is_serving(&self, owners: &[NodeId]) -> bool {
+        self.serves().is_ok() && !self.ownership.is_joint() && self.owners.nodes() == owners
     }
 
     /// The incarnation that writes here; `None` while it has to ask the others first.
@@ -532,6 +538,10 @@ impl Leaderless {
             // Where the stream of own records ended before, only its records or the snapshot could say.
             let next = LogIndex(self.local.0 + 1);
             self.persist(Persist::Reset { stream: self.stream_id(OriginId::LOCAL), next });
+        }
+        if self.config.epochs.changes() && !self.has_owning && self.ownership.settled.is_some() {
+            // By the next start a later epoch may have been announced.
+            self.persist_owning();
         }
         if self.config.epochs.changes() {
             self.count_in_recovered(now);

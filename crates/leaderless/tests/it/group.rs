@@ -2,6 +2,7 @@
 //! a test stops them, and every node has a wall clock of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use replikit_core::keyspace::{Versions, decode_versions, encode_get, encode_write};
@@ -45,6 +46,14 @@ pub(crate) struct Group {
     members: Vec<NodeId>,
     fallbacks: Fallbacks,
     configure: Box<dyn Fn(&mut Config)>,
+    /// Where each node hears of epochs; none where owners never change.
+    sources: BTreeMap<NodeId, Arc<Announcements>>,
+    membership: Membership,
+}
+
+fn owners(nodes: impl IntoIterator<Item = u32>) -> Vec<NodeInfo> {
+    let info = |id| NodeInfo { id: NodeId(id), address: String::new(), region: String::new(), zone: String::new() };
+    nodes.into_iter().map(info).collect()
 }
 
 impl Group {
@@ -60,7 +69,24 @@ impl Group {
         configure: impl Fn(&mut Config) + 'static,
     ) -> Self {
         let nodes = owners + fallbacks;
-        let fallbacks = Fallbacks { nodes: (owners + 1..=nodes).map(NodeId).collect(), counting };
+        Self::build(nodes, owners, fallbacks, counting, false, configure)
+    }
+
+    /// So many nodes, the first of which are the first owners; then it may be others.
+    pub(crate) fn changing(nodes: u32, first: u32, configure: impl Fn(&mut Config) + 'static) -> Self {
+        Self::build(nodes, first, 0, Counting::Never, true, configure)
+    }
+
+    fn build(
+        nodes: u32,
+        owners: u32,
+        fallbacks: u32,
+        counting: Counting,
+        changes: bool,
+        configure: impl Fn(&mut Config) + 'static,
+    ) -> Self {
+        let membership = Membership::founding(self::owners(1..=owners));
+        let fallbacks = Fallbacks { nodes: (owners + 1..=owners + fallbacks).map(NodeId).collect(), counting };
         let members: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let mut group = Self {
             places: BTreeMap::new(),
@@ -79,7 +105,12 @@ impl Group {
             members: members.clone(),
             fallbacks,
             configure: Box::new(configure),
+            sources: BTreeMap::new(),
+            membership: membership.clone(),
         };
+        for node in members.iter().filter(|_| changes) {
+            group.sources.insert(*node, Arc::new(Announcements::new(membership.clone())));
+        }
         for node in members {
             group.start(node);
         }
@@ -106,6 +137,9 @@ impl Group {
         let mut config = Config::new(ClusterId::from_name("test"), GROUP, node, owners);
         config.founding = Founding::New;
         config.fallbacks = self.fallbacks.clone();
+        if let Some(source) = self.sources.get(&node) {
+            config.epochs = Box::new(source.clone());
+        }
         (self.configure)(&mut config);
         let mut replica = Participant::new(config, &Boot { tail_cut, ..log.boots().of(GROUP) })
             .expect("the configuration is in range");
@@ -125,6 +159,27 @@ impl Group {
         let place = self.places.remove(&node).expect("the node runs");
         self.logs.insert(node, place.log);
         self.wire.retain(|(from, to, _)| *from != node && *to != node);
+    }
+
+    /// These nodes hear of an epoch that has other owners; all that hear of epochs are told apart from each other.
+    pub(crate) fn announce_to(&mut self, hear: impl IntoIterator<Item = u32>, nodes: impl IntoIterator<Item = u32>) {
+        self.membership = self.membership.next(owners(nodes));
+        for node in hear {
+            self.sources[&NodeId(node)].announce(self.membership.clone());
+        }
+    }
+
+    /// Everybody hears of an epoch with these owners.
+    pub(crate) fn announce(&mut self, nodes: impl IntoIterator<Item = u32>) {
+        let all: Vec<u32> = self.members.iter().map(|node| node.0).collect();
+        self.announce_to(all, nodes);
+    }
+
+    /// Whether these are the owners for all of them, and nobody else's quorums are needed.
+    pub(crate) fn is_owned_by(&self, nodes: &[u32]) -> bool {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        let mut owners = nodes.iter().filter_map(|node| self.places.get(node)?.replica.owner());
+        owners.all(|owner| owner.is_serving(&nodes))
     }
 
     /// Nodes that start from now on are told this as well.

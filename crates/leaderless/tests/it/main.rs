@@ -7,5 +7,6 @@ mod hints;
 mod lives;
 #[cfg(feature = "runtime")]
 mod node;
+mod owners;
 mod quorums;
 mod snapshots;

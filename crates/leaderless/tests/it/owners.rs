@@ -1,0 +1,238 @@
+//! Owners that change while requests go on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use replikit_core::{Event, Link, NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_leaderless::{Head, Keyspace, Keyspaces};
+
+use crate::group::Group;
+
+const QUORUM: ReadLevel = ReadLevel::Owners(Owners::Quorum);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn put(key: &str, value: &str) -> WriteRequest {
+    WriteRequest::put(key.to_owned(), value.to_owned()).at(WriteLevel::Quorum)
+}
+
+fn is_acked(group: &Group, token: u64) -> bool {
+    matches!(group.outcome(token), Some(Outcome::Acked { strict: true, .. }))
+}
+
+#[test]
+fn owners_hand_everything_over_to_others() {
+    let mut group = Group::changing(6, 3, |_| {});
+    for nth in 0..20 {
+        group.write(1 + nth % 3, put(&format!("k{nth}"), "v"));
+    }
+    group.announce(4..=6);
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[4, 5, 6]), "{:?}", group.places[&NodeId(4)].replica);
+    for node in 1..=3 {
+        let token = group.ask(node, &put("k", "v"));
+        let leader = Some(NodeId(4));
+        assert_eq!(group.outcome(token), Some(&Outcome::Rejected(Rejection::NotLeader { leader })));
+        assert_eq!(group.told(node, |event| matches!(event, Event::Evicted { .. })), 1);
+        group.kill(NodeId(node));
+    }
+    for nth in 0..20 {
+        assert_eq!(group.values(4 + nth % 3, &format!("k{nth}"), QUORUM), ["v"]);
+    }
+    group.write(4, put("k", "w"));
+}
+
+#[test]
+fn a_joint_epoch_needs_a_quorum_of_the_owners_before_and_of_those_to_be() {
+    let mut group = Group::changing(6, 3, |_| {});
+    // Nothing is told of keys that reads have repaired, nor of what is held: the epoch stays joint.
+    group.announce(4..=6);
+    for _ in 0..200 {
+        group.run(Duration::from_millis(10));
+        if group.replica(1).ownership().joint.len() == 1 && group.replica(4).ownership().joint.len() == 1 {
+            break;
+        }
+    }
+    assert_eq!(group.replica(1).ownership().joint.len(), 1, "some time before it is settled it is joint");
+    group.isolate(NodeId(5), true);
+    group.isolate(NodeId(6), true);
+    let token = group.ask(4, &put("k", "v"));
+    group.deliver();
+    assert!(!is_acked(&group, token) || group.replica(4).ownership().joint.is_empty(), "one of the owners to be");
+}
+
+#[test]
+fn who_was_told_of_nothing_takes_the_newer_epoch_from_who_refuses_it_and_goes_on() {
+    let mut group = Group::changing(4, 3, |_| {});
+    group.write(1, put("k", "v"));
+    group.isolate(NodeId(1), true);
+    group.announce_to([2, 3, 4], 2..=4);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[2, 3, 4]), "a majority of the owners before was there");
+    // What it asks as an owner of the epoch before nobody answers, before and after it can be heard.
+    let token = group.ask(1, &put("k", "late"));
+    let read = group.query(1, "k", QUORUM);
+    group.deliver();
+    assert!(group.outcome(token).is_none() && group.outcome(read).is_none());
+    group.isolate(NodeId(1), false);
+    group.run(SECOND);
+    assert!(matches!(group.outcome(token), Some(Outcome::Indeterminate { .. })), "{:?}", group.outcome(token));
+    assert!(matches!(group.outcome(read), Some(Outcome::Rejected(Rejection::NotLeader { .. }))));
+    assert_eq!(group.told(1, |event| matches!(event, Event::Evicted { .. })), 1);
+    assert_eq!(group.values(2, "k", QUORUM), ["v"], "no quorum had it");
+}
+
+#[test]
+fn a_dead_owner_is_replaced_without_it() {
+    let mut group = Group::changing(4, 3, |_| {});
+    group.write(3, put("k", "v"));
+    group.kill(NodeId(3));
+    group.tell_links(NodeId(3), Link::Down);
+    group.announce([1, 2, 4]);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[1, 2, 4]));
+    group.kill(NodeId(1));
+    group.tell_links(NodeId(1), Link::Down);
+    assert_eq!(group.values(4, "k", QUORUM), ["v"]);
+}
+
+#[test]
+fn an_epoch_is_not_left_before_enough_of_the_next_owners_have_what_was_acknowledged() {
+    let mut group = Group::changing(5, 3, |_| {});
+    // What owner 3 alone has of a weak write no log brings to the others while it cannot be heard.
+    group.pushes_lost.insert(NodeId(3));
+    group.write(3, put("k", "v").at(WriteLevel::LeaderDisk));
+    group.announce(3..=5);
+    group.run(SECOND);
+    assert!(!group.is_owned_by(&[3, 4, 5]), "two of its owners do not have it");
+    let ownership = group.replica(1).ownership();
+    assert_eq!(ownership.settled.as_ref().map(|it| it.epoch.0), Some(1));
+    group.pushes_lost.clear();
+    group.run(SECOND);
+    assert!(group.is_owned_by(&[3, 4, 5]));
+    assert_eq!(group.values(4, "k", ReadLevel::Local), ["v"]);
+}
+
+#[test]
+fn who_leaves_hands_over_what_only_it_has() {
+    let mut group = Group::changing(4, 3, |_| {});
+    group.pushes_lost.insert(NodeId(1));
+    group.write(1, put("k", "v").at(WriteLevel::LeaderDisk));
+    group.announce(2..=4);
+    group.run(SECOND);
+    assert!(!group.is_owned_by(&[2, 3, 4]), "it is there, and has something that nobody else has");
+    group.pushes_lost.clear();
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[2, 3, 4]));
+    assert_eq!(group.values(3, "k", QUORUM), ["v"]);
+}
+
+#[test]
+fn who_was_evicted_while_away_comes_back_empty_and_makes_again_what_only_it_had() {
+    let mut group = Group::changing(3, 3, |_| {});
+    group.write(1, put("gone", "v"));
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    group.tell_links(NodeId(3), Link::Down);
+    group.write(3, put("only", "mine").at(WriteLevel::LeaderDisk));
+    group.announce_to([1, 2], 1..=2);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[1, 2]));
+    group.write(1, WriteRequest::delete("gone".to_owned()).at(WriteLevel::Quorum));
+    group.run(SECOND);
+    assert_eq!(group.replica(1).figures().keys, 0, "nobody has to remember the delete");
+    group.announce_to([1, 2], 1..=3);
+    group.isolate(NodeId(3), false);
+    group.tell_links(NodeId(3), Link::Up);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[1, 2, 3]));
+    assert_eq!(group.told(3, |event| matches!(event, Event::BeganAnew { stashed: 1, .. })), 1);
+    for node in 1..=3 {
+        assert_eq!(group.values(node, "only", ReadLevel::Local), ["mine"]);
+        assert!(group.values(node, "gone", ReadLevel::Local).is_empty(), "what was deleted stays so");
+    }
+    group.assert_agreed();
+}
+
+#[test]
+fn any_owner_may_crash_at_any_step_of_a_change() {
+    for crash in 1..=5_u32 {
+        for step in 0..24_u64 {
+            let mut group = Group::changing(5, 3, |_| {});
+            for nth in 0..5 {
+                group.write(1 + nth % 3, put(&format!("k{nth}"), "v"));
+            }
+            group.announce(3..=5);
+            group.run(Duration::from_millis(30 * step));
+            group.kill(NodeId(crash));
+            group.tell_links(NodeId(crash), Link::Down);
+            group.run(Duration::from_millis(100));
+            group.start(NodeId(crash));
+            group.tell_links(NodeId(crash), Link::Up);
+            group.run(SECOND * 3);
+            assert!(group.is_owned_by(&[3, 4, 5]), "node {crash} at step {step}");
+            for nth in 0..5 {
+                let found = group.values(4 + nth % 2, &format!("k{nth}"), QUORUM);
+                assert_eq!(found, ["v"], "node {crash} at step {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn epochs_that_nodes_hear_of_in_different_ways_come_together() {
+    let mut group = Group::changing(5, 3, |_| {});
+    group.write(1, put("k", "v"));
+    group.announce_to([1, 4], [1, 2, 4]);
+    group.announce_to([2, 5], [2, 4, 5]);
+    group.announce_to([3], [3, 4, 5]);
+    group.run(SECOND * 5);
+    assert!(group.is_owned_by(&[3, 4, 5]));
+    assert_eq!(group.values(5, "k", QUORUM), ["v"]);
+}
+
+#[test]
+fn keys_that_are_compared_and_set_follow_the_owners() {
+    let mut group = Group::changing(6, 3, |config| {
+        config.keyspaces = Keyspaces::default().with("lock/", Keyspace::cas());
+    });
+    let set = |expected: Option<&'static str>, new: &'static str| {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        WriteRequest::compare_and_set("lock/a", expected.map(bytes), Some(bytes(new))).at(WriteLevel::Quorum)
+    };
+    group.write(1, set(None, "ada"));
+    group.announce(4..=6);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[4, 5, 6]));
+    (1..=3).for_each(|node| group.kill(NodeId(node)));
+    assert_eq!(group.values(5, "lock/a", ReadLevel::Linearizable), ["ada"]);
+    group.write(6, set(Some("ada"), "bob"));
+    assert_eq!(group.values(4, "lock/a", ReadLevel::Linearizable), ["bob"]);
+}
+
+#[test]
+fn deletes_are_forgotten_once_the_owners_of_the_epoch_have_them() {
+    let mut group = Group::changing(4, 3, |_| {});
+    group.write(1, put("k", "v"));
+    group.kill(NodeId(3));
+    group.tell_links(NodeId(3), Link::Down);
+    group.write(1, WriteRequest::delete("k".to_owned()).at(WriteLevel::Quorum));
+    group.run(SECOND);
+    assert_eq!(group.replica(1).figures().keys, 1, "one owner may not have it");
+    group.announce([1, 2, 4]);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[1, 2, 4]));
+    assert_eq!(group.replica(1).figures().keys, 0, "that one owns nothing any more");
+}
+
+#[test]
+fn a_message_of_other_epochs_is_answered_with_what_is_known_of_them() {
+    let mut group = Group::changing(4, 3, |_| {});
+    group.announce_to([1], 1..=4);
+    group.drops = |head| matches!(head, Head::Epochs(_));
+    group.run(SECOND);
+    assert!(group.lost.iter().any(|(_, _, message)| matches!(message.head, Head::Epochs(_))));
+    assert_eq!(group.replica(2).ownership().announced, None, "it was told nothing");
+    group.drops = |_| false;
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[1, 2, 3, 4]), "one node that has heard of it is enough");
+}
