@@ -192,13 +192,17 @@ impl CaseReport {
             let cpu = self.usage.cpu.as_secs_f64() * 1e6 / requests;
             figures.push(subject.figure("processor time per request", cpu, "us", Better::Lower));
             let disk = self.usage.disk_bytes as f64 / requests;
-            figures.push(subject.figure("bytes to disk per request", disk, "B", Better::Lower));
+            figures.push(subject.figure("bytes of pages to disk per request", disk, "B", Better::Lower));
             let memory = self.usage.memory_bytes as f64 / f64::from(1 << 20);
             figures.push(subject.figure("memory of all nodes", memory, "MiB", Better::Lower));
         }
         let sum = |of: fn(&Counted) -> Option<u64>| self.counted.iter().map(of).sum::<Option<u64>>();
         if let Some(bytes) = sum(|counted| counted.bytes_sent) {
             figures.push(subject.figure("bytes sent per request", bytes as f64 / requests, "B", Better::Lower));
+        }
+        if let Some(bytes) = sum(|counted| counted.disk_bytes) {
+            let bytes = bytes as f64 / requests;
+            figures.push(subject.figure("bytes written to disk per request", bytes, "B", Better::Lower));
         }
         if let Some(messages) = sum(|counted| counted.messages_sent) {
             let messages = messages as f64 / requests;

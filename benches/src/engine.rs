@@ -94,6 +94,8 @@ pub struct Counted {
     pub fsyncs: u64,
     /// Bytes that it sent, to clients and to other nodes; `None` where it does not count them.
     pub bytes_sent: Option<u64>,
+    /// Bytes that it wrote to its disk; `None` where it does not count them.
+    pub disk_bytes: Option<u64>,
     /// Messages that it sent to other nodes; `None` where it does not count them, or there are none.
     pub messages_sent: Option<u64>,
 }
@@ -103,6 +105,7 @@ impl From<&NodeCounters> for Counted {
         Self {
             fsyncs: counters.fsyncs,
             bytes_sent: Some(counters.bytes_sent),
+            disk_bytes: Some(counters.disk_bytes_written),
             messages_sent: Some(counters.messages_sent),
         }
     }

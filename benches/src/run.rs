@@ -323,6 +323,7 @@ fn since(after: &Counted, before: &Counted) -> Counted {
     Counted {
         fsyncs: after.fsyncs.saturating_sub(before.fsyncs),
         bytes_sent: less(after.bytes_sent, before.bytes_sent),
+        disk_bytes: less(after.disk_bytes, before.disk_bytes),
         messages_sent: less(after.messages_sent, before.messages_sent),
     }
 }

@@ -161,10 +161,11 @@ impl Engine for Baseline {
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
         let mut all = Vec::new();
         for client in &self.clients[..self.processes.len()] {
-            let fsyncs = client.fsyncs().await;
             let engine = || self.architecture.name().to_owned();
-            let fsyncs = fsyncs.map_err(|what| BenchError::Engine { engine: engine(), what })?;
-            all.push(Counted { fsyncs, bytes_sent: None, messages_sent: None });
+            let counted = client.counted().await;
+            let (fsyncs, disk_bytes) = counted.map_err(|what| BenchError::Engine { engine: engine(), what })?;
+            let disk_bytes = Some(disk_bytes);
+            all.push(Counted { fsyncs, disk_bytes, bytes_sent: None, messages_sent: None });
         }
         Ok(all)
     }

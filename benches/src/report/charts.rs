@@ -64,10 +64,10 @@ fn bar(row: &Row, label: String, spread: &Spread, show: impl Fn(f64) -> String) 
 
 fn throughput(summary: &Summary<'_>) -> Chart {
     let bars = summary.headlines().into_iter().filter_map(|row| {
-        let label = format!("{} (survives {})", row.subject(), row.setting("survives"));
+        let label = format!("{}: {}", row.subject(), row.setting("survives"));
         Some(bar(row, label, row.metrics.get("throughput")?, short))
     });
-    let title = format!("Writes of {SWEEP_CLIENTS} clients, 256 B");
+    let title = format!("Writes of {SWEEP_CLIENTS} clients, and what survives");
     let bars = Bars { title, label: "writes per second [1/s]".to_owned(), bars: bars.collect(), bound: None };
     Chart {
         id: "throughput".to_owned(),
@@ -105,7 +105,7 @@ fn latency_throughput(summary: &Summary<'_>, quantile: &str) -> Chart {
     });
     let mut plot = lines(
         &format!("{quantile} latency at a given rate, open loop"),
-        axis("writes per second [1/s]", Scale::Linear),
+        axis("writes per second asked for [1/s]", Scale::Linear),
         axis(&format!("{quantile} latency [ms]"), Scale::Log),
         series.collect(),
     );
@@ -222,7 +222,7 @@ fn convergence(summary: &Summary<'_>) -> Chart {
     let bars = summary.of_kind(Kind::Replication).filter_map(|row| {
         let spread = row.metrics.get("convergence after the load")?;
         let millis = Spread::of(vec![spread.median() / 1e3], "ms", spread.better)?;
-        let name = row.name.split_once(": ").map_or(row.name.as_str(), |(_, rest)| rest);
+        let name = row.name.split_once(" contending writers, ").map_or(row.name.as_str(), |(_, rest)| rest);
         Some(bar(row, format!("{}: {name}", row.subject()), &millis, |value| micros(value * 1e3)))
     });
     let bars = Bars {
@@ -301,11 +301,12 @@ fn costs(summary: &Summary<'_>) -> Vec<Chart> {
         ),
         chart(
             "cost-disk",
-            "bytes to disk per request",
+            "bytes written to disk per request",
             "Bytes to disk per write of 256 B, all nodes",
             "bytes [B]",
             |value| format!("{} B", short(value)),
-            "Shorter is better; three copies are at least three times the value. As the kernel counts it, in whole pages.",
+            "Shorter is better; three copies are at least three times the value. As the engines count it, files that they \
+             prepare ahead of need included; the kernel's count of pages is in the raw data.",
         ),
         chart(
             "cost-network",

@@ -19,6 +19,9 @@ const EMBEDDED_BYTES_MAX: usize = 8 << 20;
 /// More rows of losses are counted and not shown.
 const LOSSES_MAX: usize = 24;
 
+/// How a figure is shown.
+type Show = fn(f64) -> String;
+
 const PAGE_STYLE: &str = "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
 body{margin:0 auto;padding:1rem;max-width:74rem;background:var(--background);color:var(--text);\
 font:16px/1.5 system-ui,sans-serif;overflow-wrap:break-word}\
@@ -26,19 +29,19 @@ h1{font-size:1.5rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.2rem;margin:2.
 border-top:1px solid var(--grid)}h3{font-size:1rem;margin:1rem 0 .3rem}p,li{max-width:46rem}\
 a{color:var(--link)}nav a{display:inline-block;margin-right:1rem}\
 .muted,figcaption,th{color:var(--muted)}.bad{color:var(--bad);font-weight:600}\
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}\
+.plots{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}\
 figure{margin:0;padding:.7rem;background:var(--panel);border-radius:.5rem;min-width:0}\
 figcaption{font-size:.82rem;line-height:1.4;margin-top:.4rem}svg.plot{display:block;width:100%;max-width:36rem;height:auto}\
 .wide{overflow-x:auto;border:1px solid var(--grid);border-radius:.5rem}\
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;line-height:1.35}\
 th,td{padding:.35rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}\
-tr:last-child td{border-bottom:0}th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}\
-td.w{min-width:9rem}.wide td:first-child,.wide th:first-child{position:sticky;left:0;background:var(--background);min-width:8rem;max-width:14rem}\
+tr:last-child td{border-bottom:0}th{font-weight:600;vertical-align:bottom;min-width:4.5rem}td.n,th.n{text-align:right}td.n{white-space:nowrap}\
+td.w{min-width:9rem}.wide td:first-child,.wide th:first-child{position:sticky;left:0;background:var(--background);min-width:8rem;max-width:17rem;width:17rem}\
 .range{display:block;color:var(--muted);font-size:.75rem}tr.head td{background:var(--panel)}\
 .engine::before{content:'';display:inline-block;width:.65rem;height:.65rem;border-radius:.15rem;margin-right:.4rem;\
 background:var(--own)}details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.9rem;margin:.3rem 0}dt{color:var(--muted)}\
-dd{margin:0;min-width:0}@media(max-width:34rem){dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}body{padding:.7rem}}";
+dd{margin:0;min-width:0}@media(max-width:34rem){.wide td:first-child,.wide th:first-child{max-width:11rem;width:11rem;white-space:normal}dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}body{padding:.7rem}}";
 
 /// The page. `raw` is the text of the results file.
 #[must_use]
@@ -158,7 +161,6 @@ fn verdict(summary: &Summary<'_>, out: &mut String) {
              the same distance only.</p>",
         );
     }
-    list(&READING.map(str::to_owned), out);
 }
 
 fn cell(value: Option<String>, out: &mut String) {
@@ -199,10 +201,7 @@ fn summary_table(summary: &Summary<'_>, out: &mut String) {
     let p99 = format!("p99, {SWEEP_CLIENTS} clients");
     head(
         &[
-            "engine",
-            "acknowledged =",
-            "survives",
-            "reads",
+            "engine, and what it promises",
             &many,
             "p50, 1 client",
             &p99,
@@ -214,14 +213,14 @@ fn summary_table(summary: &Summary<'_>, out: &mut String) {
             "COST, cores",
             "cores",
         ],
-        4,
+        1,
         out,
     );
     for row in rows {
         let _ = write!(
             out,
-            "<tr><td><span class=\"engine\" style=\"--own:{}\">{}</span></td><td class=\"w\">{}</td><td class=\"w\">{}</td>\
-             <td>{}</td>",
+            "<tr><td><span class=\"engine\" style=\"--own:{}\">{}</span><span class=\"range\">acknowledged {}; survives {}; reads \
+             {}</span></td>",
             colour(&row.engine),
             escape(&row.subject()),
             escape(row.setting("acknowledged")),
@@ -232,7 +231,10 @@ fn summary_table(summary: &Summary<'_>, out: &mut String) {
         let one = single_client(summary, row);
         ranged(one.and_then(|one| one.metrics.get("write latency p50")), micros, out);
         ranged(row.metrics.get("write latency p99"), micros, out);
-        ranged(summary.rate_at_objective(row.setting("load")).as_ref(), count, out);
+        match summary.rate_at_objective(row.setting("load")) {
+            Some(rate) if rate.most() == 0.0 => cell(Some("none".to_owned()), out),
+            rate => ranged(rate.as_ref(), count, out),
+        }
         cell(row.median("fsyncs per write and node").map(|value| format!("{value:.3}")), out);
         ranged(row.metrics.get("processor time per request"), |value| format!("{value:.1} us"), out);
         cell(row.median("conflicts per 10^6 writes").map(count), out);
@@ -246,27 +248,29 @@ fn summary_table(summary: &Summary<'_>, out: &mut String) {
     add(
         out,
         "<p class=\"muted\">Writes of 256 B to uniformly drawn keys. Silent losses at a level that survives no crash are within \
-         its promise.</p>",
+         its promise.</p><h3>How to read it</h3>",
     );
+    list(&READING.map(str::to_owned), out);
 }
 
 fn plots(charts: &[Chart], section: Section, out: &mut String) {
     out.push_str("<div class=\"plots\">\n");
     let charts: Vec<&Chart> = charts.iter().filter(|chart| chart.section == section).collect();
     for chart in &charts {
-        match &chart.svg {
-            Some(svg) => {
-                let _ = writeln!(out, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(&chart.caption));
-            }
-            None => {
-                let _ =
-                    writeln!(out, "<figure><figcaption>Not measured in this run: {}.</figcaption></figure>", chart.id);
-            }
+        if let Some(svg) = &chart.svg {
+            let _ = writeln!(out, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(&chart.caption));
         }
     }
     out.push_str("</div>\n");
-    if charts.is_empty() {
-        add(out, "<p>Not measured in this run.</p>");
+    let missing: Vec<&str> = charts.iter().filter(|chart| chart.svg.is_none()).map(|chart| chart.id.as_str()).collect();
+    if charts.is_empty() || !missing.is_empty() {
+        add(
+            out,
+            &format!(
+                "<p class=\"muted\">Not measured in this run{}.</p>",
+                if missing.is_empty() { String::new() } else { format!(": {}", missing.join(", ")) }
+            ),
+        );
     }
 }
 
@@ -281,7 +285,7 @@ fn replications(summary: &Summary<'_>, out: &mut String) {
     head(&columns, 1, out);
     for row in rows {
         let _ = write!(out, "<tr><td class=\"w\">{}</td>", escape(&row.name));
-        let metrics: [(&str, fn(f64) -> String); 7] = [
+        let metrics: [(&str, Show); 7] = [
             ("updates", count),
             ("conflicts per 10^6 writes", |value| count(value.round())),
             ("lost updates, audited", count),

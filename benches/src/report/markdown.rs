@@ -41,14 +41,13 @@ pub fn block(summary: &Summary<'_>, plots: &str) -> String {
     let header = &summary.run.header;
     let machine = &header.machine;
     let mut text = format!(
-        "Made by `cargo xtask bench {}` on {}, {} cores, {}, {}; median (range) of {} rounds; load generator and all nodes on the \
+        "Made by `cargo xtask bench {}` on {}, {} cores, data on {}; median and range of {}; load generator and all nodes on the \
          same cores. [How it is measured](docs/benchmarks.md), [what the figures say](docs/benchmarks-comparison.md).\n\n",
         header.asked,
         cell(&machine.cpu),
         machine.cores,
-        cell(&machine.kernel),
         cell(&machine.file_system),
-        header.rounds
+        if header.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", header.rounds) }
     );
     text.push_str(&table(summary));
     let shown = charts::charts(summary).into_iter().find(|chart| chart.id == "latency-throughput-p99");

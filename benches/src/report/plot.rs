@@ -149,7 +149,7 @@ impl Placed {
         }
         let (low, high) = match scale {
             Scale::Linear => (low.min(0.0), if high > 0.0 { high * 1.05 } else { 1.0 }),
-            Scale::Log => (10_f64.powf(low.log10().floor()), 10_f64.powf((high * 1.0001).log10().ceil())),
+            Scale::Log => (10_f64.powf(low.log10().floor()), 10_f64.powf(high.log10().ceil())),
         };
         let high = if high > low { high } else { low + 1.0 };
         Some(Self { scale, low, high, from, to })
@@ -248,7 +248,7 @@ fn wrap(text: &str, characters: usize) -> Vec<String> {
 }
 
 fn title(text: &str, out: &mut String) -> f64 {
-    let lines = wrap(text, (WIDTH / 7.2) as usize);
+    let lines = wrap(text, (WIDTH / 8.2) as usize);
     for (line, text) in lines.iter().enumerate() {
         let _ = write!(out, "<text class=\"title\" x=\"8\" y=\"{}\">{}</text>", 15.0 + line as f64 * ROW, escape(text));
     }
@@ -410,10 +410,17 @@ impl Bars {
     #[must_use]
     pub fn svg(&self, id: &str) -> Option<String> {
         const BAR: f64 = 12.0;
-        const EACH: f64 = 36.0;
+        /// Beside the lines of its label.
+        const EACH: f64 = 20.0;
         let mut out = String::new();
         let top = TOP - 14.0 + title(&self.title, &mut out);
-        let bottom = top + self.bars.len() as f64 * EACH;
+        let labels: Vec<Vec<String>> = self
+            .bars
+            .iter()
+            .map(|bar| wrap(&bar.label, ((WIDTH - 20.0) / CHARACTER) as usize - bar.shown.chars().count() - 2))
+            .collect();
+        let height = |label: &Vec<String>| EACH + label.len() as f64 * ROW;
+        let bottom = top + labels.iter().map(height).sum::<f64>();
         let values = self.bars.iter().flat_map(|bar| [bar.value, bar.range.1]);
         let bound = self.bound.iter().map(|(at, _)| *at);
         self.bars.first()?;
@@ -435,24 +442,24 @@ impl Bars {
                 bottom + 14.0
             );
         }
-        for (number, bar) in self.bars.iter().enumerate() {
-            let y = top + number as f64 * EACH;
-            let characters = ((WIDTH - 20.0) / CHARACTER) as usize - bar.shown.chars().count() - 2;
-            let label = wrap(&bar.label, characters).swap_remove(0);
+        let mut y = top;
+        for (bar, label) in self.bars.iter().zip(&labels) {
+            for (line, text) in label.iter().enumerate() {
+                let _ = write!(out, "<text x=\"8\" y=\"{:.1}\">{}</text>", y + 13.0 + line as f64 * ROW, escape(text));
+            }
             let (from, to) = (x.place(0.0), x.place(bar.value));
-            let middle = y + 18.0 + BAR / 2.0;
+            let bar_top = y + 2.0 + label.len() as f64 * ROW;
+            let middle = bar_top + BAR / 2.0;
             let _ = write!(
                 out,
-                "<text x=\"8\" y=\"{:.1}\">{}</text><text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-                 <rect class=\"bar\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{}\"/>",
-                y + 13.0,
-                escape(&label),
+                "<text x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
+                 <rect class=\"bar\" x=\"{from:.1}\" y=\"{bar_top:.1}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{}\"/>",
                 y + 13.0,
                 escape(&bar.shown),
-                y + 18.0,
                 (to - from).max(1.0),
                 colour(&bar.engine)
             );
+            y += height(label);
             let (least, most) = (x.place(bar.range.0), x.place(bar.range.1));
             if most - least > 0.5 {
                 let _ = write!(

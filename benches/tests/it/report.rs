@@ -108,7 +108,7 @@ fn no_plot_of_a_recorded_run_is_empty() {
     assert_eq!(found, wanted);
 }
 
-fn options() -> roxmltree::ParsingOptions<'static> {
+fn options<'input>() -> roxmltree::ParsingOptions<'input> {
     roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() }
 }
 

@@ -92,10 +92,12 @@ impl Client {
             .map_err(|_| self.shared.state().closed.clone().unwrap_or_else(|| "the connection ended".to_owned()))
     }
 
-    pub(super) async fn fsyncs(&self) -> Result<u64, String> {
-        let answer = self.call(Kind::Fsyncs, &[]).await?;
-        let bytes = answer[..].try_into().map_err(|_| "a count of another length".to_owned())?;
-        Ok(u64::from_le_bytes(bytes))
+    /// Calls of fsync and fdatasync, and bytes written to disk, by the process at the other end.
+    pub(super) async fn counted(&self) -> Result<(u64, u64), String> {
+        let answer = self.call(Kind::Counted, &[]).await?;
+        let (fsyncs, bytes) = answer.split_first_chunk::<8>().ok_or("a count of another length")?;
+        let bytes = bytes.try_into().map_err(|_| "a count of another length")?;
+        Ok((u64::from_le_bytes(*fsyncs), u64::from_le_bytes(bytes)))
     }
 }
 

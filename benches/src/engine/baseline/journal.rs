@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::engine::Sync;
@@ -26,6 +27,7 @@ pub(super) struct Journal {
     room: u64,
     pending: Vec<u8>,
     fsyncs: u64,
+    written_bytes: u64,
     /// Held while this process appends; `None` where no other does.
     lock: Option<File>,
 }
@@ -40,8 +42,16 @@ impl Journal {
             apply(record);
             end += HEAD_BYTES + record.len();
         }
-        let journal =
-            Self { file, sync, end: end as u64, room: bytes.len() as u64, pending: Vec::new(), fsyncs: 0, lock: None };
+        let journal = Self {
+            file,
+            sync,
+            end: end as u64,
+            room: bytes.len() as u64,
+            pending: Vec::new(),
+            fsyncs: 0,
+            written_bytes: 0,
+            lock: None,
+        };
         Ok(journal)
     }
 
@@ -107,12 +117,14 @@ impl Journal {
             let zeros = vec![0; (end + AHEAD_BYTES - self.room) as usize];
             self.file.write_all_at(&zeros, self.room)?;
             self.room += zeros.len() as u64;
+            self.written_bytes += zeros.len() as u64;
             if self.sync == Sync::Group {
                 self.fsyncs += 1;
                 self.file.sync_all()?;
             }
         }
         self.file.write_all_at(&self.pending, self.end)?;
+        self.written_bytes += self.pending.len() as u64;
         if self.sync == Sync::Group {
             self.fsyncs += 1;
             self.file.sync_data()?;
@@ -122,9 +134,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Calls of fsync and fdatasync so far.
-    pub(super) const fn fsyncs(&self) -> u64 {
-        self.fsyncs
+    /// Calls of fsync and fdatasync so far, and bytes written, as the answer to a client.
+    pub(super) fn counted(&self) -> Bytes {
+        [self.fsyncs.to_le_bytes(), self.written_bytes.to_le_bytes()].concat().into()
     }
 }
 
@@ -150,7 +162,7 @@ mod tests {
             journal.append(record);
             journal.commit().expect("it is written");
         }
-        assert_eq!(journal.fsyncs(), 4, "one for each record, and one for the zeros");
+        assert_eq!(journal.fsyncs, 4, "one for each record, and one for the zeros");
         let torn = journal.end - 1;
         drop(journal);
         File::options().write(true).open(&path).and_then(|file| file.write_all_at(&[0xff], torn)).expect("damage");

@@ -76,7 +76,7 @@ pub(super) fn serve(listen: SocketAddr, folder: &Path, sync: Sync, file: File) -
                     apply(&mut keyspace, body)
                 }
                 Kind::Query => keyspace.query(body, ANSWER_BYTES_MAX),
-                Kind::Fsyncs => journal.fsyncs().to_le_bytes().to_vec().into(),
+                Kind::Counted => journal.counted(),
             });
             performed.is_ok()
         });

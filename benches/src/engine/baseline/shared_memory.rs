@@ -120,7 +120,7 @@ impl Shared {
         match kind {
             Kind::Command => self.map.apply(body, |command| self.append(command)),
             Kind::Query => self.map.query(body),
-            Kind::Fsyncs => self.journal.lock().expect(SOUND).fsyncs().to_le_bytes().to_vec().into(),
+            Kind::Counted => self.journal.lock().expect(SOUND).counted(),
         }
     }
 }

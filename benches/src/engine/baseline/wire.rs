@@ -15,8 +15,8 @@ pub(super) enum Kind {
     Command,
     /// A query; the answer is the state machine's answer.
     Query,
-    /// How many fsyncs there were; the answer is a u64.
-    Fsyncs,
+    /// How many fsyncs there were, and how many bytes were written to disk; the answer is two u64.
+    Counted,
 }
 
 /// A request or an answer.
@@ -55,7 +55,7 @@ impl Frame {
         let kind = match body.get_u8() {
             0 => Kind::Command,
             1 => Kind::Query,
-            2 => Kind::Fsyncs,
+            2 => Kind::Counted,
             _ => return Err(Malformed),
         };
         Ok(Some(Self { kind, token: body.get_u64_le(), body }))
