@@ -20,7 +20,8 @@ fn cell(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         match character {
-            '|' | '\\' | '`' | '*' | '_' | '<' | '[' | ']' => {
+            '<' => escaped.push_str("&lt;"),
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' => {
                 escaped.push('\\');
                 escaped.push(character);
             }
@@ -43,7 +44,7 @@ pub fn block(summary: &Summary<'_>, plots: &str) -> String {
     let mut text = format!(
         "Made by `cargo xtask bench {}` on {}, {} cores, data on {}; median and range of {}; load generator and all nodes on the \
          same cores. [How it is measured](docs/benchmarks.md), [what the figures say](docs/benchmarks-comparison.md).\n\n",
-        header.asked,
+        header.asked.replace(['`', '<'], "'"),
         cell(&machine.cpu),
         machine.cores,
         cell(&machine.file_system),
