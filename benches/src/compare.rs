@@ -72,10 +72,23 @@ pub struct Compared {
     pub new: f64,
     /// Its unit.
     pub unit: String,
+    /// Which direction is better.
+    pub better: Better,
     /// The second side over the first one, as a share: 0 for no change, -0.1 for a tenth less.
     pub change: Shift,
     /// What is said of it.
     pub verdict: Verdict,
+}
+
+impl Compared {
+    /// How much worse it may be, as far as the interval says: a share.
+    fn worst(&self) -> f64 {
+        match self.better {
+            Better::Higher => -self.change.low,
+            Better::Lower => self.change.high,
+            Better::Neither => 0.0,
+        }
+    }
 }
 
 /// A comparison.
@@ -194,6 +207,9 @@ impl Comparison {
             );
         } else {
             let _ = writeln!(text, "no regression: nothing is worse by more than {least} % at {confidence} %");
+            let unseen = self.rows.iter().filter(|row| row.gated).map(Compared::worst).fold(0.0, f64::max) * 100.0;
+            let _ =
+                writeln!(text, "what is worse by up to {unseen:.1} % may have stayed unseen; more repeats narrow that");
         }
         text
     }
@@ -263,6 +279,7 @@ fn compared(
         base: Spread::of(one.clone(), unit, *better)?.median(),
         new: Spread::of(other.clone(), unit, *better)?.median(),
         unit: unit.clone(),
+        better: *better,
         change,
         verdict,
     })
