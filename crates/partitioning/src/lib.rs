@@ -59,6 +59,8 @@ pub mod placement;
 pub mod shard;
 mod span;
 pub mod split;
+#[cfg(feature = "runtime")]
+pub mod store;
 mod topology;
 mod writes;
 

@@ -2,8 +2,7 @@
 //!
 //! Invariants:
 //!
-//! - The map changes by commands only, each of which names the epoch that it is for: of two that are for the same epoch, the one that
-//!   the log has first decides (a compare-and-set). What a change does is a pure function of the map, so all replicas agree.
+//! - The map changes by commands only: of two that do not go together, the one that the log has first decides (a compare-and-set). What a change does is a pure function of the map, so all replicas agree.
 //! - The first map is given, and the same at every replica: it is part of what the store is founded with.
 //! - A question is answered from what is applied. Whoever has an older map gets the deltas behind it, or, when they are not kept any
 //!   more, the map.
@@ -14,7 +13,9 @@ use bytes::Bytes;
 use replikit_core::{BytesSource, Epoch, LogIndex, RestoreError, SnapshotSource, StateMachine};
 use serde::{Deserialize, Serialize};
 
-use crate::map::{Catchup, Change, DELTAS_MAX, Delta, DeltaLog, PartitionMap, Refused};
+use crate::map::{Catchup, Change, Delta, PartitionMap};
+use crate::map_store::{Expected, MapLog, MapStore, StoreRefused};
+use crate::shard::ClientId;
 
 /// The encoding of commands, questions and answers: the first byte of each.
 pub const META_VERSION: u8 = 1;
@@ -32,6 +33,13 @@ pub enum MetaCommand {
         /// What to change.
         change: Change,
     },
+    /// A change of whatever map is in force.
+    ChangeAny {
+        /// What to change.
+        change: Change,
+    },
+    /// A number for a new client.
+    OpenClient,
 }
 
 /// The reply to a command.
@@ -42,14 +50,16 @@ pub enum MetaReply {
         /// What the change made of the map.
         delta: Delta,
     },
-    /// Another map is in force: nothing has changed.
+    /// Another map is in force than the expected one: nothing has changed.
     Behind {
         /// Its epoch.
         current: Epoch,
     },
+    /// The number of the new client.
+    Client(ClientId),
     /// The map does not let the change be made: nothing has changed.
     Refused {
-        /// The reason, as [`Refused`] words it.
+        /// The reason, as [`Refused`](crate::Refused) words it.
         why: String,
     },
     /// No command of this version: nothing has changed.
@@ -106,8 +116,7 @@ encoded!(MetaCommand, MetaReply, MetaQuery, MetaAnswer);
 /// The state machine of the metadata group.
 #[derive(Debug)]
 pub struct MetaMachine {
-    map: PartitionMap,
-    log: DeltaLog,
+    log: MapLog,
     incoming: Vec<u8>,
 }
 
@@ -115,50 +124,49 @@ impl MetaMachine {
     /// A log of maps that begins with this one: the same at every replica.
     #[must_use]
     pub fn new(first: PartitionMap) -> Self {
-        let log = DeltaLog::new(&first, DELTAS_MAX);
-        Self { map: first, log, incoming: Vec::new() }
+        Self { log: MapLog::new(first), incoming: Vec::new() }
     }
 
     /// The map in force.
     #[must_use]
-    pub const fn map(&self) -> &PartitionMap {
-        &self.map
-    }
-
-    fn change(&mut self, at: Epoch, change: &Change) -> MetaReply {
-        if at != self.map.epoch() {
-            return MetaReply::Behind { current: self.map.epoch() };
-        }
-        match self.map.changed(change) {
-            Ok((map, delta)) => {
-                self.log.push(delta.clone()).expect("a delta of the newest map is the next one");
-                self.map = map;
-                MetaReply::Changed { delta }
-            }
-            Err(why) => MetaReply::refused(&why),
-        }
+    pub fn map(&self) -> &PartitionMap {
+        self.log.map()
     }
 
     /// What follows an epoch, as far as this replica has applied the log.
     #[must_use]
     pub fn since(&self, epoch: Epoch) -> MetaAnswer {
-        match self.log.since(epoch, META_DELTAS_MAX) {
-            Catchup::Deltas(deltas) => MetaAnswer::Deltas(deltas),
-            Catchup::Map => MetaAnswer::Map(Box::new(self.map.clone())),
+        MetaAnswer::since(&self.log, epoch)
+    }
+
+    fn change(&mut self, expected: Expected, change: &Change) -> MetaReply {
+        match self.log.compare_and_set(expected, change) {
+            Ok(delta) => MetaReply::Changed { delta },
+            Err(StoreRefused::Moved { current }) => MetaReply::Behind { current },
+            Err(StoreRefused::Refused(why)) => MetaReply::Refused { why: why.to_string() },
         }
     }
 }
 
-impl MetaReply {
-    fn refused(why: &Refused) -> Self {
-        Self::Refused { why: why.to_string() }
+impl MetaAnswer {
+    /// What a log of maps answers to whoever has the map of this epoch.
+    pub(crate) fn since(log: &impl MapStore, have: Epoch) -> Self {
+        match log.since(have) {
+            Catchup::Deltas(mut deltas) => {
+                deltas.truncate(META_DELTAS_MAX);
+                Self::Deltas(deltas)
+            }
+            Catchup::Map => Self::Map(Box::new(log.map().clone())),
+        }
     }
 }
 
 impl StateMachine for MetaMachine {
     fn apply(&mut self, _at: LogIndex, command: &[u8]) -> Bytes {
         match MetaCommand::decode(command) {
-            Ok(MetaCommand::Change { at, change }) => self.change(at, &change),
+            Ok(MetaCommand::Change { at, change }) => self.change(Expected::Epoch(at), &change),
+            Ok(MetaCommand::ChangeAny { change }) => self.change(Expected::Any, &change),
+            Ok(MetaCommand::OpenClient) => MetaReply::Client(self.log.open_client()),
             Err(MetaMalformed) => MetaReply::Malformed,
         }
         .encode()
@@ -173,7 +181,8 @@ impl StateMachine for MetaMachine {
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotSource> {
-        let bytes = postcard::to_extend(&self.map, vec![META_VERSION]).expect("a map always encodes");
+        let bytes =
+            postcard::to_extend(&(self.log.clients(), self.map()), vec![META_VERSION]).expect("a map always encodes");
         Box::new(BytesSource::new(bytes.into()))
     }
 
@@ -181,11 +190,12 @@ impl StateMachine for MetaMachine {
         self.incoming.extend_from_slice(chunk);
         if last {
             let whole = core::mem::take(&mut self.incoming);
-            let map = match whole.split_first() {
+            let read: Option<(u64, PartitionMap)> = match whole.split_first() {
                 Some((&META_VERSION, rest)) => postcard::from_bytes(rest).ok(),
                 _ => None,
             };
-            *self = Self::new(map.ok_or(RestoreError { what: "not a partition map" })?);
+            let (clients, map) = read.ok_or(RestoreError { what: "not a log of maps" })?;
+            self.log = MapLog::resumed(map, clients);
         }
         Ok(())
     }
@@ -254,6 +264,9 @@ mod tests {
         }
         other.restore(&[], true).unwrap();
         assert_eq!(other.map(), one.map());
+        let open = MetaCommand::OpenClient.encode();
+        assert_eq!(other.apply(LogIndex(9), &open), MetaReply::Client(ClientId(1)).encode());
+        assert_eq!(other.apply(LogIndex(9), &open), MetaReply::Client(ClientId(2)).encode(), "never given twice");
         assert!(machine().restore(b"\x02", true).is_err());
     }
 

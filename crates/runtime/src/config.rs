@@ -60,7 +60,7 @@ pub struct NodeConfig {
     pub events: Option<EventHook>,
     /// What the strategy promises; used by [`Store::guarantees`](replikit_core::Store::guarantees) of the handle.
     pub promise: Option<Promise>,
-    /// Answers requests for a group that the replica does not have.
+    /// Answers requests for groups that the replica does not have.
     pub gateway: Option<GatewayAt>,
 }
 

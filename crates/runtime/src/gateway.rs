@@ -44,25 +44,25 @@ pub enum GatewayCall {
     Status,
 }
 
-/// Answers requests for a group that is none of the node's own.
+/// Answers requests for groups that are none of the node's own.
 #[async_trait]
 pub trait Gateway: Send + Sync + 'static {
-    /// Called for each request, on the node's thread; many are under way at a time. Must not block.
-    async fn call(&self, call: GatewayCall) -> Outcome;
+    /// Called for each request, with the group that it names, on the node's thread; many are under way at a time. Must not block.
+    async fn call(&self, group: GroupId, call: GatewayCall) -> Outcome;
 }
 
-/// A gateway, and the group that its clients name.
+/// A gateway, and the groups that its clients name.
 #[derive(Clone)]
 pub struct GatewayAt {
-    /// The group.
-    pub group: GroupId,
+    /// The groups: none that the node's replica has.
+    pub groups: Vec<GroupId>,
     /// Who answers.
     pub gateway: Arc<dyn Gateway>,
 }
 
 impl std::fmt::Debug for GatewayAt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GatewayAt").field("group", &self.group).finish_non_exhaustive()
+        f.debug_struct("GatewayAt").field("groups", &self.groups).finish_non_exhaustive()
     }
 }
 
@@ -89,12 +89,13 @@ pub(crate) fn pass<H: 'static>(
         net.counters.requests_busy.one();
         return Err(net.limits.busy());
     }
+    let group = call.group();
     let call = translated(call)?;
     let (net, gateway, connection) = (Rc::clone(net), Arc::clone(gateway), Rc::clone(connection));
     net.passed.set(net.passed.get() + 1);
     tokio::task::spawn_local(async move {
         let describes = call == GatewayCall::Status;
-        let outcome = gateway.call(call).await;
+        let outcome = gateway.call(group, call).await;
         net.passed.set(net.passed.get() - 1);
         net.counters.ended(&outcome);
         match status(&net, &outcome).filter(|_| describes) {

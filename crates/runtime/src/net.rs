@@ -131,7 +131,7 @@ impl<H> Net<H> {
         H: 'static,
     {
         self.counters.requests.one();
-        let gateway = self.gateway.as_ref().filter(|gateway| gateway.group == request.group());
+        let gateway = self.gateway.as_ref().filter(|gateway| gateway.groups.contains(&request.group()));
         let refusal = if self.closing.get() {
             Rejection::ShuttingDown
         } else if let Some(gateway) = gateway {

@@ -2,4 +2,6 @@
 
 mod coming_and_going;
 mod container;
+#[cfg(feature = "runtime")]
+mod store;
 mod toy;

@@ -21,7 +21,8 @@ struct Forwarding {
 
 #[async_trait]
 impl Gateway for Forwarding {
-    async fn call(&self, call: GatewayCall) -> Outcome {
+    async fn call(&self, group: GroupId, call: GatewayCall) -> Outcome {
+        assert_eq!(group, FRONT);
         self.calls.get_or_init(|| ());
         let connect = || Client::connect(ClientConfig::new("test", self.addresses.clone()));
         let client = self.client.get_or_init(async || connect().await.unwrap()).await;
@@ -59,7 +60,7 @@ fn requests_for_the_gateways_group_are_answered_by_it_at_any_node() {
             .zip(&gateways)
             .map(|((id, _), gateway)| {
                 let mut config = config(&addresses, *id);
-                config.gateway = Some(GatewayAt { group: FRONT, gateway: gateway.clone() });
+                config.gateway = Some(GatewayAt { groups: vec![FRONT], gateway: gateway.clone() });
                 open(config)
             })
             .collect();

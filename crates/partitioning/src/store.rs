@@ -1,0 +1,81 @@
+//! The partitioned store as running nodes: many single-leader groups in each node, one of which keeps the map; clients that know
+//! where keys are, nodes and routers that know it for those who do not.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`Layout`] | which groups there are, on which nodes, and the first map: what a store is founded with |
+//! | [`StoreNode`] | one node: its replicas of all its groups, one log, one listener |
+//! | [`StoreClient`] | a [`Store`](replikit_core::Store) that sends each request to the group that has the key, under a [`Route`](crate::Route) |
+//! | [`Front`], [`Router`] | the same client inside a node or a process without data, for clients that know nothing of partitions |
+//! | [`StoreCluster`] | n nodes in one process, for tests, examples and measuring |
+//!
+//! Groups that a request may name: [`META_GROUP`], the log of maps; [`STORE_GROUP`], the whole store, answered by any node and router, which
+//! forwards; [`MAPS_GROUP`], the newest map that a node or router knows of, answered by any; from [`FIRST_GROUP`] on, the groups that hold
+//! partitions.
+//!
+//! # What it guarantees
+//!
+//! What its single-leader groups guarantee, for each key: linearizable reads and writes, nothing lost that was acknowledged at
+//! `Quorum`. Whether a request belongs to a group is decided where the group orders it, so a stale map, of a client or a node, costs
+//! one more round trip and nothing else. A write has its client's number, so that a retry takes effect once, also when the partition
+//! has been handed to another group in between.
+//!
+//! # What it does not do
+//!
+//! Levels that are acknowledged before a write is applied would acknowledge writes that are refused as they are applied:
+//! `Memory`, `LeaderDisk`, and `Received` and `Durable` of at most a majority are carried out at `Quorum`, and those of more replicas
+//! are refused. A page of a scan is not a snapshot: each partition is read at its own moment. There is no order
+//! of all changes, hence no subscription.
+//!
+//! # Sources
+//!
+//! The three ways of routing: Kleppmann, *Designing Data-Intensive Applications*, chapter 6. Numbers of requests that go where the keys go:
+//! RIFL (Lee et al., SOSP'15).
+
+mod cache;
+mod client;
+mod cluster;
+mod front;
+mod groups;
+mod identity;
+mod layout;
+mod machine;
+mod moves;
+mod node;
+mod scan;
+
+use replikit_core::{GroupId, Guarantees, WriteLevel};
+
+pub use client::{ChangeError, StoreClient, StoreClientConfig};
+pub use cluster::StoreCluster;
+pub use front::{Front, Router};
+pub use layout::{Founding, Layout, LayoutError, PARTITIONS_FIRST_MAX};
+pub use machine::{Described, DescribedPartition, StoreMachine};
+pub use moves::HandOffError;
+pub use node::StoreNode;
+pub use scan::{Completeness, Gathered};
+
+/// The group that keeps the map.
+pub const META_GROUP: GroupId = GroupId(0);
+/// The whole store, for clients that know nothing of partitions.
+pub const STORE_GROUP: GroupId = replikit_runtime::DEFAULT_GROUP;
+/// The first group that holds partitions.
+pub const FIRST_GROUP: GroupId = GroupId(2);
+/// The newest map that a node or router knows of.
+pub const MAPS_GROUP: GroupId = GroupId(u32::MAX);
+
+/// The strategy's name, as nodes tell it.
+pub const STRATEGY: &str = "partitioned";
+
+/// What a partitioned store of single-leader groups promises for writes at a level, with linearizable reads.
+#[must_use]
+pub fn guarantees(level: WriteLevel) -> Guarantees {
+    let of_groups = replikit_single_leader::guarantees(client::carried_out_at(level));
+    Guarantees {
+        strategy: STRATEGY.to_owned(),
+        mode: format!("{level:?}"),
+        ordering: "one order of the writes of each partition".to_owned(),
+        needs: format!("{} of the key's group", of_groups.needs),
+        ..of_groups
+    }
+}

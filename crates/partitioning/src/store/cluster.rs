@@ -1,0 +1,111 @@
+//! A partitioned store in one process: its nodes with a thread each, over loopback. For tests, examples and measuring.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use replikit_core::NodeId;
+use replikit_runtime::{ConnectError, NodeConfig, OpenError};
+use replikit_single_leader::Settings;
+
+use super::client::{StoreClient, StoreClientConfig};
+use super::layout::{Founding, Layout};
+use super::node::StoreNode;
+
+/// The name of the cluster.
+const CLUSTER: &str = "local";
+
+/// The nodes of a store, all in this process.
+#[derive(Debug)]
+pub struct StoreCluster {
+    layout: Layout,
+    settings: Settings,
+    dir: Option<PathBuf>,
+    addresses: Vec<(NodeId, String)>,
+    nodes: BTreeMap<NodeId, StoreNode>,
+}
+
+impl StoreCluster {
+    /// Starts the nodes of a founding with default timeouts and limits and their logs in memory.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    pub fn open(founding: &Founding) -> Result<Self, OpenError> {
+        Self::open_with(founding, Settings::default(), None)
+    }
+
+    /// Starts them with these settings, and with their logs in a folder of each in `dir`.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    pub fn open_with(founding: &Founding, settings: Settings, dir: Option<&Path>) -> Result<Self, OpenError> {
+        let layout = Layout::new(founding).map_err(|error| OpenError::Configuration { what: error.to_string() })?;
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|it| Ok((it.local_addr()?.to_string(), it)));
+        let listen = |source| OpenError::Listen { address: "127.0.0.1".to_owned(), source };
+        // All are held until all are known, so that no two are the same.
+        let held: Vec<_> = layout.nodes().iter().map(|_| free()).collect::<Result<_, _>>().map_err(listen)?;
+        let addresses = layout.nodes().iter().copied().zip(held.iter().map(|(address, _)| address.clone())).collect();
+        drop(held);
+        let mut cluster = Self { layout, settings, dir: dir.map(Path::to_owned), addresses, nodes: BTreeMap::new() };
+        for node in cluster.layout.nodes().to_vec() {
+            cluster.start(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// What the store was founded with.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where its nodes listen.
+    #[must_use]
+    pub fn addresses(&self) -> &[(NodeId, String)] {
+        &self.addresses
+    }
+
+    /// The settings of a client of it.
+    #[must_use]
+    pub fn client_config(&self) -> StoreClientConfig {
+        StoreClientConfig::new(CLUSTER, self.addresses.iter().map(|(_, address)| address.clone()))
+    }
+
+    /// A client that knows where keys are.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn client(&self) -> Result<StoreClient, ConnectError> {
+        StoreClient::connect(self.client_config()).await
+    }
+
+    /// A node that runs.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> Option<&StoreNode> {
+        self.nodes.get(&node)
+    }
+
+    /// Stops a node; with its log in memory, what it had is gone.
+    pub fn stop(&mut self, node: NodeId) {
+        if let Some(node) = self.nodes.remove(&node) {
+            node.shutdown();
+        }
+    }
+
+    /// Starts a node that does not run, from its log.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn start(&mut self, node: NodeId) -> Result<(), OpenError> {
+        let listen = self.addresses.iter().find(|(id, _)| *id == node).map(|(_, address)| address.clone());
+        let listen = listen.ok_or_else(|| OpenError::Configuration { what: format!("there is no node {node}") })?;
+        if self.nodes.contains_key(&node) {
+            return Ok(());
+        }
+        let mut config = NodeConfig::new(node, CLUSTER, listen).peers(self.addresses.clone());
+        config.dir = self.dir.as_ref().map(|dir| dir.join(node.to_string()));
+        let started = StoreNode::open(config, &self.layout, self.settings)?;
+        self.nodes.insert(node, started);
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! A node of a partitioned store: its replicas of all its groups in one container, over one log and one listener.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replikit_core::{ClusterId, GroupId, NodeId};
+use replikit_runtime::{Handle, Node, NodeConfig, OpenError};
+use replikit_single_leader::{Config, Raft, Settings};
+
+use super::cache::MapCache;
+use super::client::StoreClientConfig;
+use super::front::Front;
+use super::layout::Layout;
+use super::machine::{StoreMachine, StoreSeat};
+use super::{META_GROUP, STORE_GROUP};
+use crate::groups::Groups;
+use crate::host::{Host, HostConfig};
+
+/// How often a node asks for a newer map of its own accord.
+const MAP_REFRESH: Duration = Duration::from_secs(1);
+
+/// One node of a partitioned store. Dropping it shuts it down cleanly.
+#[derive(Debug)]
+pub struct StoreNode {
+    node: Node<StoreMachine>,
+    groups: Vec<GroupId>,
+}
+
+impl StoreNode {
+    /// Opens a node. `layout` must be the same at all nodes of the store and at every start; `config` names the other nodes of it and
+    /// where they listen. Blocks until its log is recovered.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running and nothing was overwritten.
+    pub fn open(mut config: NodeConfig, layout: &Layout, settings: Settings) -> Result<Self, OpenError> {
+        let wrong = |what: String| OpenError::Configuration { what };
+        let id = config.id;
+        let mut nodes: Vec<NodeId> = config.peers.iter().map(|(peer, _)| *peer).chain([id]).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if nodes != layout.nodes() {
+            return Err(wrong(format!(
+                "the store is of nodes {:?}, and the peers of node {id} are others",
+                layout.nodes()
+            )));
+        }
+        let own = |nodes: &[NodeId]| nodes.contains(&id);
+        let groups: Vec<(GroupId, Vec<NodeId>)> = std::iter::once((META_GROUP, layout.meta()))
+            .chain(layout.groups())
+            .filter(|(_, nodes)| own(nodes))
+            .map(|(group, nodes)| (group, nodes.to_vec()))
+            .collect();
+        let cluster = ClusterId::from_name(&config.cluster);
+        let configure = |group, voters| {
+            let mut raft = Config::new(cluster, group, id, voters, fastrand::u64(..));
+            raft.timeouts = settings.timeouts;
+            raft.limits = settings.limits;
+            raft
+        };
+        let configured: Vec<Config> = groups.iter().map(|(group, voters)| configure(*group, voters.clone())).collect();
+        let ids: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
+
+        // Whoever asks this node for the whole store, or for its map, is answered by a client of the store within it.
+        let mut addresses: Vec<String> = vec![config.listen.clone()];
+        addresses.extend(config.peers.iter().filter(|(peer, _)| *peer != id).map(|(_, address)| address.clone()));
+        let client = StoreClientConfig::new(config.cluster.clone(), addresses);
+        let cache = Arc::new(MapCache::new());
+        let front = Arc::new(Front::new(client.clone(), Arc::clone(&cache), Some(layout.meta().to_vec())));
+        config.gateway = Some(front.at());
+        config.group = STORE_GROUP;
+        config.promise.get_or_insert(super::guarantees);
+        // A disk that is slower than this makes followers doubt their leader.
+        config.timing.storage_slow_after = config.timing.storage_slow_after.max(settings.timeouts.election / 2);
+
+        let host = HostConfig { refresh: MAP_REFRESH, ..HostConfig::new(id, META_GROUP) };
+        let (first, map_nodes) = (layout.first().clone(), layout.meta().to_vec());
+        let node = Node::open(config, move |boots| {
+            let replicas: Result<Vec<_>, OpenError> = configured
+                .into_iter()
+                .map(|raft| {
+                    let group = raft.group;
+                    let machine = StoreMachine::first(group, &first);
+                    let replica = Raft::new(raft, &boots.of(group), machine);
+                    replica
+                        .map(|replica| (group, replica))
+                        .map_err(|error| OpenError::Configuration { what: error.to_string() })
+                })
+                .collect();
+            let groups = Groups::new(first.epoch(), replicas?);
+            Ok(Host::<_, StoreSeat>::new(host, map_nodes, first, groups))
+        })?;
+        front.own(node.handle(), ids.clone());
+        Ok(Self { node, groups: ids })
+    }
+
+    /// The groups that have a replica here, that of the map among them.
+    #[must_use]
+    pub fn groups(&self) -> &[GroupId] {
+        &self.groups
+    }
+
+    /// The in-process way to one of its groups.
+    #[must_use]
+    pub fn handle(&self, group: GroupId) -> Handle<StoreMachine> {
+        self.node.handle().for_group(group)
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub const fn local_address(&self) -> SocketAddr {
+        self.node.local_address()
+    }
+
+    /// Shuts down cleanly: requests under way are answered, the log is flushed. Blocks until that is done.
+    pub fn shutdown(self) {
+        self.node.shutdown();
+    }
+}
