@@ -55,13 +55,27 @@ pub(crate) enum Command {
     /// Look at the log in a data directory of a stopped node.
     #[command(subcommand)]
     Log(Log),
+    /// Run a router of a partitioned cluster: a process without data that sends each request where its key is.
+    Router(Router),
+    /// List the partitions of a partitioned cluster, one a line.
+    Partitions(Partitions),
+    /// Cut the partition of a key in two, in front of the key.
+    Split(Split),
+    /// Print what would make a partitioned cluster even: moves, bytes, minutes, and what comes of it. Moves nothing.
+    Balance(Balance),
+    /// Hand a partition to another group, while clients go on.
+    Handoff(Handoff),
+    /// Hand all partitions with a replica on a node to groups that have none there, while clients go on.
+    Drain(Drain),
 }
 
 impl Command {
     /// Checks what the parser cannot: a message for the user.
     pub(crate) fn check(&self) -> Result<(), String> {
         match self {
-            Self::Node(node) if node.new && node.shape.strategy == Strategy::SingleLeader => {
+            Self::Node(node)
+                if node.new && matches!(node.shape.strategy, Strategy::SingleLeader | Strategy::Partitioned) =>
+            {
                 Err("--new is for --strategy multi-leader and leaderless".to_owned())
             }
             Self::Delete(delete) if delete.field.is_some() && delete.over.is_some() => {
@@ -330,6 +344,73 @@ pub(crate) struct Watch {
     /// End after so many changes.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Router {
+    /// Name of the cluster.
+    #[arg(long, env = "REPLIKIT_CLUSTER", default_value = "local")]
+    pub(crate) cluster: String,
+    /// Where to listen for clients.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// Where nodes listen, separated by commas; one that is up suffices.
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', required = true)]
+    pub(crate) peers: Vec<String>,
+    /// Listen beyond this machine although nothing is encrypted and nobody is asked who they are.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Partitions {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Split {
+    /// The first key of the new partition; with keys by hash, all keys of its slot and of those behind it go there.
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Balance {
+    /// Print the plan. Nothing else can be done yet, because groups cannot change their nodes.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Plan as if this node were to be emptied.
+    #[arg(long, value_name = "ID")]
+    pub(crate) drain: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Handoff {
+    /// Which partition, by its number in `replikit partitions`.
+    pub(crate) partition: u64,
+    /// The group that is to have it.
+    pub(crate) group: u32,
+    /// The nodes of that group, if it has no partition yet: node numbers, separated by commas.
+    #[arg(long, value_name = "NODES", value_delimiter = ',')]
+    pub(crate) replicas: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Drain {
+    /// Which node.
+    #[arg(value_name = "NODE")]
+    pub(crate) drained: u32,
+    /// Only print what would go where.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

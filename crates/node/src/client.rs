@@ -50,6 +50,11 @@ impl Session {
                 let target = node.unwrap_or(ClientTarget::Home);
                 (config.without_leader().reads(target).writes(target), replikit_leaderless::guarantees)
             }
+            // Any node sends on what is not for it.
+            Strategy::Partitioned => {
+                let target = node.unwrap_or(ClientTarget::Leader);
+                (config.reads(target).writes(target), replikit_partitioning::store::guarantees)
+            }
         };
         let client = Client::connect(config).await?;
         Ok(Self { store: KvClient::new(client).promising(promise), strategy })
@@ -57,14 +62,14 @@ impl Session {
 
     fn write_level(&self, asked: Option<WriteLevel>) -> WriteLevel {
         asked.unwrap_or(match self.strategy {
-            Strategy::SingleLeader | Strategy::Leaderless => WriteLevel::Quorum,
+            Strategy::SingleLeader | Strategy::Leaderless | Strategy::Partitioned => WriteLevel::Quorum,
             Strategy::MultiLeader => WriteLevel::LeaderDisk,
         })
     }
 
     fn read_level(&self, asked: Option<ReadLevel>) -> ReadLevel {
         asked.unwrap_or(match self.strategy {
-            Strategy::SingleLeader => ReadLevel::Linearizable,
+            Strategy::SingleLeader | Strategy::Partitioned => ReadLevel::Linearizable,
             Strategy::MultiLeader => ReadLevel::Local,
             Strategy::Leaderless => ReadLevel::Owners(Owners::Quorum),
         })
@@ -96,6 +101,9 @@ impl Session {
     fn unsupported(&self) -> Failure {
         let hint = match self.strategy {
             Strategy::SingleLeader => "",
+            Strategy::Partitioned => {
+                "; there is no order of all changes to watch, and no level of more copies on disk than a majority"
+            }
             Strategy::MultiLeader => {
                 "; reads are local or stale:MS, and the key's keyspace must have the operation (--keyspace of the nodes)"
             }
@@ -114,6 +122,9 @@ async fn strategy_of(client: &Client) -> Strategy {
     nodes.extend(client.nodes().into_iter().map(|(node, _)| node).filter(|node| *node != client.home()));
     for node in nodes {
         if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await {
+            if status.strategy == Strategy::Partitioned.to_string() {
+                return Strategy::Partitioned;
+            }
             return match status.replica.role {
                 Role::Fallback => Strategy::Leaderless,
                 Role::Equal if status.strategy == Strategy::Leaderless.to_string() => Strategy::Leaderless,
@@ -357,6 +368,7 @@ pub(crate) fn status(args: args::Status) -> CommandResult {
         }
         match session.strategy {
             Strategy::SingleLeader => show_followers(&answers),
+            Strategy::Partitioned => show_partitioned(&answers),
             Strategy::MultiLeader | Strategy::Leaderless => show_equals(&answers),
         }
         Ok(())
@@ -401,6 +413,34 @@ fn show_followers(answers: &Answers) {
     let leader = answers.iter().filter_map(|(.., status)| status.as_ref()).find(|s| s.replica.role == Role::Leader);
     for follower in leader.iter().flat_map(|leader| &leader.replica.followers) {
         say(format_args!("node {} is {} entries behind the leader", follower.node, follower.lag_entries));
+    }
+}
+
+/// What each node has of a partitioned store.
+fn show_partitioned(answers: &Answers) {
+    let header = format!(
+        "{:<5} {:<22} {:<8} {:>6} {:>8} {:>12} {:>16} {:>10} {:>10} {:>10}",
+        "node", "address", "role", "map", "groups", "groups led", "partitions led", "applied", "acked", "fsyncs"
+    );
+    let of = |status: &NodeStatus, name: &str| {
+        let figure = status.replica.figures.iter().find(|figure| figure.of == name);
+        figure.map_or_else(|| "-".to_owned(), |figure| figure.count.to_string())
+    };
+    show(header, answers, |node, address, status| {
+        let role = if status.replica.role == Role::Fallback { "router" } else { "node" };
+        format!(
+            "{node:<5} {address:<22} {role:<8} {:>6} {:>8} {:>12} {:>16} {:>10} {:>10} {:>10}",
+            status.replica.epoch,
+            of(status, "groups here"),
+            of(status, "groups led"),
+            of(status, "partitions led"),
+            status.replica.applied_index,
+            status.counters.requests_acked,
+            status.counters.fsyncs,
+        )
+    });
+    if let Some(status) = answers.iter().find_map(|(.., status)| status.as_ref()) {
+        say(format_args!("{} partitions in all; `replikit partitions` lists them", of(status, "partitions in all")));
     }
 }
 

@@ -11,6 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use replikit_core::NodeId;
+use replikit_partitioning::store::Layout;
+
 use crate::shape::Strategy;
 use crate::{CommandResult, args, say};
 
@@ -20,6 +23,10 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &args::Cluster) -> CommandResult {
+    if args.shape.is_partitioned() {
+        let nodes: Vec<NodeId> = (1..=args.nodes).map(NodeId).collect();
+        Layout::new(&args.shape.founding(&nodes))?;
+    }
     let last = u32::from(args.port) + args.nodes - 1;
     if last > u32::from(u16::MAX) {
         return Err(format!("{} ports from {} on do not exist", args.nodes, args.port).into());
@@ -62,7 +69,8 @@ fn node_arguments(args: &args::Cluster, dir: &Path, id: u32) -> Vec<String> {
 
 /// What a node is told at its first start only.
 fn first_arguments(args: &args::Cluster, is_new: bool) -> &'static [&'static str] {
-    if is_new && args.shape.strategy != Strategy::SingleLeader { &["--new"] } else { &[] }
+    let has_leaders = args.shape.is_partitioned() || args.shape.strategy == Strategy::SingleLeader;
+    if is_new && !has_leaders { &["--new"] } else { &[] }
 }
 
 async fn start(
@@ -108,6 +116,9 @@ async fn supervise(args: &args::Cluster, dir: &Path) -> CommandResult {
     say(format_args!("data in {}{}", dir.display(), if args.dir.is_some() { "" } else { ", removed at the end" }));
     say(format_args!("try:  replikit put --at {} greeting hello", all.join(",")));
     say(format_args!("      replikit status --at {}", all.join(",")));
+    if args.shape.is_partitioned() {
+        say(format_args!("      replikit partitions --at {}", all.join(",")));
+    }
     for member in &members {
         say(format_args!("node {} is process {}", member.id, member.child.id().unwrap_or_default()));
     }

@@ -7,6 +7,8 @@ mod cluster;
 mod conflicts;
 mod log;
 mod node;
+mod partitions;
+mod router;
 mod shape;
 
 use std::io::{IsTerminal, Write};
@@ -56,6 +58,12 @@ fn main() -> ExitCode {
         Command::Watch(watch) => client::watch(watch),
         Command::Status(status) => client::status(status),
         Command::Log(command) => log::run(command),
+        Command::Router(router) => router::run(router),
+        Command::Partitions(command) => partitions::list(command),
+        Command::Split(command) => partitions::split(command),
+        Command::Balance(command) => partitions::balance(command),
+        Command::Handoff(command) => partitions::handoff(command),
+        Command::Drain(command) => partitions::drain(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

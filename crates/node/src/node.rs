@@ -8,6 +8,7 @@ use replikit_core::keyspace::Keyspace;
 use replikit_core::{Event, NodeId, Role};
 use replikit_leaderless as leaderless;
 use replikit_multi_leader as multi_leader;
+use replikit_partitioning::store::{Layout, StoreNode};
 use replikit_runtime::NodeConfig;
 use replikit_single_leader::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,12 +35,16 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
         let _inside = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
+    let mut settings = Settings::default();
+    settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);
+    settings.timeouts.heartbeat = settings.timeouts.election / 5;
+    settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
     let node = match args.shape.strategy {
-        Strategy::SingleLeader => {
-            let mut settings = Settings::default();
-            settings.timeouts.election = Duration::from_millis(args.election_timeout_ms);
-            settings.timeouts.heartbeat = settings.timeouts.election / 5;
-            settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
+        _ if args.shape.is_partitioned() => {
+            let layout = Layout::new(&args.shape.founding(&members))?;
+            Running::Partitioned(StoreNode::open(config, &layout, settings)?)
+        }
+        Strategy::SingleLeader | Strategy::Partitioned => {
             Running::SingleLeader(replikit_single_leader::Node::open_with(config, settings, Keyspace::new())?)
         }
         Strategy::MultiLeader => {
@@ -54,8 +59,14 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
         }
     };
     say(format_args!("node {id} of {}: listening on {}", args.cluster, node.local_address()));
+    if let Running::Partitioned(store) = &node {
+        say(format_args!(
+            "node {id}: replicas of {} groups, that of the map among them if it is here",
+            store.groups().len()
+        ));
+    }
     match args.shape.strategy {
-        Strategy::SingleLeader => {}
+        Strategy::SingleLeader | Strategy::Partitioned => {}
         Strategy::MultiLeader => {
             let report = args.shape.multi_leader(multi_leader::Founding::Ask).report(&members)?;
             say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
@@ -79,6 +90,7 @@ enum Running {
     SingleLeader(replikit_single_leader::Node<Keyspace>),
     MultiLeader(multi_leader::Node),
     Leaderless(leaderless::Node),
+    Partitioned(StoreNode),
 }
 
 impl Running {
@@ -87,6 +99,7 @@ impl Running {
             Self::SingleLeader(node) => node.local_address(),
             Self::MultiLeader(node) => node.local_address(),
             Self::Leaderless(node) => node.local_address(),
+            Self::Partitioned(node) => node.local_address(),
         }
     }
 
@@ -95,12 +108,13 @@ impl Running {
             Self::SingleLeader(node) => node.shutdown(),
             Self::MultiLeader(node) => node.shutdown(),
             Self::Leaderless(node) => node.shutdown(),
+            Self::Partitioned(node) => node.shutdown(),
         }
     }
 }
 
 /// Without TLS, only this machine may connect unless the operator says otherwise.
-fn refuse_beyond_loopback(listen: &str) -> CommandResult {
+pub(crate) fn refuse_beyond_loopback(listen: &str) -> CommandResult {
     let addresses =
         listen.to_socket_addrs().map_err(|error| format!("`{listen}` is no address: {error}; give HOST:PORT"))?;
     match addresses.into_iter().find(|address| !address.ip().is_loopback()) {

@@ -9,6 +9,8 @@ use replikit_core::crdt::CrdtKind;
 use replikit_core::policy::ConflictPolicy;
 use replikit_leaderless as leaderless;
 use replikit_multi_leader::{self as multi_leader, Topology};
+use replikit_partitioning::Scheme;
+use replikit_partitioning::store::Founding;
 
 /// How data is replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
@@ -20,6 +22,8 @@ pub(crate) enum Strategy {
     MultiLeader,
     /// Every node takes writes and reads, and asks as many of the others as the request's level says.
     Leaderless,
+    /// The keys are cut in partitions, each of which one of its nodes orders; the same as --partitions 16.
+    Partitioned,
 }
 
 impl fmt::Display for Strategy {
@@ -28,6 +32,7 @@ impl fmt::Display for Strategy {
             Self::SingleLeader => "single-leader",
             Self::MultiLeader => "multi-leader",
             Self::Leaderless => "leaderless",
+            Self::Partitioned => "partitioned",
         })
     }
 }
@@ -71,7 +76,46 @@ pub(crate) struct Shape {
     pub(crate) fallbacks: Option<Text<Vec<NodeId>>>,
     #[arg(long, requires = "fallbacks", help = SLOPPY)]
     pub(crate) sloppy: bool,
+    /// Cut the keys in so many partitions, each on --copies of the nodes. The same at every node and every start, as all that
+    /// belongs to it: what the cluster was founded with.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) partitions: Option<u16>,
+    /// Partitioned: groups of replicas; those beyond the partitions are empty until they are handed one. By default as many as
+    /// partitions.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) groups: Option<u16>,
+    /// Partitioned: replicas of each group; by default 3, or as many as there are nodes.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) copies: Option<u8>,
+    /// Partitioned: how keys are cut.
+    #[arg(long, value_enum)]
+    pub(crate) scheme: Option<SchemeKind>,
+    /// Partitioned, with --scheme range: where the keys are cut at first, ascending, separated by commas; one less than partitions.
+    #[arg(long, value_name = "KEYS", value_delimiter = ',')]
+    pub(crate) bounds: Vec<String>,
 }
+
+/// How keys are cut in partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum SchemeKind {
+    /// By hash slot: load spreads, a scan asks every partition.
+    #[default]
+    Hash,
+    /// In key order: neighbours stay together, a scan asks only where its keys are.
+    Range,
+}
+
+impl fmt::Display for SchemeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "hash",
+            Self::Range => "range",
+        })
+    }
+}
+
+/// Partitions where nobody says how many.
+const PARTITIONS_USUAL: u16 = 16;
 
 /// What becomes of an owner that a read found to know less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -141,6 +185,16 @@ impl Shape {
             (!self.regions.is_empty(), &[Leaderless], "--region is for --strategy leaderless"),
             (self.fallbacks.is_some(), &[Leaderless], "--fallbacks is for --strategy leaderless"),
         ];
+        let of_partitions = self.groups.is_some() || self.copies.is_some() || self.scheme.is_some();
+        if (of_partitions || !self.bounds.is_empty()) && !self.is_partitioned() {
+            return Err("--groups, --copies, --scheme and --bounds are for a cluster with --partitions".to_owned());
+        }
+        if self.partitions.is_some() && matches!(self.strategy, MultiLeader | Leaderless) {
+            return Err("--partitions is for groups with a single leader".to_owned());
+        }
+        if !self.bounds.is_empty() && self.scheme != Some(SchemeKind::Range) {
+            return Err("--bounds is for --scheme range".to_owned());
+        }
         match given.iter().find(|(given, of, _)| *given && !of.contains(&self.strategy)) {
             Some((.., message)) => Err((*message).to_owned()),
             None => self.check_regions(nodes),
@@ -170,8 +224,36 @@ impl Shape {
         self.repair.iter().for_each(|repair| add("--repair", &repair.to_string()));
         self.regions.iter().for_each(|region| add("--region", &region.text));
         self.fallbacks.iter().for_each(|fallbacks| add("--fallbacks", &fallbacks.text));
+        let mut add_count = |name: &str, count: Option<String>| {
+            list.extend(count.into_iter().flat_map(|count| [name.to_owned(), count]));
+        };
+        add_count("--partitions", self.partitions.map(|count| count.to_string()));
+        add_count("--groups", self.groups.map(|count| count.to_string()));
+        add_count("--copies", self.copies.map(|count| count.to_string()));
+        add_count("--scheme", self.scheme.map(|scheme| scheme.to_string()));
+        add_count("--bounds", Some(self.bounds.join(",")).filter(|bounds| !bounds.is_empty()));
         list.extend(self.sloppy.then(|| "--sloppy".to_owned()));
         list
+    }
+
+    /// Whether the keys are cut in partitions.
+    pub(crate) fn is_partitioned(&self) -> bool {
+        self.strategy == Strategy::Partitioned || self.partitions.is_some()
+    }
+
+    /// What a partitioned store on these nodes is founded with.
+    pub(crate) fn founding(&self, nodes: &[NodeId]) -> Founding {
+        let founding = Founding::new(nodes.iter().copied(), self.partitions.unwrap_or(PARTITIONS_USUAL));
+        let (groups, copies) = (self.groups.unwrap_or(founding.groups), self.copies.unwrap_or(founding.copies));
+        let scheme = match self.scheme.unwrap_or_default() {
+            SchemeKind::Hash => founding.scheme,
+            SchemeKind::Range => Scheme::KEY_ORDER,
+        };
+        let founding = founding.groups(groups).copies(copies).scheme(scheme);
+        match &self.bounds[..] {
+            [] => founding,
+            bounds => founding.bounds(bounds.iter().map(|bound| bound.clone().into())),
+        }
     }
 
     /// The policy of all keys, and of those with a prefix.

@@ -1,0 +1,273 @@
+//! The commands for a partitioned cluster: what its partitions are, where to cut them, where to bring them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use replikit_core::{GroupId, NodeId};
+use replikit_partitioning::store::{StoreClient, StoreClientConfig};
+use replikit_partitioning::{DomainId, Load, Partition, PartitionId, PartitionMap, Standing, Topology, balance};
+
+use crate::args::{self, Reach};
+use crate::{CommandResult, say};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Connects, and runs the requests of a command.
+fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(StoreClient) -> Result<T, Failure>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut config = StoreClientConfig::new(reach.cluster.clone(), reach.at.clone());
+        config.request_time_max = Duration::from_millis(reach.timeout_ms);
+        let client = StoreClient::connect(config).await.map_err(|error| match error {
+            replikit_runtime::ConnectError::Unreachable { address, reason }
+                if reason.starts_with("no partition map") =>
+            {
+                format!("{address}: {reason}; is it a partitioned cluster (`replikit cluster --partitions N`)?")
+            }
+            error => error.to_string(),
+        })?;
+        run(client).await
+    })
+}
+
+/// What is known of a partition beside the map.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    keys: u64,
+    bytes: u64,
+    serving: bool,
+}
+
+/// Sizes of all partitions and leaders of all groups, as far as they answer.
+async fn surveyed(
+    client: &StoreClient,
+    map: &PartitionMap,
+) -> (BTreeMap<PartitionId, Size>, BTreeMap<GroupId, NodeId>) {
+    let groups: BTreeMap<GroupId, Vec<NodeId>> = map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
+    let mut asked = tokio::task::JoinSet::new();
+    for (group, replicas) in groups {
+        let client = client.clone();
+        asked.spawn(async move {
+            let described = client.describe(group, &replicas).await.ok();
+            let leader = client.group(group, &replicas).leader();
+            (group, described, leader)
+        });
+    }
+    let (mut sizes, mut leaders) = (BTreeMap::new(), BTreeMap::new());
+    while let Some(Ok((group, described, leader))) = asked.join_next().await {
+        let Some(described) = described else { continue };
+        leaders.extend(leader.map(|leader| (group, leader)));
+        let size = |it: &replikit_partitioning::store::DescribedPartition| {
+            (it.id, Size { keys: it.keys, bytes: it.bytes, serving: it.serving })
+        };
+        sizes.extend(described.partitions.iter().map(size));
+    }
+    (sizes, leaders)
+}
+
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A bound as one word: text where it is some, otherwise hexadecimal.
+fn bound(bytes: &[u8]) -> String {
+    let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic());
+    if is_text { String::from_utf8_lossy(bytes).into_owned() } else { format!("0x{}", crate::conflicts::hex(bytes)) }
+}
+
+fn span(partition: &Partition) -> String {
+    let start = if partition.span.start.is_empty() { "-".to_owned() } else { bound(&partition.span.start) };
+    let end = partition.span.end.as_deref().map_or_else(|| "-".to_owned(), bound);
+    format!("{start}..{end}")
+}
+
+pub(crate) fn list(args: args::Partitions) -> CommandResult {
+    connected(&args.reach, async |client| {
+        let map = client.map().await?;
+        let (sizes, leaders) = surveyed(&client, &map).await;
+        say(format_args!(
+            "{:>9}  {:<22} {:>6}  {:<10} {:>6} {:>10} {:>12}  {}",
+            "partition", "from..to", "group", "replicas", "leader", "keys", "bytes", "state"
+        ));
+        for partition in map.partitions() {
+            let size = sizes.get(&partition.id);
+            let number = |of: fn(&Size) -> u64| size.map_or_else(|| "-".to_owned(), |size| of(size).to_string());
+            let state = match (map.open_handoff(partition.id), size) {
+                (Some(handoff), _) => format!("handed to group {}", handoff.target),
+                (None, Some(size)) if size.serving => "serving".to_owned(),
+                (None, Some(_)) => "sealed".to_owned(),
+                (None, None) => "does not answer".to_owned(),
+            };
+            say(format_args!(
+                "{:>9}  {:<22} {:>6}  {:<10} {:>6} {:>10} {:>12}  {state}",
+                partition.id,
+                span(partition),
+                partition.group,
+                listed(&partition.replicas),
+                leaders.get(&partition.group).map_or_else(|| "-".to_owned(), ToString::to_string),
+                number(|size| size.keys),
+                number(|size| size.bytes),
+            ));
+        }
+        say(format_args!("{} partitions at epoch {} of the map", map.len(), map.epoch()));
+        Ok(())
+    })
+}
+
+pub(crate) fn split(args: args::Split) -> CommandResult {
+    connected(&args.reach, async |client| {
+        let (map, right) = client.split(args.key.as_bytes()).await?;
+        let right = map.partition(right).ok_or("the partition was merged away at once")?;
+        say(format_args!("ok: partition {} begins at {} now, at epoch {}", right.id, span(right), map.epoch()));
+        Ok(())
+    })
+}
+
+/// The nodes that the map names, those of one of which are to be emptied.
+fn topology(map: &PartitionMap, nodes: &[(NodeId, String)], draining: Option<NodeId>) -> Result<Topology, Failure> {
+    let mut ids: BTreeSet<NodeId> = map.partitions().flat_map(|it| it.replicas.iter().copied()).collect();
+    ids.extend(nodes.iter().map(|(node, _)| *node).filter(|node| node.0 < 1 << 30));
+    let node = |id: NodeId| {
+        let standing = if draining == Some(id) { Standing::Draining } else { Standing::Serving };
+        replikit_partitioning::Node { standing, ..replikit_partitioning::Node::usual(id, DomainId(id.0)) }
+    };
+    Ok(Topology::new(ids.into_iter().map(node))?)
+}
+
+pub(crate) fn balance(args: args::Balance) -> CommandResult {
+    if !args.dry_run {
+        return Err(
+            "groups cannot change their nodes yet, so a plan cannot be carried out: say --dry-run to see it".into()
+        );
+    }
+    connected(&args.reach, async |client| {
+        let map = client.map().await?;
+        let (sizes, _) = surveyed(&client, &map).await;
+        let load = |(id, size): (&PartitionId, &Size)| (*id, Load { bytes: size.bytes, ..Load::default() });
+        let loads: BTreeMap<PartitionId, Load> = sizes.iter().map(load).collect();
+        let draining = args.drain.map(NodeId);
+        let topology = topology(&map, &client.nodes(), draining)?;
+        let copies = map.partitions().map(|it| it.replicas.len()).max().unwrap_or(1);
+        let plan = balance::plan(&map, &loads, &topology, &balance::Settings::even(copies));
+        for (nth, round) in plan.rounds.iter().enumerate() {
+            for step in round {
+                let from = step.from.map_or_else(|| "-".to_owned(), |from| from.to_string());
+                say(format_args!(
+                    "round {}: group {}: replica from node {from} to node {}, {} bytes ({:?})",
+                    nth + 1,
+                    step.group,
+                    step.to,
+                    step.bytes,
+                    step.why
+                ));
+            }
+        }
+        for stuck in &plan.stuck {
+            say(format_args!("stuck: {stuck}"));
+        }
+        say(&plan);
+        Ok(())
+    })
+}
+
+/// How long one handoff may take before it is taken back.
+const HANDOFF_TIME_MAX: Duration = Duration::from_secs(60);
+/// Hands a partition to another group, and says how long that took.
+async fn hand_off(
+    client: &StoreClient,
+    partition: PartitionId,
+    target: GroupId,
+    replicas: Vec<NodeId>,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    client.hand_off(partition, target, replicas, HANDOFF_TIME_MAX).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    say(format_args!("ok: partition {partition} is with group {target} now, after {seconds:.3} s"));
+    Ok(())
+}
+
+pub(crate) fn handoff(args: args::Handoff) -> CommandResult {
+    connected(&args.reach, async |client| {
+        let target = GroupId(args.group);
+        let map = client.map().await?;
+        let known = map.of_group(target).next().map(|it| it.replicas.clone());
+        let replicas = match (known, args.replicas) {
+            (Some(replicas), _) => replicas,
+            (None, Some(replicas)) => replicas.into_iter().map(NodeId).collect(),
+            (None, None) => {
+                return Err(format!("group {target} has no partition yet: say its nodes with --replicas").into());
+            }
+        };
+        hand_off(&client, PartitionId(args.partition), target, replicas).await
+    })
+}
+
+/// Where the partitions of a node can go: to groups that have no replica there, those with the fewest partitions first.
+fn drained(map: &PartitionMap, node: NodeId) -> Vec<(PartitionId, GroupId, Vec<NodeId>)> {
+    let mut free: BTreeMap<GroupId, (usize, Vec<NodeId>)> = BTreeMap::new();
+    for partition in map.partitions().filter(|it| !it.replicas.contains(&node)) {
+        free.entry(partition.group).or_insert_with(|| (0, partition.replicas.clone())).0 += 1;
+    }
+    let mut moves = Vec::new();
+    for partition in map.partitions().filter(|it| it.replicas.contains(&node)) {
+        let Some((group, (count, replicas))) = free.iter_mut().min_by_key(|(group, (count, _))| (*count, **group))
+        else {
+            break;
+        };
+        *count += 1;
+        moves.push((partition.id, *group, replicas.clone()));
+    }
+    moves
+}
+
+pub(crate) fn drain(args: args::Drain) -> CommandResult {
+    connected(&args.reach, async |client| {
+        let node = NodeId(args.drained);
+        let map = client.map().await?;
+        let there = map.partitions().filter(|it| it.replicas.contains(&node)).count();
+        let moves = drained(&map, node);
+        if there > 0 && moves.is_empty() {
+            return Err(format!("every group has a replica on node {node}: there is nowhere to go").into());
+        }
+        say(format_args!("{there} partitions have a replica on node {node}"));
+        for (partition, group, replicas) in moves {
+            if args.dry_run {
+                say(format_args!("partition {partition} would go to group {group} on nodes {}", listed(&replicas)));
+            } else {
+                hand_off(&client, partition, group, replicas).await?;
+            }
+        }
+        if !args.dry_run {
+            say(format_args!("node {node} holds no partition any more"));
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use replikit_partitioning::store::{Founding, Layout};
+
+    use super::*;
+
+    #[test]
+    fn what_is_drained_goes_to_groups_without_a_replica_there_and_evenly() {
+        let layout = Layout::new(&Founding::new((1..=5).map(NodeId), 16)).unwrap();
+        let map = layout.first();
+        let there = map.partitions().filter(|it| it.replicas.contains(&NodeId(3))).count();
+        let moves = drained(map, NodeId(3));
+        assert_eq!(moves.len(), there);
+        assert!(moves.iter().all(|(_, _, replicas)| !replicas.contains(&NodeId(3))));
+        let mut counts: BTreeMap<GroupId, usize> = BTreeMap::new();
+        for (_, group, _) in &moves {
+            *counts.entry(*group).or_default() += 1;
+        }
+        let (min, max) = (counts.values().min().unwrap(), counts.values().max().unwrap());
+        assert!(max - min <= 1, "{counts:?}");
+    }
+
+    #[test]
+    fn bounds_are_shown_as_text_or_as_hexadecimal() {
+        assert_eq!((bound(b"user1"), bound(&[4, 0])), ("user1".to_owned(), "0x0400".to_owned()));
+    }
+}
