@@ -380,10 +380,12 @@ mod tests {
         #[test]
         fn queries_survive_their_encoding(from in bytes(), to in proptest::option::of(bytes()), limit in 1_u32.., after: u64) {
             prop_assert_eq!(decode_query(&encode_get(&from).unwrap()), Ok(KeyspaceQuery::Get { key: from.clone() }));
-            prop_assert_eq!(wanted_key(&encode_get(&from).unwrap()), Ok(&from[..]));
+            let get = encode_get(&from).unwrap();
+            prop_assert_eq!(wanted_key(&get), Ok(&from[..]));
             let scan = ScanRequest { from: from.clone(), to: to.clone(), limit, level: ReadLevel::Local };
             let page = WantedPage { from: &from, to: to.as_deref(), limit };
-            prop_assert_eq!(wanted_page(&encode_scan(&scan)), Ok(page));
+            let encoded = encode_scan(&scan);
+            prop_assert_eq!(wanted_page(&encoded), Ok(page));
             prop_assert!(wanted_key(&encode_scan(&scan)).is_err() && wanted_page(&encode_get(&from).unwrap()).is_err());
             prop_assert_eq!(decode_query(&encode_scan(&scan)), Ok(KeyspaceQuery::Scan { from, to, limit }));
             prop_assert_eq!(
