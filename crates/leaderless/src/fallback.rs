@@ -479,6 +479,7 @@ impl Replica for Fallback {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.recovered.then_some(self.next_exchange)
+        // Without its storage it tells nobody anything any more.
+        (self.recovered && !self.failed).then_some(self.next_exchange)
     }
 }

@@ -138,6 +138,7 @@ pub fn page() -> String {
         ("Of a group with a single leader, and of every storage and every run", raft::INVARIANTS),
         ("Of a multi-leader group", multi::INVARIANTS),
         ("Of a leaderless group", leaderless::INVARIANTS),
+        ("Of one with nodes that stand in for owners", leaderless::hints::INVARIANTS),
     ] {
         write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
         for (name, sentence) in invariants {

@@ -9,6 +9,7 @@
 //! | `raft-groups` | several such groups in one container |
 //! | `multi-leader` | one multi-leader group on the storage model |
 //! | `leaderless` | one leaderless group on the storage model |
+//! | `leaderless-hints` | one with nodes that stand in for owners, on the storage model only |
 //! | `partitioned` | a store of several such groups: splits, merges and handoffs, clients whose routes go stale |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
@@ -46,7 +47,7 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 15] = [
+pub const SCENARIOS: [(&str, Scenario); 16] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -62,6 +63,7 @@ pub const SCENARIOS: [(&str, Scenario); 15] = [
     ("leaderless-log", leaderless::run::<LogStorage>),
     ("partitioned", partitioned::run::<ModelStorage>),
     ("partitioned-log", partitioned::run::<LogStorage>),
+    ("leaderless-hints", leaderless::hints::run::<ModelStorage>),
 ];
 
 /// A third of the seeds on the standard scenario, the rest on the others.
@@ -113,10 +115,12 @@ pub fn unreachable_faults(scenario: &str) -> Vec<Fault> {
 pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
     let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
-        "all" => Probe::OF_PARTITIONS.to_vec(),
-        "raft-log" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS].concat(),
-        "raft" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, &[Probe::TailCut]].concat(),
+        "all" => [Probe::OF_PARTITIONS, Probe::OF_HINTS].concat(),
+        "raft-log" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS].concat(),
+        "raft" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS, &[Probe::TailCut]]
+            .concat(),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
+        "leaderless-hints" => all_but(Probe::OF_HINTS),
         "leaderless" | "leaderless-log" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES].concat()),
         "multi-leader" | "multi-leader-log" => all_but(&[Probe::OF_MANY_LEADERS, multi::PROBES].concat()),
         _ => Probe::ALL.to_vec(),

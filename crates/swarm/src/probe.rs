@@ -149,6 +149,12 @@ probes! {
     AgreedReadAnswered,
     /// An owner gathered from another one what it had promised before it lost its disk.
     PromisesGathered,
+    /// A node that stands in for an owner has confirmed a hint.
+    HintKept,
+    /// An owner got what had been kept for it.
+    HintArrived,
+    /// A write was acknowledged with the help of nodes that stand in for owners.
+    SloppyAcked,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.
@@ -252,6 +258,9 @@ impl Probe {
         Self::ScanOverAMove,
         Self::StoreAtRest,
     ];
+
+    /// Those of nodes that stand in for owners.
+    pub const OF_HINTS: &'static [Self] = &[Self::HintKept, Self::HintArrived, Self::SloppyAcked];
 
     /// Those of replicas that all take writes.
     pub const OF_MANY_LEADERS: &'static [Self] = &[

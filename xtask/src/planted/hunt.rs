@@ -4,8 +4,9 @@
 
 use core::fmt;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -246,39 +247,63 @@ fn play(program: &Path, strategy: &str, from: u64, seeds: u64, pace: &Pace) -> R
 
 fn play_piece(program: &Path, strategy: &str, from: u64, seeds: u64) -> Result<Option<Summary>, String> {
     interrupt::check()?;
-    let mut child = Command::new(program)
-        .args(["--strategy", strategy, "--from", &from.to_string(), "--seeds", &seeds.to_string()])
-        .args(["--json", "--no-shrink", "--threads", "1"])
+    let mut command = Command::new(program);
+    command.args(["--json", "--no-shrink", "--threads", "1", "--strategy", strategy]);
+    command.args(["--from", &from.to_string(), "--seeds", &seeds.to_string()]);
+    let Some((status, output)) = hear(command, PIECE_TIME_MAX)? else { return Ok(None) };
+    // Ctrl-C ends it too, in the middle of its seeds.
+    interrupt::check()?;
+    let text = String::from_utf8_lossy(&output);
+    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+    serde_json::from_str(line)
+        .map(Some)
+        .map_err(|error| format!("{seeds} seeds from {from} of {strategy}: no summary ({error}; {status})"))
+}
+
+/// What a program prints until it ends; `None` when it does not in time. It is read all the while: what breaks an invariant may
+/// be a long story, and a program whose pipe is full waits.
+fn hear(mut command: Command, time_max: Duration) -> Result<Option<(ExitStatus, Vec<u8>)>, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("{}: {error}", program.display()))?;
+        .map_err(|error| format!("{name}: {error}"))?;
+    let mut pipe = child.stdout.take().expect("piped above");
+    let reader = std::thread::spawn(move || {
+        let mut output = Vec::new();
+        pipe.read_to_end(&mut output).map(|_| output)
+    });
     let began = Instant::now();
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        let late = began.elapsed() >= PIECE_TIME_MAX;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|error| format!("{name}: {error}"))? {
+            break status;
+        }
         let interrupted = interrupt::check();
-        if late || interrupted.is_err() {
+        if began.elapsed() >= time_max || interrupted.is_err() {
             // It may also just have ended; either way it is not waited for any longer.
             let _ = child.kill();
             let _ = child.wait();
             return interrupted.map(|()| None);
         }
         std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    // Ctrl-C ends it too, in the middle of its seeds.
-    interrupt::check()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
-    serde_json::from_str(line).map(Some).map_err(|error| {
-        format!("{} seeds from {from} of {}: no summary ({error}; {})", seeds, strategy, output.status)
-    })
+    };
+    let output = reader.join().expect("reading does not panic").map_err(|error| format!("{name}: {error}"))?;
+    Ok(Some((status, output)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_says_more_than_a_pipe_holds_is_heard_to_its_end() {
+        let command = crate::cargo::cargo(["metadata", "--format-version", "1", "--offline", "--locked"]);
+        let (status, output) = hear(command, Duration::from_secs(60)).expect("it starts").expect("it ends");
+        assert!(status.success() && output.len() > 1 << 17, "{status}, {} bytes", output.len());
+        assert!(output.ends_with(b"}\n"));
+    }
 
     #[test]
     fn a_catch_counts_only_where_the_bug_and_nothing_else_was_found() {

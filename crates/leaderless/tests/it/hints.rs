@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use replikit_core::{Link, NodeId, Outcome, Owners, Reached, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_core::{
+    Input, Link, NodeId, Outcome, Owners, Reached, ReadLevel, Rejection, Replica, StorageEvent, WriteLevel,
+    WriteRequest,
+};
 use replikit_leaderless::{Config, Counting};
 
 use crate::group::Group;
@@ -142,6 +145,16 @@ fn a_fallback_tells_an_owner_of_whose_link_nothing_good_was_heard_since() {
     group.start(NodeId(3));
     group.run(Duration::from_secs(2));
     assert_eq!(kept(&group), 0);
+}
+
+/// Found by the simulator, seed 281 of its scenario with hints: it asked to be woken at a moment that had passed, for ever.
+#[test]
+fn a_fallback_without_its_storage_does_not_ask_to_be_woken() {
+    let mut group = group(Counting::TowardsQuorums);
+    assert!(group.fallback(4).deadline().is_some());
+    group.input(NodeId(4), Input::Storage { event: StorageEvent::Failed });
+    group.run(Duration::from_secs(1));
+    assert_eq!(group.fallback(4).deadline(), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! writes says.
 
 pub(crate) mod comparers;
+pub mod hints;
 pub(crate) mod model;
 pub(crate) mod subject;
 

@@ -101,7 +101,8 @@ pub(crate) struct LeaderlessSubject {
 /// How often a batch goes from one node to another, on average, at most.
 const SENT_MAX: u64 = 20;
 
-fn dots(batch: &Batch) -> Vec<Dot> {
+/// The writes in a batch; none in one of a node's own records.
+pub(crate) fn dots(batch: &Batch) -> Vec<Dot> {
     let origin = batch.stream().origin;
     if Origin::of(origin).is_none() {
         return Vec::new();

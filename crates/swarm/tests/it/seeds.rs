@@ -79,6 +79,13 @@ fn quorums_of_equal_owners_show_what_a_model_of_all_writes_says() {
 }
 
 #[test]
+fn what_is_kept_for_owners_stays_until_they_have_it() {
+    let (_, probes) = all_clean(leaderless::hints::run::<ModelStorage>, 0..60);
+    let unmet: Vec<_> = Probe::OF_HINTS.iter().filter(|&&probe| probes.count(probe) == 0).collect();
+    assert!(unmet.is_empty(), "{unmet:?} were never met");
+}
+
+#[test]
 fn every_key_of_a_register_is_linearizable_whatever_fails() {
     all_clean(register::run::<ModelStorage>, 0..200);
     all_clean(register::run::<LogStorage>, 0..100);
