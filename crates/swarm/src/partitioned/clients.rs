@@ -14,7 +14,7 @@ use replikit_core::{
 use replikit_partitioning::handoff::Refusal;
 use replikit_partitioning::host::HostHead;
 use replikit_partitioning::shard::{self, ClientId, Reply, Request};
-use replikit_partitioning::{MetaAnswer, MetaQuery, Partition, Route};
+use replikit_partitioning::{Birth, BoundsVersion, MetaAnswer, MetaQuery, Partition, PartitionId, Route};
 use replikit_sim::Clients;
 use replikit_sim::check::{Ended, History, OperationId, What};
 use replikit_single_leader::Head;
@@ -81,6 +81,8 @@ struct Pending {
     want: Want,
     token: Token,
     group: GroupId,
+    // The entry that it was asked by.
+    by: Option<(PartitionId, Birth, BoundsVersion)>,
     attempts: u32,
     // It was refused because its partition was elsewhere by then.
     redirected: bool,
@@ -240,7 +242,8 @@ impl StoreClients {
         let state = &mut self.clients[client as usize - 1];
         state.sequence += 1;
         let sequence = state.sequence;
-        state.pending = Some(Pending { sequence, want, token: Token(0), group: MAPS, attempts: 0, redirected: false });
+        state.pending =
+            Some(Pending { sequence, want, token: Token(0), group: MAPS, by: None, attempts: 0, redirected: false });
     }
 
     fn ask(&mut self, client: u32, hands: &mut Hands) {
@@ -265,6 +268,7 @@ impl StoreClients {
             return;
         };
         let (group, route) = (entry.group, entry.route());
+        pending.by = Some((entry.id, entry.birth, entry.bounds));
         let any = entry.replicas[hands.rng.usize(0..entry.replicas.len())];
         let node = *state.leaders.entry(group).or_insert(any);
         let request =
@@ -334,9 +338,11 @@ impl StoreClients {
                 probes.hit(Probe::StaleRouteMended);
                 pending.redirected = true;
                 stale.current.iter().for_each(|entry| state.routes.learn(entry));
-                // Who is told nothing of its key asks for the map.
+                // An entry that was refused is no entry any more, whatever else is known: who is told nothing newer of its key asks
+                // for the map.
                 let key = pending.want.key();
-                if !stale.current.iter().any(|entry| entry.span.contains(key)) {
+                let refused = |it: &Partition| pending.by == Some((it.id, it.birth, it.bounds));
+                if state.routes.of(key).is_some_and(refused) {
                     state.routes.forget(key);
                 }
             }

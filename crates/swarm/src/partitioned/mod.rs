@@ -61,24 +61,20 @@ impl Seat<Group> for Rafts {
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) first: PartitionMap,
-    pub(crate) nodes: u32,
+    nodes: u32,
+    copies: u32,
 }
 
 impl Layout {
-    fn new(nodes: u32) -> Self {
-        let groups = (2..2 + DATA_GROUPS).map(|group| (GroupId(group), Self::members_of(nodes, GroupId(group))));
+    fn new(nodes: u32, copies: u32) -> Self {
+        let members = |group| (group, members(nodes, copies, group));
+        let groups = Self::data_groups().map(members);
         let first = PartitionMap::first(Scheme::KEY_ORDER, ["key".into()], groups).expect("it is whole");
-        Self { first, nodes }
+        Self { first, nodes, copies }
     }
 
     pub(crate) fn members(&self, group: GroupId) -> Vec<NodeId> {
-        Self::members_of(self.nodes, group)
-    }
-
-    fn members_of(nodes: u32, group: GroupId) -> Vec<NodeId> {
-        let mut members: Vec<_> = (0..COPIES.min(nodes)).map(|copy| NodeId((group.0 + copy) % nodes + 1)).collect();
-        members.sort_unstable();
-        members
+        members(self.nodes, self.copies, group)
     }
 
     /// All groups, the log of maps first.
@@ -98,13 +94,21 @@ impl Layout {
     }
 }
 
+fn members(nodes: u32, copies: u32, group: GroupId) -> Vec<NodeId> {
+    let mut members: Vec<_> = (0..copies.min(nodes)).map(|copy| NodeId((group.0 + copy) % nodes + 1)).collect();
+    members.sort_unstable();
+    members
+}
+
 /// One plan: faults for a while, then the store must serve again, every handoff must end, and all that clients saw must fit.
 ///
 /// # Errors
 /// The first violation.
 pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
     let nodes = plan.settings.nodes;
-    let layout = Layout::new(nodes);
+    // Where disks are damaged, what the world says of all nodes has to hold for the members of each group.
+    let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
+    let layout = Layout::new(nodes, if sound { COPIES } else { nodes });
     let mut rng = plan.rng(1);
     let (timeouts, limits) = knobs(&mut rng);
     let (patience, refresh) = (Duration::from_millis(rng.u64(5..100)), Duration::from_millis(rng.u64(20..400)));

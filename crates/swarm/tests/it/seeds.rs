@@ -6,7 +6,7 @@ use replikit_core::{GroupId, NodeId, Time};
 use replikit_sim::register::{Register, RegisterWorkload, Stamp};
 use replikit_sim::{Fault, FaultCounts, LogStorage, ModelStorage, Replicas, Settings, WorkloadSettings, World};
 use replikit_swarm::{
-    Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, raft, register, unreachable_probes,
+    Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, partitioned, raft, register, unreachable_probes,
 };
 
 /// Too rare for a few hundred seeds; long runs must meet them.
@@ -130,4 +130,16 @@ fn a_calm_cluster_answers_every_operation_and_its_replicas_agree() {
     assert!(clients.history().answered() > 500);
     let newest = newest(&world, 3);
     assert!(newest.len() == 3 && newest.iter().all(|one| *one == newest[0]), "{newest:?}");
+}
+
+#[test]
+fn a_partitioned_store_keeps_its_invariants_and_meets_every_step_of_a_handoff() {
+    let (_, probes) = all_clean(partitioned::run::<ModelStorage>, 0..80);
+    let unmet: Vec<_> = Probe::OF_PARTITIONS.iter().filter(|probe| probes.count(**probe) == 0).collect();
+    assert!(unmet.is_empty(), "{unmet:?} were never met");
+}
+
+#[test]
+fn runs_of_a_partitioned_store_depend_on_nothing_but_the_seed() {
+    same_twice(partitioned::run::<ModelStorage>);
 }
