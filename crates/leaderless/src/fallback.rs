@@ -180,6 +180,19 @@ impl Fallback {
         }
     }
 
+    /// Who keeps hints has to know whose they are: owners that know of later epochs say so.
+    fn ask_for_epochs(&mut self) {
+        if !self.config.epochs.changes() || self.hints.len() == 0 {
+            return;
+        }
+        self.ownership.merge(&Ownership::announced(self.config.epochs.current().clone()));
+        let announced = self.ownership.announced.iter().flat_map(Membership::ids);
+        let asked: BTreeSet<NodeId> = announced.chain(self.owners.iter().copied()).collect();
+        for owner in asked {
+            self.send(owner, Head::Epochs(Box::new(self.ownership.clone())));
+        }
+    }
+
     /// What is kept for those who own nothing any more is kept for an owner from now on.
     fn hand_on(&mut self) {
         let newest = self.ownership.in_force().last().map(|newest| newest.ids().collect::<Vec<NodeId>>());
@@ -426,6 +439,7 @@ impl Replica for Fallback {
             Input::Message { from, message } => self.handle_message(now, from, message.head),
             Input::Timer if now.mono >= self.next_exchange && !self.failed => {
                 self.next_exchange = now.mono + self.config.timing.exchange;
+                self.ask_for_epochs();
                 self.hand_on();
                 for owner in self.hints.owners() {
                     self.deliver(now, owner);

@@ -860,7 +860,9 @@ impl Replica for Leaderless {
         if !self.recovered {
             return None;
         }
-        let exchange = self.may_number().then_some(self.next_exchange);
+        // Who owns nothing and is not about to has nobody to speak with.
+        let is_out = self.config.epochs.changes() && !self.owners.is_owner() && self.members.is_empty();
+        let exchange = (self.may_number() && !is_out).then_some(self.next_exchange);
         let deadlines = [exchange, self.writing.deadline(), self.reads.deadline(), self.consensus.deadline()];
         deadlines.into_iter().flatten().min()
     }

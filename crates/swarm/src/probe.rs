@@ -121,6 +121,10 @@ probes! {
     StableAdvanced,
     /// A replica took over a membership epoch.
     EpochBegun,
+    /// A replica counted in several epochs at once.
+    EpochsJoint,
+    /// The owners of an epoch took over from those before.
+    EpochSettled,
     /// A node learned that it is no member.
     NodeEvicted,
     /// A node put away what only it had.
@@ -220,6 +224,8 @@ probes! {
 impl Probe {
     /// Those of owners that answer in quorums.
     pub const OF_QUORUMS: &'static [Self] = &[
+        Self::EpochsJoint,
+        Self::EpochSettled,
         Self::WriteBehind,
         Self::WriteStampedAnew,
         Self::RepairSent,

@@ -77,6 +77,11 @@ impl Group {
         Self::build(nodes, first, 0, Counting::Never, true, configure)
     }
 
+    /// The same, with fallback nodes behind the owners.
+    pub(crate) fn changing_with_fallbacks(owners: u32, fallbacks: u32, counting: Counting) -> Self {
+        Self::build(owners + fallbacks, owners, fallbacks, counting, true, |_| {})
+    }
+
     fn build(
         nodes: u32,
         owners: u32,

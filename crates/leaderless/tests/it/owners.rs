@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use replikit_core::{Event, Link, NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
-use replikit_leaderless::{Head, Keyspace, Keyspaces};
+use replikit_leaderless::{Counting, Head, Keyspace, Keyspaces};
 
 use crate::group::Group;
 
@@ -222,6 +222,27 @@ fn deletes_are_forgotten_once_the_owners_of_the_epoch_have_them() {
     group.run(SECOND * 3);
     assert!(group.is_owned_by(&[1, 2, 4]));
     assert_eq!(group.replica(1).figures().keys, 0, "that one owns nothing any more");
+}
+
+#[test]
+fn what_a_fallback_keeps_for_who_owns_nothing_any_more_an_owner_is_told() {
+    let mut group = Group::changing_with_fallbacks(3, 1, Counting::TowardsQuorums);
+    group.kill(NodeId(2));
+    group.kill(NodeId(3));
+    group.tell_links(NodeId(2), Link::Down);
+    group.tell_links(NodeId(3), Link::Down);
+    let token = group.ask(1, &put("k", "v"));
+    group.deliver();
+    assert!(matches!(group.outcome(token), Some(Outcome::Acked { strict: false, .. })));
+    let for_whom = (2..=3).find(|node| !group.fallback(4).keys_for(NodeId(*node)).is_empty()).expect("one of the two");
+    let stays = 5 - for_whom;
+    group.start(NodeId(stays));
+    group.tell_links(NodeId(stays), Link::Up);
+    group.link_down(stays, for_whom);
+    group.announce([1, stays]);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[1.min(stays), 1.max(stays)]));
+    assert_eq!(group.fallback(4).kept().0, 0, "an owner has it");
 }
 
 #[test]

@@ -112,6 +112,11 @@ impl Comparers {
         self.habits.timeout = self.habits.timeout.max(PATIENCE);
     }
 
+    /// From now on clients turn to these nodes only.
+    pub(crate) fn turn_to(&mut self, nodes: &[NodeId]) {
+        self.places.retain(|node| nodes.contains(node));
+    }
+
     pub(crate) const fn stop(&mut self) {
         self.stopped = true;
     }

@@ -5,6 +5,7 @@ pub(crate) mod comparers;
 pub mod hints;
 pub(crate) mod model;
 pub(crate) mod subject;
+pub(crate) mod views;
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use replikit_leaderless::{
 use replikit_sim::{Replicas, SimStorage, World};
 
 use crate::crowd::{Behaviour, Crowd};
+use crate::multi::census::Census;
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::run::{Failure, Run, Telling};
@@ -45,6 +47,10 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ),
     ("sessions_do_not_go_back", "A read with a token has seen what the session has read and written, at any replica."),
     ("staleness_is_bounded", "A read is no staler than it says."),
+    (
+        "epochs_overlap",
+        "While owners change, what can be decided in one set of epochs and in another has owners in common, or the first is over.",
+    ),
     (
         "conserved",
         "Every acknowledged write is live, or replaced by one that had seen it, or in the audit of a replica.",
@@ -78,6 +84,11 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe::CompareMismatched,
     Probe::CounterAdded,
     Probe::Indeterminate,
+    Probe::EpochBegun,
+    Probe::NodeEvicted,
+    Probe::NodeBeganAnew,
+    Probe::EpochsJoint,
+    Probe::EpochSettled,
 ];
 
 /// The prefixes of the keyspaces, and what they hold.
@@ -133,7 +144,7 @@ fn quorums(rng: &mut Rng, nodes: u8, dead: u8) -> (Quorums, Promises) {
     let (read, write) = (size(), size());
     let durable = if rng.u8(0..4) == 0 { 1 + rng.u8(0..write) } else { write };
     let quorums = Quorums { read: Size::Exactly(read), write: Size::Exactly(write), durable: Size::Exactly(durable) };
-    (quorums, Promises { read, write, durable, blocking: true })
+    (quorums, Promises { read, write, durable, blocking: true, is_fixed: true })
 }
 
 /// One plan: faults for a while, then those that are left must come to agree.
@@ -152,6 +163,15 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     // Who asks before it begins waits for everybody, also for one whose log refuses to open.
     let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
     let founding = if plan.dead == 0 && rng.bool() && sound { Founding::Ask } else { Founding::New };
+    let census = Census::draw(&mut plan.rng(14), nodes, plan.lasts, plan.members && sound);
+    let (mut quorums, mut promises) = (quorums, promises);
+    if census.changes() {
+        // Fixed numbers need not meet where there are more owners.
+        quorums = Quorums::default();
+        (promises.is_fixed, promises.durable) = (false, promises.write);
+    }
+    let sources: Option<Vec<_>> =
+        census.changes().then(|| (1..=nodes).map(|node| census.source(NodeId(node))).collect());
     let spaces = keyspaces.clone();
     let settings = plan.settings.clone();
     let mut world: World<Leaderless, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
@@ -159,6 +179,9 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         (config.timing, config.limits) = (timing, limits);
         (config.keyspaces, config.founding) = (spaces.clone(), founding);
         (config.quorums, config.repair) = (quorums, repair);
+        if let Some(sources) = &sources {
+            config.epochs = Box::new(sources[node.0 as usize - 1].clone());
+        }
         Leaderless::new(config, &boots.of(GROUP)).expect("the knobs are in range")
     });
     let copies = 1 + rng.u8(0..nodes as u8);
@@ -196,7 +219,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let steady = clock.suspend.is_none();
     let crowd = Crowd::new(behaviour, GROUP, nodes);
     let drift = steady.then_some(clock.drift_ppm_max);
-    let mut subject = LeaderlessSubject::new(GROUP, keyspaces, promises, crowd, drift);
+    let mut subject = LeaderlessSubject::new(GROUP, keyspaces, promises, crowd, drift, census);
     let rng = &mut plan.rng(13);
     if rng.u8(0..3) > 0 {
         subject.comparers = Some(Comparers::new(Habits::draw(rng, plan.workload.timeout), GROUP, nodes));
@@ -241,14 +264,25 @@ fn play<S: SimStorage>(
     let mut dead: Vec<NodeId> = (1..=plan.settings.nodes).map(NodeId).collect();
     plan.rng(2).shuffle(&mut dead);
     dead.truncate(if sound { plan.dead as usize } else { 0 });
+    if subject.census.changes() && !subject.census.outlives(&dead) {
+        dead.clear();
+    }
     if !dead.is_empty() {
         subject.probes.hit(Probe::MinorityDead);
     }
     world.heal_all_but(&dead, subject);
+    subject.census.finish(&dead);
+    let members = subject.census.members();
+    if subject.census.changes() {
+        subject.crowd.turn_to(&members);
+    }
     subject.crowd.hurry();
     let wanted = (subject.crowd.writes + 10, subject.crowd.reads + 10);
     let compared = subject.comparers.as_mut().map(|comparers| {
         comparers.go_on(&dead);
+        if members.len() < plan.settings.nodes as usize {
+            comparers.turn_to(&members);
+        }
         comparers.done + 5
     });
     let patience = Duration::from_secs(12) + plan.workload.timeout * 4 + timing.exchange * 40;
@@ -280,10 +314,15 @@ fn play<S: SimStorage>(
     let bound = patience + timing.exchange * 24 + timing.suspect_after * 4;
     let up = |world: &World<Leaderless, S>| -> Vec<NodeId> {
         let nodes = world.replicas().nodes();
-        nodes.into_iter().filter(|node| !dead.contains(node) && !world.is_refused(*node)).collect()
+        let is_up = |node: &NodeId| members.contains(node) && !dead.contains(node) && !world.is_refused(*node);
+        nodes.into_iter().filter(is_up).collect()
     };
-    let agreed = |world: &World<Leaderless, S>, _: &LeaderlessSubject| {
+    let agreed = |world: &World<Leaderless, S>, subject: &LeaderlessSubject| {
         let replicas = world.replicas();
+        let serves = |node: NodeId| replicas.replica(node).is_some_and(|replica| replica.is_serving(&members));
+        if subject.census.changes() && !up(world).into_iter().all(serves) {
+            return false;
+        }
         let mut first: Option<(&VersionVector, u64)> = None;
         let mut states =
             up(world).into_iter().map(|node| replicas.replica(node).map(|it| (it.applied(), it.state_hash())));
@@ -294,7 +333,7 @@ fn play<S: SimStorage>(
     }
     let alive = up(world);
     check_views(world, subject, &alive)?;
-    if dead.is_empty() && alive.len() == plan.settings.nodes as usize {
+    if dead.is_empty() && alive.len() == members.len() {
         let settled = |world: &World<Leaderless, S>, _: &LeaderlessSubject| {
             let replicas = world.replicas();
             alive.iter().all(|node| replicas.replica(*node).is_some_and(is_settled))

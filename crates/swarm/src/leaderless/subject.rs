@@ -14,7 +14,9 @@ use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
 
 use super::comparers::{Comparers, FIRST_ALARM};
 use super::model::Model;
+use super::views::Views;
 use crate::crowd::{Asked, Crowd};
+use crate::multi::census::{self, Census};
 use crate::probe::{Probe, Probes};
 
 /// A write that a client was told is there.
@@ -50,7 +52,12 @@ struct Place {
     /// What it had applied when it was last looked at.
     applied: VersionVector,
     audit: BTreeSet<Dot>,
+    /// What it had applied each time when it began anew.
+    dropped: VersionVector,
 }
+
+/// Alarms from this one on are for nodes that hear of an epoch.
+const CENSUS_ALARM: u32 = 1 << 24;
 
 /// What a group is set up for, as far as promises follow from it.
 #[derive(Clone, Copy, Debug)]
@@ -61,9 +68,21 @@ pub(crate) struct Promises {
     pub(crate) durable: u8,
     /// Whether reads write back before they return.
     pub(crate) blocking: bool,
+    /// Whether these are numbers of owners, not majorities, however many there are.
+    pub(crate) is_fixed: bool,
 }
 
 impl Promises {
+    /// The same for so many owners.
+    pub(crate) fn of(self, n: u8) -> Self {
+        if self.is_fixed {
+            let Self { read, write, durable, .. } = self;
+            return Self { read: read.min(n), write: write.min(n), durable: durable.min(n), ..self };
+        }
+        let majority = n / 2 + 1;
+        Self { read: majority, write: majority, durable: majority, ..self }
+    }
+
     /// Whether every owner that was counted for a write has it on disk.
     const fn lasts(self) -> bool {
         self.durable >= self.write
@@ -79,6 +98,8 @@ pub(crate) struct LeaderlessSubject {
     pub(crate) crowd: Crowd,
     pub(crate) comparers: Option<Comparers>,
     pub(crate) model: Model,
+    pub(crate) census: Census,
+    pub(crate) views: Views,
     pub(crate) probes: Probes,
     places: BTreeMap<NodeId, Place>,
     acked: Vec<Acked>,
@@ -117,8 +138,11 @@ impl LeaderlessSubject {
         promises: Promises,
         crowd: Crowd,
         drift_ppm: Option<u32>,
+        census: Census,
     ) -> Self {
         Self {
+            census,
+            views: Views::default(),
             group,
             keyspaces,
             promises,
@@ -250,6 +274,10 @@ impl LeaderlessSubject {
                 _ => (1, 1),
             },
         };
+        // Of how many owners, nobody outside can tell while they change: fewer are quorums of fewer.
+        let fewest = self.census.fewest();
+        let least = |copies: u8| if self.census.changes() { copies.min(fewest / 2 + 1).min(fewest) } else { copies };
+        let (received, on_disk, disks) = (least(received), least(on_disk), least(disks));
         // What is in memory only, a crash may have taken while the answer was on its way.
         if (held < received && !self.crashed) || durable < on_disk {
             return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
@@ -263,7 +291,8 @@ impl LeaderlessSubject {
                 return Err(format!("acked_is_there: {dot:?} is a write of another key"));
             }
         }
-        if strict && self.promises.lasts() && u16::from(write) * 2 > u16::from(n) && key.starts_with(b"lww/") {
+        let meet = self.census.sizes().all(|n| self.promises.of(n).write * 2 > n);
+        if strict && self.promises.lasts() && meet && key.starts_with(b"lww/") {
             for first in &self.acked {
                 let same = self.model.write(first.dot).is_some_and(|write| write.key == *key);
                 if same && first.strict && first.at < asked_at && !self.model.comes_after(dot, first.dot) {
@@ -322,9 +351,8 @@ impl LeaderlessSubject {
                 return Err(format!("quorums_overlap: {key:?} at {level:?} with {seen:?} lacks {missing:?}"));
             }
         }
-        let n = self.crowd.nodes() as u8;
         let quorum = matches!(level, ReadLevel::Owners(Owners::Quorum | Owners::All))
-            && self.promises.read * 2 > n
+            && self.census.sizes().all(|n| self.promises.of(n).read * 2 > n)
             && self.promises.blocking;
         if quorum {
             let back = self.shown.iter().find(|shown| {
@@ -345,7 +373,11 @@ impl LeaderlessSubject {
             let missing = self.acked.iter().find(|acked| {
                 let early = acked.at + since < asked_at;
                 let lasting = !matches!(acked.level, WriteLevel::Memory | WriteLevel::Received(_));
-                early && lasting && !seen.contains(acked.dot) && !self.is_cut_off(acked.dot)
+                early
+                    && lasting
+                    && !seen.contains(acked.dot)
+                    && !self.is_cut_off(acked.dot)
+                    && !self.is_of_outsider(acked)
             });
             if let Some(missing) = missing {
                 return Err(format!("staleness_is_bounded: at {now:?}, {staleness:?} stale, without {missing:?}"));
@@ -372,7 +404,8 @@ impl LeaderlessSubject {
             // Acknowledged on disks that are down: it is there when they come back.
             let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
             let volatile = matches!(acked.level, WriteLevel::Memory | WriteLevel::Received(_)) && self.crashed;
-            if !all.contains(acked.dot) && !volatile && !self.is_cut_off(acked.dot) && !away() {
+            let made_again = || self.is_of_outsider(acked);
+            if !all.contains(acked.dot) && !volatile && !self.is_cut_off(acked.dot) && !away() && !made_again() {
                 return Err(format!("conserved: {acked:?} is nowhere"));
             }
         }
@@ -393,6 +426,13 @@ impl LeaderlessSubject {
             }
         }
         Ok(())
+    }
+
+    /// Whether a write that no quorum took part in is of a node that was no owner at some time: it is made again under another
+    /// name when that comes back.
+    fn is_of_outsider(&self, acked: &Acked) -> bool {
+        let outside = |origin: Origin| self.census.is_ever_outside(origin.node);
+        !acked.strict && Origin::of(acked.dot.origin).is_some_and(outside)
     }
 
     /// Asks a node for its audit.
@@ -441,6 +481,15 @@ impl LeaderlessSubject {
 
 impl Subject<Leaderless> for LeaderlessSubject {
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<Head>) {
+        if let Some(alarm) = client.checked_sub(CENSUS_ALARM) {
+            self.census.on_alarm(alarm + census::FIRST_ALARM);
+            return;
+        }
+        if client == 0 {
+            for (alarm, after) in self.census.alarms() {
+                clients.alarm(alarm - census::FIRST_ALARM + CENSUS_ALARM, after);
+            }
+        }
         match (client.checked_sub(FIRST_ALARM), &mut self.comparers) {
             (Some(client), Some(comparers)) => return comparers.on_alarm(client, clients),
             (None, Some(comparers)) if client == 0 => comparers.begin(clients),
@@ -538,7 +587,7 @@ impl Subject<Leaderless> for LeaderlessSubject {
             Outcome::Rejected(Rejection::LostWrites { .. }) => {
                 self.probes.hit(Probe::SessionReadRefused);
                 self.crowd.forget(open.client);
-                if self.bounded && !self.crashed {
+                if self.bounded && !self.crashed && !self.census.changes() {
                     Err("weak_loss_is_reported: nothing was lost".into())
                 } else {
                     Ok(())
@@ -556,6 +605,22 @@ impl Subject<Leaderless> for LeaderlessSubject {
             }
             Event::PeerMisbehaved { node, what } if self.bounded => {
                 Err(format!("honest_peers_are_not_accused: node {node}: {what}"))
+            }
+            Event::EpochBegun { .. } => {
+                self.probes.hit(Probe::EpochBegun);
+                Ok(())
+            }
+            Event::Evicted { .. } => {
+                self.probes.hit(Probe::NodeEvicted);
+                Ok(())
+            }
+            Event::BeganAnew { .. } => {
+                self.probes.hit(Probe::NodeBeganAnew);
+                let place = self.place(at);
+                let applied = core::mem::take(&mut place.applied);
+                place.dropped.join(&applied);
+                place.held = VersionVector::new();
+                Ok(())
             }
             Event::ClockAhead { .. } => {
                 self.probes.hit(Probe::ClockAhead);
@@ -576,6 +641,7 @@ impl Subject<Leaderless> for LeaderlessSubject {
 
     fn check(&mut self, node: NodeId, replicas: &impl Replicas<Leaderless>) -> Result<(), String> {
         let Some(replica) = replicas.replica(node).filter(|_| self.bounded) else { return Ok(()) };
+        self.views.check(node, replica, &self.promises, &self.census, &mut self.probes)?;
         let applied = replica.applied();
         let place = self.places.entry(node).or_default();
         if core::mem::take(&mut place.recovering) {

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use replikit_core::{Announcements, EpochSource, Membership, NodeId, NodeInfo};
 
 /// Alarms from this one on are for nodes that hear of an epoch.
-const FIRST_ALARM: u32 = 1 << 20;
+pub(crate) const FIRST_ALARM: u32 = 1 << 20;
 
 /// A change of the members.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ struct Change {
 pub(crate) struct Census {
     sources: BTreeMap<NodeId, Arc<Announcements>>,
     changes: Vec<Change>,
+    founding: Membership,
     newest: Membership,
     /// Nodes that were no member at some time.
     outside: BTreeSet<NodeId>,
@@ -46,6 +47,7 @@ impl Census {
             members.remove(&NodeId(rng.u32(1..=nodes)));
         }
         let mut membership = Membership::founding(members.iter().copied().map(info).collect());
+        let founding = membership.clone();
         let sources = all.iter().map(|node| (*node, Arc::new(Announcements::new(membership.clone())))).collect();
         let mut outside: BTreeSet<NodeId> = all.iter().copied().filter(|node| !members.contains(node)).collect();
         let micros = lasts.as_micros() as u64;
@@ -72,7 +74,7 @@ impl Census {
             let delays = delays.collect();
             planned.push(Change { at: Duration::from_micros(at), membership: membership.clone(), delays });
         }
-        Self { sources, changes: planned, newest: membership, outside }
+        Self { sources, changes: planned, founding, newest: membership, outside }
     }
 
     /// Where a node learns of its memberships.
@@ -132,6 +134,27 @@ impl Census {
     /// How many members a node knows of.
     pub(crate) fn size(&self, node: NodeId) -> usize {
         self.sources[&node].current().nodes.len()
+    }
+
+    /// How many members there are in each of the memberships, all of them.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u8> + '_ {
+        let all = core::iter::once(&self.founding).chain(self.changes.iter().map(|change| &change.membership));
+        all.chain([&self.newest]).map(|membership| membership.nodes.len() as u8)
+    }
+
+    /// The fewest members that there are at some time.
+    pub(crate) fn fewest(&self) -> u8 {
+        self.sizes().min().unwrap_or(0)
+    }
+
+    /// Whether more than half of each membership is left without these nodes.
+    pub(crate) fn outlives(&self, dead: &[NodeId]) -> bool {
+        let all = core::iter::once(&self.founding).chain(self.changes.iter().map(|change| &change.membership));
+        let mut all = all.chain([&self.newest]);
+        all.all(|membership| {
+            let gone = membership.ids().filter(|node| dead.contains(node)).count();
+            gone * 2 < membership.nodes.len()
+        })
     }
 
     /// Whether a node was no member at some time, or will be none.
