@@ -47,7 +47,7 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 16] = [
+pub const SCENARIOS: [(&str, Scenario); 17] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -64,6 +64,7 @@ pub const SCENARIOS: [(&str, Scenario); 16] = [
     ("partitioned", partitioned::run::<ModelStorage>),
     ("partitioned-log", partitioned::run::<LogStorage>),
     ("leaderless-hints", leaderless::hints::run::<ModelStorage>),
+    ("leaderless-owners", leaderless::run_with_changes::<ModelStorage>),
 ];
 
 /// A third of the seeds on the standard scenario, the rest on the others.
@@ -115,12 +116,23 @@ pub fn unreachable_faults(scenario: &str) -> Vec<Fault> {
 pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
     let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
-        "all" => [Probe::OF_PARTITIONS, Probe::OF_HINTS].concat(),
-        "raft-log" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS].concat(),
-        "raft" => [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS, &[Probe::TailCut]]
-            .concat(),
+        "all" => [Probe::OF_PARTITIONS, Probe::OF_HINTS, Probe::OF_OWNERS].concat(),
+        "raft-log" => {
+            [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS, Probe::OF_OWNERS]
+                .concat()
+        }
+        "raft" => [
+            Probe::OF_MANY_LEADERS,
+            Probe::OF_QUORUMS,
+            Probe::OF_PARTITIONS,
+            Probe::OF_HINTS,
+            Probe::OF_OWNERS,
+            &[Probe::TailCut],
+        ]
+        .concat(),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
         "leaderless-hints" => all_but(Probe::OF_HINTS),
+        "leaderless-owners" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES, leaderless::PROBES_OF_OWNERS].concat()),
         "leaderless" | "leaderless-log" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES].concat()),
         "multi-leader" | "multi-leader-log" => all_but(&[Probe::OF_MANY_LEADERS, multi::PROBES].concat()),
         _ => Probe::ALL.to_vec(),

@@ -222,10 +222,11 @@ probes! {
 }
 
 impl Probe {
+    /// Those of owners that change.
+    pub const OF_OWNERS: &'static [Self] = &[Self::EpochsJoint, Self::EpochSettled];
+
     /// Those of owners that answer in quorums.
     pub const OF_QUORUMS: &'static [Self] = &[
-        Self::EpochsJoint,
-        Self::EpochSettled,
         Self::WriteBehind,
         Self::WriteStampedAnew,
         Self::RepairSent,

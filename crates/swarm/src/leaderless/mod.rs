@@ -84,12 +84,18 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe::CompareMismatched,
     Probe::CounterAdded,
     Probe::Indeterminate,
-    Probe::EpochBegun,
-    Probe::NodeEvicted,
-    Probe::NodeBeganAnew,
-    Probe::EpochsJoint,
-    Probe::EpochSettled,
 ];
+
+/// What is watched beside them while owners change.
+pub(crate) const PROBES_OF_OWNERS: &[Probe] =
+    &[Probe::EpochBegun, Probe::NodeEvicted, Probe::NodeBeganAnew, Probe::EpochsJoint, Probe::EpochSettled];
+
+/// Whether the owners of a run change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ownership {
+    Stay,
+    Change,
+}
 
 /// The prefixes of the keyspaces, and what they hold.
 const PREFIXES: [&str; 6] = ["lww/", "sib/", "merge/", "count/", "set/", "flag/"];
@@ -152,6 +158,18 @@ fn quorums(rng: &mut Rng, nodes: u8, dead: u8) -> (Quorums, Promises) {
 /// # Errors
 /// The first violation.
 pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    run_with::<S>(plan, telling, Ownership::Stay)
+}
+
+/// The same while the owners change by epochs.
+///
+/// # Errors
+/// The first violation.
+pub fn run_with_changes<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
+    run_with::<S>(plan, telling, Ownership::Change)
+}
+
+fn run_with<S: SimStorage + 'static>(plan: &Plan, telling: Telling, ownership: Ownership) -> Result<Run, Box<Failure>> {
     let nodes = plan.settings.nodes;
     let rng = &mut plan.rng(11);
     let (timing, limits) = knobs(rng);
@@ -163,7 +181,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     // Who asks before it begins waits for everybody, also for one whose log refuses to open.
     let sound = !S::HAS_DISK || plan.settings.storage.disk.is_sound();
     let founding = if plan.dead == 0 && rng.bool() && sound { Founding::Ask } else { Founding::New };
-    let census = Census::draw(&mut plan.rng(14), nodes, plan.lasts, plan.members && sound);
+    let census = Census::draw(&mut plan.rng(14), nodes, plan.lasts, ownership == Ownership::Change && sound);
     let (mut quorums, mut promises) = (quorums, promises);
     if census.changes() {
         // Fixed numbers need not meet where there are more owners.
