@@ -228,7 +228,7 @@ impl Leaderless {
         self.peers.retain(|node, _| others.contains(node));
         for &node in &others {
             self.members.entry(node).or_default();
-            self.peers.entry(node).or_insert_with(Peer::default);
+            self.peers.entry(node).or_default();
         }
         self.suspected.retain(|node| others.contains(node));
         let fallbacks = &self.config.fallbacks.nodes;

@@ -66,7 +66,7 @@ impl<M: Keyed> Portion<M> {
     }
 }
 
-/// What a group has. See the [module](self).
+/// What a group has: the keys of its partitions, and the answers that were given to their clients.
 #[derive(Debug)]
 pub struct Contents<M> {
     pub(super) scheme: Scheme,

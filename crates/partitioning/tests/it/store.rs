@@ -19,7 +19,8 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// Runs a test with time to end but none to hang.
 fn bounded<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");
     runtime.block_on(async { tokio::time::timeout(TEST_TIME_MAX, test).await.expect("the test hangs") })
 }
 
@@ -32,13 +33,13 @@ async fn client(cluster: &StoreCluster) -> StoreClient {
     let mut config = cluster.client_config();
     config.request_time_max = Duration::from_secs(60);
     config.leg_time_max = Duration::from_secs(60);
-    StoreClient::connect(config).await.unwrap()
+    StoreClient::connect(config).await.expect("the store is there")
 }
 
 async fn plain(addresses: impl IntoIterator<Item = String>) -> KvClient {
     let mut config = ClientConfig::new("local", addresses);
     config.request_time_max = Duration::from_secs(60);
-    KvClient::new(Client::connect(config).await.unwrap())
+    KvClient::new(Client::connect(config).await.expect("the store is there"))
 }
 
 fn key(n: u32) -> String {
@@ -47,7 +48,7 @@ fn key(n: u32) -> String {
 
 async fn fill(store: &impl Store, keys: u32) {
     for n in 0..keys {
-        store.write(WriteRequest::put(key(n), n.to_string())).await.unwrap();
+        store.write(WriteRequest::put(key(n), n.to_string())).await.expect("the write is acknowledged");
     }
 }
 
@@ -55,7 +56,10 @@ async fn fill(store: &impl Store, keys: u32) {
 async fn all(store: &impl Store, limit: u32) -> Vec<(Bytes, Bytes)> {
     let (mut from, mut found) = (Bytes::new(), Vec::new());
     loop {
-        let page = store.scan(ScanRequest { from, to: None, limit, level: ReadLevel::Linearizable }).await.unwrap();
+        let page = store
+            .scan(ScanRequest { from, to: None, limit, level: ReadLevel::Linearizable })
+            .await
+            .expect("the page is answered");
         assert!(page.items.len() <= limit as usize);
         found.extend(page.items);
         match page.next {
