@@ -83,4 +83,4 @@ pub use trace::Trace;
 pub use workload::{
     AckedWrite, Asked, Dialect, ReadKind, Request, WantedRead, WantedWrite, Workload, WorkloadSettings, is_lasting,
 };
-pub use world::{Factory, Violation, World};
+pub use world::{Factory, Traffic, Violation, World};

@@ -97,8 +97,11 @@ impl Network {
             counts[Fault::Loss] += 1;
             return None;
         }
-        let delay = around(rng, settings.delay, settings.heavy_tail);
-        if delay > settings.delay * 10 {
+        let delay = match settings.links.get(from).and_then(|links| links.get(to)) {
+            Some(exact) => *exact + Duration::from_nanos(rng.u64(0..=settings.jitter.as_nanos() as u64)),
+            None => around(rng, settings.delay, settings.heavy_tail),
+        };
+        if settings.links.is_empty() && delay > settings.delay * 10 {
             counts[Fault::LongDelay] += 1;
         }
         let mut begins = now;

@@ -24,6 +24,11 @@ pub struct Every {
 pub struct NetworkSettings {
     /// Mean one-way delay.
     pub delay: Duration,
+    /// The one-way delay of each link, by sender and receiver, for networks that are given rather than drawn; then `delay` is
+    /// that of clients and hints alone. Empty: all links are alike.
+    pub links: Vec<Vec<Duration>>,
+    /// A message on such a link takes up to so much longer.
+    pub jitter: Duration,
     /// Whether some delays are up to 256 times the mean (N3).
     pub heavy_tail: bool,
     /// Whether a later message may overtake an earlier one on the same link (N3).
@@ -64,6 +69,8 @@ pub struct NetworkSettings {
 pub struct ProcessSettings {
     /// Mean time that a round of the driving loop keeps the node busy; inputs gather meanwhile.
     pub round: Duration,
+    /// What each input of a round adds to it: a processor with a budget.
+    pub per_input: Duration,
     /// Crashes of one process, at any point between two of its actions (P1, P2).
     pub crash: Option<Every>,
     /// Crashes of all processes at once (P6).
@@ -259,6 +266,8 @@ impl Settings {
             nodes,
             network: NetworkSettings {
                 delay: Duration::from_micros(200),
+                links: Vec::new(),
+                jitter: Duration::ZERO,
                 heavy_tail: false,
                 reorder: false,
                 loss_per_mille: 0,
@@ -278,6 +287,7 @@ impl Settings {
             },
             process: ProcessSettings {
                 round: Duration::from_micros(5),
+                per_input: Duration::ZERO,
                 crash: None,
                 crash_all: None,
                 instant_restart: false,
@@ -330,6 +340,8 @@ impl Settings {
             nodes,
             network: NetworkSettings {
                 delay: Duration::from_micros(1 << rng.u32(5..12)),
+                links: Vec::new(),
+                jitter: Duration::ZERO,
                 heavy_tail: rng.bool(),
                 reorder: rng.bool(),
                 loss_per_mille: loss,
@@ -350,6 +362,7 @@ impl Settings {
             },
             process: ProcessSettings {
                 round: Duration::from_micros(if rng.bool() { rng.u64(0..400) } else { 2 }),
+                per_input: Duration::ZERO,
                 crash: every(rng, (150, 2000), (5, 500)),
                 crash_all: every(rng, (1000, 4000), (5, 300)),
                 instant_restart: rng.bool(),

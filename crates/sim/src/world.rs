@@ -3,6 +3,7 @@
 //! Invariant: the order of events is decided by time and, for equal times, by the order in which they were planned; every
 //! draw comes from one seed. So the same seed, settings and code give the same run, in any build.
 
+mod by_hand;
 mod echo;
 mod happen;
 mod message;
@@ -19,6 +20,7 @@ use std::collections::BinaryHeap;
 use fastrand::Rng;
 use replikit_core::{ClusterId, NodeId, Replica, Time};
 
+pub use self::by_hand::Traffic;
 use self::echo::Echoes;
 use self::node::{AllNodes, Node};
 use self::plan::{Entry, Planned, Recurring};
@@ -81,6 +83,8 @@ pub struct World<R: Replica, S: SimStorage = crate::storage::ModelStorage> {
     // Settings of a disk that is slow, made anew at each use.
     slow_storage: StorageSettings,
     messages: u64,
+    // Bytes of all messages that were sent.
+    bytes: u64,
     // Kinds of messages that were ever sent, by the first byte of the head.
     kinds: [bool; 256],
     // The node that last became a leader.
@@ -142,6 +146,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
             scratch: Vec::new(),
             slow_storage: Settings::calm(1).storage,
             messages: 0,
+            bytes: 0,
             kinds: [false; 256],
             leader: None,
             shift: None,

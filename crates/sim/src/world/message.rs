@@ -110,6 +110,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         let hostile = network.hostile_per_mille > 0 && rng.u16(0..1000) < network.hostile_per_mille;
         let sender_life = self.nodes[from].life;
         let bytes = frame.len();
+        self.bytes += bytes as u64;
         let ends = (from as u16, to as u16);
         if network.echo_per_mille > 0 && rng.u16(0..1000) < network.echo_per_mille {
             let echo = Echo { from: ends.0, sender_life, hash, message: number, frame: frame.clone() };

@@ -55,6 +55,7 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         let node = &mut self.nodes[at];
         let now = node.clock.read(self.now);
         let replica = node.replica.as_mut().expect("only live nodes run rounds");
+        let inputs = self.inputs;
         while let Some(input) = node.inbox.pop_front() {
             self.inputs += 1;
             replica.handle(now, input);
@@ -74,7 +75,9 @@ impl<R: Replica, S: SimStorage> World<R, S> {
         if self.nodes[at].replica.is_none() {
             return Ok(());
         }
-        let busy = around(&mut self.rng, self.settings.process.round, false) * self.nodes[at].slowness;
+        let work = self.settings.process.per_input * (self.inputs - inputs) as u32;
+        let round = around(&mut self.rng, self.settings.process.round, false);
+        let busy = (round + work) * self.nodes[at].slowness;
         self.nodes[at].busy_until = self.now + busy;
         self.after_round(at);
         subject.check(self.nodes[at].id, &AllNodes(&self.nodes))
