@@ -13,12 +13,16 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
-use replikit_core::{Guarantees, ReadLevel, WriteLevel};
+use replikit_core::{Guarantees, NodeId, ReadLevel, WriteLevel};
 use replikit_runtime::NodeCounters;
 
 use self::baseline::Architecture;
+use self::nodes::Nodes;
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
+use crate::network::Network;
+use crate::play::Home;
+use crate::workload::mix::{Operation, Updates};
 
 /// A deployment that serves requests. Dropping it kills its processes.
 #[async_trait(?Send)]
@@ -28,6 +32,30 @@ pub trait Engine {
 
     /// What the engine promises for writes at this level.
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees;
+
+    /// Its nodes as the clients see them that live beside each.
+    fn homes(&self) -> Vec<Home>;
+
+    /// Its processes, and the network between them; `None` where a network and faults of nodes mean nothing.
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        None
+    }
+
+    /// Who leads; `None` where nobody does.
+    ///
+    /// # Errors
+    /// When somebody should and nobody does.
+    async fn leader(&self) -> Result<Option<NodeId>, BenchError> {
+        Ok(None)
+    }
+
+    /// Waits until every node serves.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        Ok(())
+    }
 
     /// How everything is read back; `None` where pages do not show the keys, and each is read by itself.
     fn scan_level(&self) -> Option<ReadLevel> {
@@ -150,10 +178,16 @@ impl Sizes {
     /// R and W; D is W.
     #[must_use]
     pub const fn sizes(self) -> (u8, u8) {
+        self.of(nodes::NODES as u8)
+    }
+
+    /// R and W among so many owners; D is W.
+    #[must_use]
+    pub const fn of(self, owners: u8) -> (u8, u8) {
         match self {
-            Self::Majorities => (2, 2),
+            Self::Majorities => (owners / 2 + 1, owners / 2 + 1),
             Self::One => (1, 1),
-            Self::WriteAll => (1, 3),
+            Self::WriteAll => (1, owners),
         }
     }
 }
@@ -195,6 +229,21 @@ impl EngineKind {
         matches!(self, Self::Baseline(..))
     }
 
+    /// The engine of this name, as it is usually set up.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let usual = [
+            Self::SingleLeader,
+            Self::MultiLeader,
+            Self::Leaderless(Sizes::Majorities),
+            Self::LeaderlessCas(Askers::All),
+            Self::Baseline(Architecture::SingleThread, Sync::Group),
+            Self::Baseline(Architecture::SharedMemory, Sync::Group),
+            Self::Baseline(Architecture::SharedDisk, Sync::Group),
+        ];
+        usual.into_iter().find(|engine| engine.name() == name)
+    }
+
     /// What it consists of.
     #[must_use]
     pub const fn setup(self) -> &'static str {
@@ -210,15 +259,47 @@ impl EngineKind {
     /// # Errors
     /// When it does not serve requests within its time limit; with the last words of its processes.
     pub async fn start(self, folder: &Path) -> Result<Box<dyn Engine>, BenchError> {
+        self.start_over(folder, None).await
+    }
+
+    /// Starts it with this network between its nodes, and as many nodes as the network has; without one, with loopback.
+    ///
+    /// # Errors
+    /// When it does not serve requests within its time limit; with the last words of its processes.
+    pub async fn start_over(self, folder: &Path, network: Option<&Network>) -> Result<Box<dyn Engine>, BenchError> {
         Ok(match self {
-            Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder).await?),
-            Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder).await?),
-            Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, sizes).await?),
-            Self::LeaderlessCas(askers) => Box::new(leaderless::LeaderlessCas::start(folder, askers).await?),
+            Self::SingleLeader => Box::new(single_leader::SingleLeader::start(folder, network).await?),
+            Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder, network).await?),
+            Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, network, sizes).await?),
+            Self::LeaderlessCas(askers) => Box::new(leaderless::LeaderlessCas::start(folder, network, askers).await?),
             Self::Baseline(architecture, sync) => {
                 Box::new(baseline::Baseline::start(folder, architecture, sync).await?)
             }
         })
+    }
+
+    /// Why it cannot do an operation that is made in this way; `None` when it can.
+    #[must_use]
+    pub const fn cannot(self, operation: Operation, updates: Updates) -> Option<&'static str> {
+        match (self, operation, updates) {
+            (Self::SingleLeader | Self::Baseline(..), Operation::SetAdd, Updates::Merge) => {
+                Some("one order of all writes: it has no sets that merge; put back, or compare and set")
+            }
+            (
+                Self::MultiLeader | Self::Leaderless(_),
+                Operation::Increment | Operation::SetAdd,
+                Updates::CompareAndSet,
+            ) => Some(
+                "no node knows what the others accept: it cannot compare and set outside of keys agreed on one by one",
+            ),
+            (Self::LeaderlessCas(_), Operation::Scan, _) => {
+                Some("pages do not show keys that are agreed on one by one")
+            }
+            (Self::LeaderlessCas(_), Operation::SetAdd, Updates::Merge) => {
+                Some("keys that are agreed on one by one hold no values that merge")
+            }
+            _ => None,
+        }
     }
 }
 

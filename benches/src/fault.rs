@@ -1,261 +1,379 @@
-//! Fault runs: the leader is killed, or frozen, under load; every acknowledged write is then read back.
-//!
-//! Every write goes to a key of its own, so that one that is lost cannot hide behind a later one.
+//! Fault runs: something happens to a cluster under load; how the clients on each side of it fared, and what became of every
+//! write that was acknowledged.
 
-use std::cell::{Cell, RefCell};
-use std::fmt;
+pub mod plan;
+
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{WriteLevel, WriteRequest};
-use tokio::task::LocalSet;
+use replikit_core::{NodeId, WriteLevel};
 
-use crate::engine::Engine;
-use crate::engine::single_leader::SingleLeader;
+pub use self::plan::{Fault, Plan, Victims};
+use crate::engine::{Engine, EngineKind};
 use crate::error::BenchError;
 use crate::figure::{Better, Figure, Subject};
 use crate::ledger::Ledger;
-use crate::load::{Reads, Target};
+use crate::load::Reads;
+use crate::network::Network;
+use crate::play::{self, Attempt, Judged, Play, Until};
 use crate::timeline::{Gap, Timeline};
-use crate::verify::{Verified, verify};
-use crate::workload::key_bytes;
+use crate::workload::mix::{Mix, Updates};
+use crate::workload::trace::Trace;
 
-/// Clients of a fault run.
-pub const CLIENTS: u32 = 16;
-const VALUE_BYTES: usize = 64;
-/// Most keys of a run, to bound the memory of the three nodes; then the load ends early, which the time line shows.
-const KEYS_MAX: u32 = 4_000_000;
-const WARM_UP: Duration = Duration::from_millis(500);
-/// How long after the start the fault happens, how long after it is undone, and how long after that the run ends.
-const BEFORE: Duration = Duration::from_secs(2);
-const DURING: Duration = Duration::from_secs(2);
-const AFTER: Duration = Duration::from_secs(2);
-const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// Operations that are drawn; they are done again from the first until the run ends.
+const STEPS: usize = 60_000;
+/// An operation that has not ended by then counts as not served; longer where messages are.
+const DEADLINE: Duration = Duration::from_millis(500);
+const EXTRA: Duration = Duration::from_millis(100);
+/// How long a freshly started node is given before the next one of a rolling restart.
+const SETTLED: Duration = Duration::from_millis(300);
 
-/// What happens to the leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Fault {
-    /// SIGKILL; started again two seconds later.
-    Kill,
-    /// SIGSTOP; goes on two seconds later.
-    Freeze,
+/// One fault run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultRun {
+    /// On what.
+    pub engine: EngineKind,
+    /// What happens.
+    pub fault: Fault,
+    /// Between which nodes.
+    pub network: Network,
+    /// When a write counts as done.
+    pub write_level: WriteLevel,
+    /// How reads are done.
+    pub reads: Reads,
+    /// What the clients do meanwhile.
+    pub mix: Mix,
 }
 
-impl Fault {
-    /// How long the run takes, about.
+impl FaultRun {
+    /// The usual one for an engine: its strongest levels, on loopback through the proxy.
     #[must_use]
-    pub fn estimate(self) -> Duration {
-        WARM_UP + BEFORE + DURING + AFTER + Duration::from_secs(3)
+    pub fn new(engine: EngineKind, fault: Fault) -> Self {
+        let (write_level, reads) = match engine {
+            EngineKind::SingleLeader | EngineKind::LeaderlessCas(_) => (WriteLevel::Quorum, Reads::Linearizable),
+            EngineKind::MultiLeader => (WriteLevel::LeaderDisk, Reads::Local),
+            EngineKind::Leaderless(crate::engine::Sizes::One) => (WriteLevel::Quorum, Reads::QuorumOfFewer),
+            EngineKind::Leaderless(_) => (WriteLevel::Quorum, Reads::Quorum),
+            EngineKind::Baseline(..) => (WriteLevel::LeaderDisk, Reads::Linearizable),
+        };
+        let mix = Mix::built_in("faults").expect("it is built in");
+        Self { engine, fault, network: Network::loopback(), write_level, reads, mix }
+    }
+
+    /// Why it cannot be run; `None` when it can.
+    #[must_use]
+    pub fn cannot(&self) -> Option<&'static str> {
+        let operations = self.mix.weights.iter().map(|(operation, _)| *operation);
+        let fault = self.fault.cannot(self.engine, &self.network);
+        fault.or_else(|| operations.into_iter().find_map(|operation| self.engine.cannot(operation, self.mix.updates)))
+    }
+
+    /// How long it takes, about.
+    #[must_use]
+    pub fn estimate(&self) -> Duration {
+        Plan::draw(self.fault, &self.network, 0).end + Duration::from_secs(4)
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kill => "fault: leader killed (SIGKILL) and restarted",
-            Self::Freeze => "fault: leader frozen (SIGSTOP) and thawed",
-        })
+impl std::fmt::Display for FaultRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {:?}, {}: {}", self.engine, self.write_level, self.network, self.fault)
     }
 }
 
-/// When what happened, counted from the start of the time line.
-#[derive(Clone, Copy, Debug, Default)]
-struct Struck {
-    at: Duration,
-    undone: Duration,
+/// How the clients on one side fared while the fault lasted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Side {
+    /// Who they are.
+    pub name: String,
+    /// Operations that began meanwhile.
+    pub asked: u64,
+    /// Those that were served by their deadline.
+    pub served: u64,
+    /// The longest time without a served operation that has a part in it.
+    pub gap: Gap,
+}
+
+impl Side {
+    /// The share that was served, in percent.
+    #[must_use]
+    pub fn available_percent(&self) -> f64 {
+        self.served as f64 * 100.0 / self.asked.max(1) as f64
+    }
 }
 
 /// What a fault run found.
 #[derive(Clone, Debug)]
 pub struct FaultReport {
-    /// Which fault.
-    pub fault: Fault,
+    /// Which.
+    pub run: FaultRun,
     /// Acknowledged writes over time.
     pub timeline: Timeline,
-    /// The longest time without an acknowledged write while the fault lasted: what clients saw of it.
+    /// Each side.
+    pub sides: Vec<Side>,
+    /// The longest time without an acknowledged write on any side while the fault lasted.
     pub gap: Gap,
-    /// Acknowledged writes, warm-up included.
+    /// Writes acknowledged, from the first to the last.
     pub acked: u64,
-    /// Writes that ended in any other way.
-    pub unacked: u64,
+    /// Operations served, from the first to the last.
+    pub served: u64,
+    /// Why others were not, with how often.
+    pub unserved: Vec<(String, u64)>,
     /// What was read back.
-    pub verified: Verified,
+    pub judged: Judged,
 }
 
 impl FaultReport {
-    /// Whether the run showed a wrong result.
+    /// Wrong results, in words; none in a good run.
     #[must_use]
-    pub const fn is_wrong(&self) -> bool {
-        self.verified.lost > 0 || self.verified.foreign > 0
+    pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.judged.silent() > 0 && self.must_keep() {
+            wrong.push(format!("{}: {} acked writes lost", self.run, self.judged.silent()));
+        }
+        if self.judged.records.foreign > 0 {
+            wrong.push(format!("{}: {} foreign values", self.run, self.judged.records.foreign));
+        }
+        wrong.extend(self.judged.broken.iter().map(|broken| format!("{}: {broken}", self.run)));
+        wrong
+    }
+
+    /// Whether all that is acknowledged must be there afterwards: every disk is.
+    fn must_keep(&self) -> bool {
+        let weak = matches!(self.run.write_level, WriteLevel::Memory | WriteLevel::Received(_));
+        // A leader's disk is not what counts once another one leads.
+        let leader_disk = self.run.engine == EngineKind::SingleLeader && self.run.write_level == WriteLevel::LeaderDisk;
+        !weak && !leader_disk
     }
 
     /// The figures.
     #[must_use]
     pub fn figures(&self) -> Vec<Figure> {
         let mut subject = Subject {
-            engine: "single-leader".to_owned(),
-            workload: self.fault.to_string(),
-            clients: CLIENTS,
+            engine: self.run.engine.name().to_owned(),
+            workload: format!("fault: {}", self.run.fault),
+            clients: self.run.mix.clients,
             ..Subject::default()
         };
-        subject.settings.insert("write".to_owned(), format!("{:?}", WriteLevel::Quorum));
+        let settings = [
+            ("load", self.run.mix.to_string()),
+            ("network", self.run.network.to_string()),
+            ("write", format!("{:?}", self.run.write_level)),
+        ];
+        subject.settings.extend(settings.map(|(name, value)| (name.to_owned(), value)));
         let millis = |gap: Gap| gap.length.as_secs_f64() * 1e3;
-        let longest = millis(self.timeline.longest_gap());
-        vec![
+        let mut figures = vec![
             subject.figure(
                 "longest gap without an acked write, during the fault",
                 millis(self.gap),
                 "ms",
                 Better::Lower,
             ),
-            subject.figure("longest gap without an acked write", longest, "ms", Better::Lower),
+            subject.figure(
+                "longest gap without an acked write",
+                millis(self.timeline.longest_gap()),
+                "ms",
+                Better::Lower,
+            ),
             subject.figure("acked writes", self.acked as f64, "1", Better::Higher),
-            subject.figure("acked writes read back", self.verified.keys as f64, "1", Better::Higher),
-            subject.figure("acked writes lost", self.verified.lost as f64, "1", Better::Lower),
-            subject.figure("writes without an acknowledgement", self.unacked as f64, "1", Better::Lower),
-        ]
-    }
-
-    /// The time line and what it amounts to, for people.
-    #[must_use]
-    pub fn render(&self) -> String {
-        let longest = self.timeline.longest_gap();
-        let mut text = format!("{}, {CLIENTS} clients, write level Quorum\n", self.fault);
-        text.push_str(&self.timeline.render());
-        text.push_str(&format!(
-            "  longest gap without an acked write: {:.0} ms during the fault (from {:.2} s); {:.0} ms in all (from {:.2} s)\n  acked writes: {}, read back: {}, lost: {}; \
-             writes of unknown outcome: {}\n",
-            self.gap.length.as_secs_f64() * 1e3,
-            self.gap.from.as_secs_f64(),
-            longest.length.as_secs_f64() * 1e3,
-            longest.from.as_secs_f64(),
-            self.acked,
-            self.verified.keys,
-            self.verified.lost,
-            self.unacked,
-        ));
-        for told in &self.verified.told {
-            text.push_str(&format!("  WRONG: {told}\n"));
+            subject.figure("operations served", self.served as f64, "1", Better::Higher),
+            subject.figure("acked writes lost", self.judged.silent() as f64, "1", Better::Lower),
+            subject.figure("acked writes lost, audited", self.judged.lost_audited as f64, "1", Better::Lower),
+            subject.figure("operations checked", self.judged.checked as f64, "1", Better::Higher),
+        ];
+        for side in &self.sides {
+            let (availability, gap) = (
+                format!("operations served during the fault, {}", side.name),
+                format!("longest gap without a served operation, {}", side.name),
+            );
+            figures.push(subject.figure(&availability, side.available_percent(), "%", Better::Higher));
+            figures.push(subject.figure(&gap, millis(side.gap), "ms", Better::Lower));
         }
-        text
-    }
-
-    /// The time line as comma-separated values: start of the bucket in milliseconds, acknowledged writes in it.
-    #[must_use]
-    pub fn csv(&self) -> String {
-        let bucket = crate::timeline::BUCKET.as_millis();
-        let rows = self.timeline.counts().iter().enumerate();
-        let rows: String = rows.map(|(at, count)| format!("{},{count}\n", at as u128 * bucket)).collect();
-        format!("from_ms,acked_writes\n{rows}")
+        figures
     }
 }
 
-struct Shared {
-    ledger: Ledger,
-    target: Target,
-    start: Cell<Option<Instant>>,
-    over: Cell<bool>,
-    next_key: Cell<u32>,
-    timeline: RefCell<Timeline>,
-    unacked: Cell<u64>,
+/// When what happened, counted from the beginning of the load.
+#[derive(Clone, Debug, Default)]
+struct Struck {
+    at: Duration,
+    undone: Duration,
+    marks: Vec<(Duration, String)>,
 }
 
 /// Runs one fault on a new cluster, with its data below `folder`. Must run on a current-thread runtime.
 ///
 /// # Errors
-/// When the cluster does not start, has no leader, or cannot be read back.
-pub async fn run(fault: Fault, folder: &Path) -> Result<FaultReport, BenchError> {
-    let mut cluster = SingleLeader::start(folder).await?;
-    let shared = Rc::new(Shared {
-        ledger: Ledger::new(KEYS_MAX, VALUE_BYTES),
-        target: cluster.target(WriteLevel::Quorum, Reads::Linearizable),
-        start: Cell::new(None),
-        over: Cell::new(false),
-        next_key: Cell::new(0),
-        timeline: RefCell::new(Timeline::new()),
-        unacked: Cell::new(0),
+/// When the cluster does not start, nobody leads who should, or it cannot be read back.
+pub async fn run(run: &FaultRun, seed: u64, folder: &Path) -> Result<FaultReport, BenchError> {
+    if let Some(reason) = run.cannot() {
+        return Err(BenchError::Usage(format!("{run}: N/A: {reason}")));
+    }
+    let plan = Plan::draw(run.fault, &run.network, seed);
+    let mut engine = run.engine.start_over(folder, Some(&run.network)).await?;
+    let trace = Rc::new(Trace::draw(&run.mix, seed, STEPS));
+    let played_as = Play {
+        trace: trace.clone(),
+        updates: Updates::Put,
+        write_level: run.write_level,
+        reads: run.reads,
+        until: Until::Elapsed(plan.end),
+        deadline: DEADLINE.max(run.network.round_trip_max() * 4),
+    };
+    let ledger = Rc::new(Ledger::new(trace.keys(), trace.value_bytes_max() as usize));
+    let homes = engine.homes();
+    let mut history = Default::default();
+    play::load(&played_as, &ledger, &homes[0], &mut history).await?;
+    engine.settle().await?;
+    // What was overwritten before is not this run's.
+    engine.audited().await?;
+    let (played, struck) = play::play(played_as.clone(), ledger.clone(), homes, history, async |begun| {
+        strike(&plan, &mut *engine, begun).await
+    })
+    .await?;
+    engine.check()?;
+    engine.wait_ready().await?;
+    engine.settle().await?;
+    let audited = engine.audited().await?;
+    let store = engine.target(run.write_level, run.reads).leader[0].clone();
+    let judged = play::judge(&played_as, &played, &ledger, &*store, engine.scan_level(), audited).await?;
+    engine.stop().await?;
+    let mut attempts = played.attempts;
+    attempts.sort_by_key(|attempt| attempt.ended);
+    let writes: Vec<Attempt> = attempts.iter().copied().filter(|attempt| attempt.operation.writes()).collect();
+    let timeline = timeline(&writes, &struck, plan.end);
+    let sides = (0..plan.sides_count()).map(|side| {
+        let own: Vec<Attempt> =
+            attempts.iter().copied().filter(|attempt| plan.sides[attempt.home as usize] == side).collect();
+        let meanwhile = own.iter().filter(|attempt| (struck.at..struck.undone).contains(&attempt.began));
+        Side {
+            name: plan.side_shown(side),
+            asked: meanwhile.clone().count() as u64,
+            served: meanwhile.filter(|attempt| attempt.served).count() as u64,
+            gap: self::timeline(&own, &struck, plan.end).longest_gap_between(struck.at, struck.undone),
+        }
     });
-    let struck = LocalSet::new()
-        .run_until(async {
-            let clients: Vec<_> =
-                (0..CLIENTS as usize).map(|client| tokio::task::spawn_local(shared.clone().client(client))).collect();
-            let struck = strike(fault, &mut cluster, &shared).await?;
-            shared.over.set(true);
-            let end = tokio::time::Instant::now() + DRAIN_MAX;
-            for client in clients {
-                // A write that does not end in time was not acknowledged; it is dropped with the set of tasks.
-                let _ = tokio::time::timeout_at(end, client).await;
-            }
-            Ok::<Struck, BenchError>(struck)
-        })
-        .await?;
-    cluster.check()?;
-    let verified = verify(&shared.ledger, &*shared.target.leader[0]).await?;
-    Box::new(cluster).stop().await?;
-    let timeline = shared.timeline.take();
     Ok(FaultReport {
-        fault,
+        run: run.clone(),
         gap: timeline.longest_gap_between(struck.at, struck.undone),
+        sides: sides.collect(),
         timeline,
-        acked: shared.ledger.acked_count() as u64,
-        unacked: shared.unacked.get(),
-        verified,
+        acked: writes.iter().filter(|attempt| attempt.served).count() as u64,
+        served: attempts.iter().filter(|attempt| attempt.served).count() as u64,
+        unserved: played.failures.into_iter().collect(),
+        judged,
     })
 }
 
-async fn strike(fault: Fault, cluster: &mut SingleLeader, shared: &Shared) -> Result<Struck, BenchError> {
-    tokio::time::sleep(WARM_UP).await;
-    let start = Instant::now();
-    shared.start.set(Some(start));
-    let mark = |what: String| shared.timeline.borrow_mut().mark(start.elapsed(), what);
-    tokio::time::sleep(BEFORE).await;
-    let leader = cluster.leader().await?;
-    let at = start.elapsed();
-    match fault {
-        Fault::Kill => {
-            mark(format!("node {leader}, the leader, killed"));
-            cluster.nodes().kill(leader)?;
-            tokio::time::sleep(DURING).await;
-            mark(format!("node {leader} restarted"));
-            cluster.nodes().restart(leader)?;
-        }
-        Fault::Freeze => {
-            mark(format!("node {leader}, the leader, frozen"));
-            cluster.nodes().freeze(leader)?;
-            tokio::time::sleep(DURING).await;
-            mark(format!("node {leader} thawed"));
-            cluster.nodes().thaw(leader)?;
-        }
-    }
-    let undone = start.elapsed();
-    tokio::time::sleep(AFTER).await;
-    let end = start.elapsed();
-    shared.start.set(None);
-    shared.timeline.borrow_mut().end(end);
-    cluster.wait_ready().await?;
-    Ok(Struck { at, undone })
+/// The served ones, which are ordered by their end.
+fn timeline(attempts: &[Attempt], struck: &Struck, end: Duration) -> Timeline {
+    let mut timeline = Timeline::new();
+    attempts.iter().filter(|attempt| attempt.served).for_each(|attempt| timeline.acked(attempt.ended));
+    struck.marks.iter().for_each(|(at, what)| timeline.mark(*at, what.clone()));
+    timeline.end(end);
+    timeline
 }
 
-impl Shared {
-    async fn client(self: Rc<Self>, number: usize) {
-        let store = &self.target.leader[number % self.target.leader.len()];
-        while !self.over.get() && self.next_key.get() < KEYS_MAX {
-            let key = self.next_key.replace(self.next_key.get() + 1);
-            let Some((begun, value)) = self.ledger.begin(key, VALUE_BYTES) else { return };
-            match store.write(WriteRequest::put(key_bytes(key), value)).await {
-                Ok(_) => {
-                    self.ledger.acked(begun);
-                    if let Some(start) = self.start.get() {
-                        self.timeline.borrow_mut().acked(start.elapsed());
-                    }
-                }
-                Err(_) => {
-                    self.unacked.set(self.unacked.get() + 1);
-                    // A client that is refused at once must not spin.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            }
+async fn strike(plan: &Plan, engine: &mut dyn Engine, begun: Instant) -> Result<Struck, BenchError> {
+    tokio::time::sleep(plan.at.saturating_sub(begun.elapsed())).await;
+    let mut struck = Struck { at: begun.elapsed(), ..Struck::default() };
+    let victims = match &plan.victims {
+        Victims::Nobody => Vec::new(),
+        Victims::Nodes(nodes) => nodes.clone(),
+        Victims::Leader => engine.leader().await?.into_iter().collect(),
+    };
+    let pause = plan.undone.saturating_sub(plan.at);
+    if plan.fault == Fault::RollingRestart {
+        for &node in &victims {
+            struck.marks.push((begun.elapsed(), format!("node {node} shut down")));
+            nodes_of(engine)?.quit(node)?;
+            nodes_of(engine)?.restart(node)?;
+            struck.marks.push((begun.elapsed(), format!("node {node} started anew")));
+            tokio::time::sleep((pause / victims.len() as u32).max(SETTLED)).await;
+        }
+    } else {
+        if let Some(done) = inflict(plan, engine, &victims)? {
+            struck.marks.push((begun.elapsed(), done));
+        }
+        tokio::time::sleep(pause).await;
+        if let Some(undone) = undo(plan, engine, &victims)? {
+            struck.marks.push((begun.elapsed(), undone));
         }
     }
+    struck.undone = begun.elapsed();
+    Ok(struck)
+}
+
+fn nodes_of(engine: &mut dyn Engine) -> Result<&mut crate::engine::nodes::Nodes, BenchError> {
+    let nothing = || BenchError::Usage("an engine without nodes cannot meet a fault of one".to_owned());
+    engine.nodes().ok_or_else(nothing)
+}
+
+fn named(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    format!("node{} {}", if nodes.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
+/// What was done, in words.
+fn inflict(plan: &Plan, engine: &mut dyn Engine, victims: &[NodeId]) -> Result<Option<String>, BenchError> {
+    if plan.fault == Fault::None {
+        return Ok(None);
+    }
+    let nodes = nodes_of(engine)?;
+    let done = match plan.fault {
+        Fault::LeaderPause => {
+            victims.iter().try_for_each(|node| nodes.freeze(*node))?;
+            "stopped"
+        }
+        Fault::Crash | Fault::LeaderCrash | Fault::RegionCrash => {
+            victims.iter().try_for_each(|node| nodes.kill(*node))?;
+            "killed"
+        }
+        _ => {
+            let ids: Vec<NodeId> = nodes.ids().collect();
+            let proxy = nodes.proxy().expect("a fault run has a network");
+            plan.cuts.iter().for_each(|(from, to)| proxy.cut(*from, *to));
+            if plan.fault == Fault::SlowReplica {
+                for (one, other) in ids.iter().flat_map(|other| victims.iter().map(move |one| (*one, *other))) {
+                    proxy.slow(one, other, EXTRA);
+                    proxy.slow(other, one, EXTRA);
+                }
+                "slowed"
+            } else {
+                "cut off"
+            }
+        }
+    };
+    Ok(Some(match plan.fault {
+        Fault::SplitEven => "nobody reaches a majority".to_owned(),
+        _ => format!("{} {done}", named(victims)),
+    }))
+}
+
+fn undo(plan: &Plan, engine: &mut dyn Engine, victims: &[NodeId]) -> Result<Option<String>, BenchError> {
+    if plan.fault == Fault::None {
+        return Ok(None);
+    }
+    let nodes = nodes_of(engine)?;
+    Ok(Some(match plan.fault {
+        Fault::LeaderPause => {
+            victims.iter().try_for_each(|node| nodes.thaw(*node))?;
+            format!("{} goes on", named(victims))
+        }
+        Fault::Crash | Fault::LeaderCrash | Fault::RegionCrash => {
+            victims.iter().try_for_each(|node| nodes.restart(*node))?;
+            format!("{} started anew", named(victims))
+        }
+        _ => {
+            let ids: Vec<NodeId> = nodes.ids().collect();
+            let proxy = nodes.proxy().expect("a fault run has a network");
+            plan.cuts.iter().for_each(|(from, to)| proxy.mend(*from, *to));
+            for (one, other) in ids.iter().flat_map(|other| victims.iter().map(move |one| (*one, *other))) {
+                proxy.slow(one, other, Duration::ZERO);
+                proxy.slow(other, one, Duration::ZERO);
+            }
+            "mended".to_owned()
+        }
+    }))
 }

@@ -66,10 +66,17 @@ pub enum Verdict {
     Foreign,
 }
 
+/// Where the time comes from.
+#[derive(Debug)]
+enum Clock {
+    Real(Instant),
+    Virtual(Cell<Nanos>),
+}
+
 /// All writes of one engine's life.
 #[derive(Debug)]
 pub struct Ledger {
-    opened: Instant,
+    clock: Clock,
     /// When each write was acknowledged, by serial number; 0 while it was not.
     ends: RefCell<Vec<Nanos>>,
     floors: Vec<Cell<Floor>>,
@@ -82,7 +89,7 @@ impl Ledger {
     pub fn new(keys: u32, value_bytes_max: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(1);
         Self {
-            opened: Instant::now(),
+            clock: Clock::Real(Instant::now()),
             ends: RefCell::new(Vec::new()),
             floors: (0..keys).map(|_| Cell::default()).collect(),
             filler: (VALUE_BYTES_MIN..value_bytes_max).map(|_| rng.u8(..)).collect(),
@@ -92,7 +99,23 @@ impl Ledger {
     /// The time on the ledger's clock; never 0.
     #[must_use]
     pub fn now(&self) -> Nanos {
-        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX) + 1
+        match &self.clock {
+            Clock::Real(opened) => u64::try_from(opened.elapsed().as_nanos()).unwrap_or(u64::MAX) + 1,
+            Clock::Virtual(now) => now.get() + 1,
+        }
+    }
+
+    /// A ledger whose time is told by [`Ledger::set_now`].
+    #[must_use]
+    pub fn in_virtual_time(keys: u32, value_bytes_max: usize) -> Self {
+        Self { clock: Clock::Virtual(Cell::new(0)), ..Self::new(keys, value_bytes_max) }
+    }
+
+    /// Virtual time has come so far; it does not go back. Nothing happens where time is real.
+    pub fn set_now(&self, now: Nanos) {
+        if let Clock::Virtual(known) = &self.clock {
+            known.set(known.get().max(now));
+        }
     }
 
     /// Begins a write: its identity, and the value to send, which has the size asked for within the ledger's bounds. `None`

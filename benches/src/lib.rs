@@ -12,6 +12,7 @@
 //! fsyncs per write.
 #![deny(unsafe_code)]
 
+pub mod advise;
 pub mod allocations;
 pub mod case;
 pub mod child;
@@ -25,7 +26,9 @@ pub mod handle;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod network;
 pub mod place;
+pub mod play;
 pub mod probe;
 pub mod progress;
 pub mod protocol;
@@ -35,7 +38,10 @@ pub mod recorder;
 pub mod replication;
 pub mod report;
 pub mod run;
+pub mod scale;
 pub mod schedule;
+pub mod settings_file;
+pub mod simulated;
 pub mod staleness;
 pub mod suite;
 pub mod table;

@@ -12,12 +12,12 @@ use replikit_benches::allocations::Counted;
 use replikit_benches::engine::Sync;
 use replikit_benches::engine::baseline::{self, Architecture};
 use replikit_benches::error::BenchError;
-use replikit_benches::fault::Fault;
 use replikit_benches::suite::SuiteName;
+use replikit_benches::{advise, play, scale};
 
 use crate::command::compare::CompareArguments;
 use crate::command::report::ReportArguments;
-use crate::command::run::RunArguments;
+use crate::command::run::{FaultArguments, RunArguments};
 
 #[global_allocator]
 static ALLOCATOR: Counted = Counted;
@@ -49,15 +49,14 @@ enum Task {
     Report(ReportArguments),
     /// Compares two results or two builds; exit code 1 for a regression, 3 when there is too little to tell.
     Compare(CompareArguments),
-    /// Kills and freezes the leader under load; shows the time line and counts lost writes.
-    Fault {
-        /// Only this fault.
-        #[arg(long, value_enum)]
-        kind: Option<Fault>,
-        /// Where the results go.
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-    },
+    /// Plays workloads, built-in or your own, or a recorded trace, on every engine over any network, and checks the results.
+    Play(play::command::Arguments),
+    /// Says which strategies meet needs for a workload on a network, ranked, and what excludes the others; from simulation.
+    Advise(advise::Arguments),
+    /// Models one to nine nodes, calibrated by measurement in the same run, and how many cores it takes to beat one thread.
+    Scale(scale::Arguments),
+    /// Has something fail under load; shows the time line, what each side saw of it, and counts lost writes.
+    Fault(FaultArguments),
     /// The protocol without sockets and disks: three replicas in one thread with allocations per entry, and behind the
     /// async handle.
     Protocol {
@@ -125,7 +124,10 @@ fn main() -> ExitCode {
         }
         Task::Report(arguments) => command::report::report(&arguments),
         Task::Compare(arguments) => command::compare::compare(&arguments),
-        Task::Fault { kind, out } => command::run::faults(kind, out),
+        Task::Play(arguments) => play::command::run(&arguments),
+        Task::Advise(arguments) => advise::run(&arguments),
+        Task::Scale(arguments) => scale::run(&arguments),
+        Task::Fault(arguments) => command::run::faults(&arguments),
         Task::Protocol { repetitions, out } => command::alone::protocol(repetitions, out),
         Task::Log { seconds, out } => command::alone::log(Duration::from_secs(u64::from(seconds)), out),
         Task::ServeBaseline { architecture, listen, data, sync } => serve(architecture, listen, data, sync),

@@ -19,7 +19,6 @@ use replikit_runtime::KvClient;
 use tokio::task::LocalSet;
 
 use crate::engine::multi_leader::{COUNTERS, MultiLeader, NEWEST, SIBLINGS};
-use crate::engine::nodes::Nodes;
 use crate::engine::{Engine, EngineKind};
 use crate::error::BenchError;
 use crate::figure::{Better, Figure, Subject};
@@ -335,7 +334,7 @@ impl Shared {
 /// # Errors
 /// When the cluster does not start, does not converge, or cannot be read back.
 pub async fn run(replication: Replication, seed: u64, folder: &Path) -> Result<ReplicationReport, BenchError> {
-    let mut cluster = MultiLeader::start(folder).await?;
+    let mut cluster = MultiLeader::start(folder, None).await?;
     let mut lag = Latencies::new();
     if replication.measures_lag() {
         lag = measure_lag(&cluster, replication, seed).await;
@@ -412,11 +411,11 @@ async fn disturb(replication: Replication, cluster: &mut MultiLeader, shared: &S
         Disturbance::Kill => {
             let third = replication.measured / 3;
             tokio::time::sleep(third).await;
-            cluster.nodes().kill(VICTIM)?;
+            cluster.nodes_mut().kill(VICTIM)?;
             let before = shared.acked_count.get();
             tokio::time::sleep(third).await;
             let acked = shared.acked_count.get() - before;
-            cluster.nodes().restart(VICTIM)?;
+            cluster.nodes_mut().restart(VICTIM)?;
             tokio::time::sleep(third).await;
             Ok(acked)
         }
@@ -441,7 +440,7 @@ async fn read_back(
     }
     for (key, acked) in &shared.acked.take() {
         let shown = values(cluster.at(NodeId(1)), key).await?;
-        for node in Nodes::ids().skip(1) {
+        for node in cluster.ids().skip(1) {
             if values(cluster.at(node), key).await? != shown {
                 report.differing += 1;
             }
@@ -460,7 +459,7 @@ async fn read_back(
     for counter in 0..COUNTERS_WRITTEN {
         let key = format!("{COUNTERS}{counter}");
         let shown = values(cluster.at(NodeId(1)), &key).await?;
-        for node in Nodes::ids().skip(1) {
+        for node in cluster.ids().skip(1) {
             if values(cluster.at(node), &key).await? != shown {
                 report.differing += 1;
             }

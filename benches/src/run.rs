@@ -218,14 +218,14 @@ impl Running<'_> {
                 self.progress.skip(fault.estimate());
                 continue;
             }
-            let folder = self.place.data.path().join(format!("{fault:?}"));
+            let folder = self.place.data.path().join("fault");
             self.progress.begin(&name, fault.estimate());
-            match fault::run(*fault, &folder).await {
+            match fault::run(fault, self.seed, &folder).await {
                 Ok(report) => {
                     self.progress.end(&format!(
                         "longest gap {:.0} ms, {} acked writes lost",
                         report.gap.length.as_secs_f64() * 1e3,
-                        report.verified.lost
+                        report.judged.silent()
                     ));
                     self.write(Line::Measured(fault_record(&name, &report)))?;
                 }
@@ -258,10 +258,8 @@ fn fault_record(name: &str, report: &FaultReport) -> Record {
     });
     let marks = report.timeline.marks().iter();
     record.marks = marks.map(|(at, what)| Mark { at: at.as_secs_f64(), what: what.clone() }).collect();
-    if report.is_wrong() {
-        let (lost, foreign) = (report.verified.lost, report.verified.foreign);
-        record.wrong.push(format!("{name}: {lost} acked writes lost, {foreign} foreign values"));
-    }
+    record.wrong = report.wrong();
+    record.notes = report.unserved.iter().map(|(why, count)| format!("not served, {count} times: {why}")).collect();
     record
 }
 

@@ -8,7 +8,7 @@ use replikit_core::WriteLevel;
 
 use crate::engine::baseline::Architecture;
 use crate::engine::{Askers, EngineKind, Sizes, Sync};
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultRun};
 use crate::load::{Pace, Reads, Window};
 use crate::replication::{Disturbance, Lists, Replication};
 use crate::table::count;
@@ -68,7 +68,7 @@ pub struct Suite {
     /// Writers that get in each other's way.
     pub replications: Vec<Replication>,
     /// Fault runs.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultRun>,
     /// Measured by each probe of the machine.
     pub probe: Duration,
 }
@@ -172,8 +172,10 @@ impl Suite {
         let [warm_up, default_measured] = window.map(Duration::from_millis);
         let window = Window { warm_up, measured: asked.measured.unwrap_or(default_measured) };
         let (cases, sweeps, faults) = match name {
-            SuiteName::Smoke => (smoke(keys), Vec::new(), vec![Fault::Kill]),
-            SuiteName::Default | SuiteName::All => (default(keys), sweeps(keys), vec![Fault::Kill, Fault::Freeze]),
+            SuiteName::Smoke => (smoke(keys), Vec::new(), vec![Fault::LeaderCrash]),
+            SuiteName::Default | SuiteName::All => {
+                (default(keys), sweeps(keys), vec![Fault::LeaderCrash, Fault::LeaderPause])
+            }
             SuiteName::Gate => (gate(keys), Vec::new(), Vec::new()),
         };
         let timed = |cases: Vec<Case>, window| cases.into_iter().map(|case| Case { window, ..case }).collect();
@@ -199,7 +201,7 @@ impl Suite {
             cases: timed(cases, window),
             sweeps: timed(sweeps, sweep_window),
             replications,
-            faults,
+            faults: faults.into_iter().map(|fault| FaultRun::new(EngineKind::SingleLeader, fault)).collect(),
             probe: Duration::from_millis(probe),
         }
     }
@@ -214,7 +216,7 @@ impl Suite {
         let cases = &self.cases;
         self.sweeps.retain(|sweep| cases.iter().any(|case| sweep.is_swept_behind(case)));
         self.replications.retain(|run| engine_fits(EngineKind::MultiLeader.name()) && text_fits(&run.to_string()));
-        self.faults.retain(|fault| engine_fits(EngineKind::SingleLeader.name()) && text_fits(&fault.to_string()));
+        self.faults.retain(|run| engine_fits(run.engine.name()) && text_fits(&run.to_string()));
     }
 
     /// Whether nothing is left.

@@ -1,5 +1,9 @@
 //! Workloads: what the clients do, to which keys, how often. Everything random comes from the run's seed.
 
+pub mod keys;
+pub mod mix;
+pub mod trace;
+
 use std::fmt;
 
 use bytes::Bytes;

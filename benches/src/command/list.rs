@@ -20,7 +20,7 @@ pub(crate) fn list(name: SuiteName) {
         println!("{run}");
     }
     for fault in &suite.faults {
-        println!("single-leader, 3 nodes: {fault}");
+        println!("{fault}");
     }
     println!(
         "{} cases and {} rates of sweeps in {} rounds, {} runs of contending writers, {} fault runs, about {} s",

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use replikit_benches::engine::EngineKind;
 use replikit_benches::error::BenchError;
-use replikit_benches::fault::Fault;
+use replikit_benches::fault::{Fault, FaultRun};
 use replikit_benches::place::{Place, runs_folder};
+use replikit_benches::play::command::{network_named, workload};
 use replikit_benches::record::Header;
 use replikit_benches::report::{Summary, terminal};
 use replikit_benches::run;
@@ -92,13 +94,49 @@ pub(crate) fn suite(arguments: &RunArguments) -> Result<ExitCode, BenchError> {
     measure(&suite, arguments.seed, &arguments.asked(), place, arguments.resume.is_some())
 }
 
-pub(crate) fn faults(kind: Option<Fault>, out: Option<PathBuf>) -> Result<ExitCode, BenchError> {
+/// What is asked of fault runs.
+#[derive(clap::Args)]
+pub(crate) struct FaultArguments {
+    /// Only this fault; once for each.
+    #[arg(long, value_enum)]
+    kind: Vec<Fault>,
+    /// On this engine.
+    #[arg(long, default_value = "single-leader")]
+    #[arg(value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas"])]
+    engine: String,
+    /// Between the nodes: loopback, a built-in network, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "loopback")]
+    network: String,
+    /// What the clients do meanwhile: a built-in workload, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "faults")]
+    workload: String,
+    /// What all randomness of the run comes from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the results go.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// The runs of these faults, or of all; what cannot be run is told.
+pub(crate) fn faults(arguments: &FaultArguments) -> Result<ExitCode, BenchError> {
     let mut suite = Suite::new(SuiteName::Default, Asked::default());
     suite.cases.clear();
     suite.sweeps.clear();
     suite.replications.clear();
-    suite.faults.retain(|fault| kind.is_none_or(|kind| *fault == kind));
-    measure(&suite, 0, "fault", Place::create(out)?, false)
+    suite.faults.clear();
+    let FaultArguments { kind, engine, network, workload: mix, seed, out } = arguments;
+    let asked = format!("fault --engine {engine} --network {network} --workload {mix}");
+    let (network, mix) = (network_named(network)?, workload(mix)?);
+    let engine = EngineKind::named(engine).ok_or_else(|| BenchError::Usage(format!("no engine `{engine}`")))?;
+    for fault in Fault::ALL.into_iter().filter(|fault| kind.is_empty() || kind.contains(fault)) {
+        let run = FaultRun { network: network.clone(), mix: mix.clone(), ..FaultRun::new(engine, fault) };
+        match run.cannot() {
+            Some(reason) => println!("{run}: N/A: {reason}"),
+            None => suite.faults.push(run),
+        }
+    }
+    measure(&suite, *seed, &asked, Place::create(out.clone())?, false)
 }
 
 fn measure(suite: &Suite, seed: u64, asked: &str, place: Place, resumed: bool) -> Result<ExitCode, BenchError> {

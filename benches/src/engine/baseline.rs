@@ -25,6 +25,7 @@ use super::{Counted, Engine, Sync};
 use crate::child::{Process, free_ports};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
+use crate::play::Home;
 
 /// Connections that the load is spread over; with several processes each gets the same share.
 const CONNECTIONS: usize = 9;
@@ -156,6 +157,11 @@ impl Engine for Baseline {
 
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
         guarantees(self.architecture, write_level)
+    }
+
+    fn homes(&self) -> Vec<Home> {
+        let own = self.clients[..self.processes.len()].iter().map(|client| client.clone() as Arc<dyn Store>);
+        own.map(|store| Home { writes: store.clone(), reads: store }).collect()
     }
 
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {

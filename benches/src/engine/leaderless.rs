@@ -8,31 +8,42 @@ use replikit_core::{Guarantees, Owners, ReadLevel, WriteLevel};
 use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of, guarantees_of_cas};
 
 use super::multi_leader::MultiLeader;
-use super::nodes::NODES;
+use super::nodes::Nodes;
 use super::{Askers, Audited, Counted, Engine, Sizes};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
+use crate::network::Network;
+use crate::play::Home;
 
 /// A running cluster.
 pub struct Leaderless {
     /// Its nodes are equal as well: they are reached, waited for and audited in the same way.
     cluster: MultiLeader,
     sizes: Sizes,
+    owners: u8,
 }
 
 impl Leaderless {
-    /// Starts three nodes with their data below `folder`, and waits until all take writes and see those of the others.
+    /// Starts nodes with their data below `folder`, and waits until all take writes and see those of the others.
     ///
     /// # Errors
     /// When they do not within their time limit; with the last words of the one that failed.
-    pub async fn start(folder: &Path, sizes: Sizes) -> Result<Self, BenchError> {
-        let arguments: &[&str] = match sizes {
-            Sizes::Majorities => &["--strategy", "leaderless", "--quorums", "2,2,2"],
-            Sizes::One => &["--strategy", "leaderless", "--quorums", "1,1,1"],
-            Sizes::WriteAll => &["--strategy", "leaderless", "--quorums", "1,3,3"],
-        };
-        let cluster = MultiLeader::start_as("leaderless", folder, arguments, guarantees).await?;
-        Ok(Self { cluster, sizes })
+    pub async fn start(folder: &Path, network: Option<&Network>, sizes: Sizes) -> Result<Self, BenchError> {
+        let owners = network.map_or(super::nodes::NODES as usize, |network| network.nodes.len()) as u8;
+        let (read, write) = sizes.of(owners);
+        let quorums = format!("{read},{write},{write}");
+        let arguments = [
+            "--strategy",
+            "leaderless",
+            "--quorums",
+            quorums.as_str(),
+            "--keyspace",
+            "count/=counter",
+            "--keyspace",
+            "set/=set",
+        ];
+        let cluster = MultiLeader::start_as("leaderless", folder, network, &arguments, guarantees).await?;
+        Ok(Self { cluster, sizes, owners })
     }
 }
 
@@ -43,10 +54,10 @@ impl Engine for Leaderless {
     }
 
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
-        let (read, write) = self.sizes.sizes();
+        let (read, write) = self.sizes.of(self.owners);
         let (read, write) = (Size::Exactly(read), Size::Exactly(write));
         let quorums = Quorums { read, write, durable: write };
-        guarantees_of(NODES as u8, quorums, write_level, &ReadLevel::Owners(Owners::Quorum))
+        guarantees_of(self.owners, quorums, write_level, &ReadLevel::Owners(Owners::Quorum))
     }
 
     fn scan_level(&self) -> Option<ReadLevel> {
@@ -59,6 +70,18 @@ impl Engine for Leaderless {
 
     async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
         self.cluster.audited().await
+    }
+
+    fn homes(&self) -> Vec<Home> {
+        self.cluster.homes()
+    }
+
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        self.cluster.nodes()
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        self.cluster.wait_ready().await
     }
 
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
@@ -93,13 +116,17 @@ pub struct LeaderlessCas {
 }
 
 impl LeaderlessCas {
-    /// Starts three nodes with their data below `folder`, and waits until all take writes.
+    /// Starts nodes with their data below `folder`, and waits until all take writes.
     ///
     /// # Errors
     /// When they do not within their time limit; with the last words of the one that failed.
-    pub async fn start(folder: &Path, askers: Askers) -> Result<Self, BenchError> {
-        let arguments = &["--strategy", "leaderless", "--keyspace", "key=cas"];
-        let cluster = MultiLeader::start_as("leaderless-cas", folder, arguments, |_| guarantees_of_cas()).await?;
+    pub async fn start(folder: &Path, network: Option<&Network>, askers: Askers) -> Result<Self, BenchError> {
+        let mut arguments = vec!["--strategy", "leaderless"];
+        for keyspace in ["key=cas", "list/=cas", "log/=cas", "churn/=cas", "count/=cas"] {
+            arguments.extend(["--keyspace", keyspace]);
+        }
+        let cluster =
+            MultiLeader::start_as("leaderless-cas", folder, network, &arguments, |_| guarantees_of_cas()).await?;
         Ok(Self { cluster, askers })
     }
 }
@@ -110,7 +137,7 @@ impl Engine for LeaderlessCas {
         let mut target = self.cluster.target(write_level, reads);
         if self.askers == Askers::One {
             // Each node in turn: the first of each round is node 1.
-            target.leader = target.leader.into_iter().step_by(NODES as usize).collect();
+            target.leader = target.leader.into_iter().step_by(target.replicas.len()).collect();
         }
         target
     }
@@ -121,6 +148,18 @@ impl Engine for LeaderlessCas {
 
     fn scan_level(&self) -> Option<ReadLevel> {
         None
+    }
+
+    fn homes(&self) -> Vec<Home> {
+        self.cluster.homes()
+    }
+
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        self.cluster.nodes()
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        self.cluster.wait_ready().await
     }
 
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {

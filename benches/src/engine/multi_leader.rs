@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
-use replikit_core::{Guarantees, NodeId, ReadLevel, ReadRequest, Store, WriteLevel, WriteRequest};
+use replikit_core::{Dot, Guarantees, NodeId, ReadLevel, ReadRequest, Store, WriteLevel, WriteRequest};
 use replikit_multi_leader::guarantees;
 use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus, Promise};
 
-use super::nodes::{NODES, Nodes};
+use super::nodes::Nodes;
 use super::single_leader::shared;
 use super::{Audited, Counted, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
+use crate::network::Network;
+use crate::play::Home;
 
 /// Clients over TCP to each node, each with its own connection.
 const CONNECTIONS_PER_NODE: usize = 3;
@@ -30,40 +32,51 @@ pub const SIBLINGS: &str = "note/";
 pub const NEWEST: &str = "newest/";
 /// Counters that merge.
 pub const COUNTERS: &str = "count/";
-const KEYSPACES: [&str; 6] =
-    ["--strategy", "multi-leader", "--keyspace", "note/=siblings", "--keyspace", "count/=counter"];
+const KEYSPACES: [&str; 8] = [
+    "--strategy",
+    "multi-leader",
+    "--keyspace",
+    "note/=siblings",
+    "--keyspace",
+    "count/=counter",
+    "--keyspace",
+    "set/=set",
+];
 
 /// A running cluster.
 pub struct MultiLeader {
     nodes: Nodes,
     /// Each node in turn, so that clients which are numbered from 0 are spread over the nodes.
     clients: Vec<KvClient>,
-    /// The last conflict of node 1 that was looked at, and how many it had dropped by then.
-    looked_at: (u64, u64),
+    /// Of each node, the last conflict that was looked at, and how many it had dropped by then.
+    looked_at: Vec<(u64, u64)>,
     marks: u64,
 }
 
 impl MultiLeader {
-    /// Starts three nodes with their data below `folder`, and waits until all take writes and see those of the others.
+    /// Starts nodes with their data below `folder`, three of them without a network, and waits until all take writes and see
+    /// those of the others.
     ///
     /// # Errors
     /// When they do not within their time limit; with the last words of the one that failed.
-    pub async fn start(folder: &Path) -> Result<Self, BenchError> {
-        Self::start_as("multi-leader", folder, &KEYSPACES, guarantees).await
+    pub async fn start(folder: &Path, network: Option<&Network>) -> Result<Self, BenchError> {
+        Self::start_as("multi-leader", folder, network, &KEYSPACES, guarantees).await
     }
 
     /// The same for nodes of another family whose nodes are equal.
     pub(super) async fn start_as(
         engine: &'static str,
         folder: &Path,
-        arguments: &'static [&'static str],
+        network: Option<&Network>,
+        arguments: &[&str],
         guarantees: Promise,
     ) -> Result<Self, BenchError> {
-        let mut nodes = Nodes::start(engine, folder, arguments, &["--new"])?;
+        let mut nodes = Nodes::start(engine, folder, network, arguments, &["--new"])?;
+        let count = nodes.ids().count();
         let begun = Instant::now();
         let mut clients = Vec::new();
-        for number in 0..CONNECTIONS_PER_NODE * NODES as usize {
-            let node = NodeId(number as u32 % NODES + 1);
+        for number in 0..CONNECTIONS_PER_NODE * count {
+            let node = NodeId((number % count) as u32 + 1);
             let config = ClientConfig::new(nodes.cluster(), [nodes.address(node).to_string()]).without_leader();
             let config = config.reads(ClientTarget::Node(node)).writes(ClientTarget::Node(node));
             loop {
@@ -77,7 +90,7 @@ impl MultiLeader {
                 }
             }
         }
-        let mut this = Self { nodes, clients, looked_at: (0, 0), marks: 0 };
+        let mut this = Self { nodes, clients, looked_at: vec![(0, 0); count], marks: 0 };
         this.converge().await?;
         Ok(this)
     }
@@ -94,11 +107,6 @@ impl MultiLeader {
         &self.clients
     }
 
-    /// Its processes.
-    pub const fn nodes(&mut self) -> &mut Nodes {
-        &mut self.nodes
-    }
-
     /// Waits until every node shows all that the others had acknowledged by now: each is given a mark to write, which is
     /// delivered behind all earlier writes of its node. How long that took.
     ///
@@ -108,7 +116,7 @@ impl MultiLeader {
         let begun = Instant::now();
         self.marks += 1;
         let number = self.marks.to_string();
-        for writer in Nodes::ids() {
+        for writer in self.nodes.ids() {
             let mark = WriteRequest::put(format!("mark/{writer}"), number.clone()).at(WriteLevel::LeaderDisk);
             loop {
                 self.nodes.check()?;
@@ -120,8 +128,8 @@ impl MultiLeader {
                 }
             }
         }
-        for reader in Nodes::ids() {
-            for writer in Nodes::ids() {
+        for reader in self.nodes.ids() {
+            for writer in self.nodes.ids() {
                 let read = ReadRequest::new(format!("mark/{writer}")).at(ReadLevel::Local);
                 loop {
                     let shown = self.at(reader).read(read.clone()).await;
@@ -139,9 +147,19 @@ impl MultiLeader {
         Ok(begun.elapsed())
     }
 
+    /// Its processes.
+    pub const fn nodes_mut(&mut self) -> &mut Nodes {
+        &mut self.nodes
+    }
+
+    /// All its nodes.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.nodes.ids()
+    }
+
     async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
         let mut statuses = Vec::new();
-        for node in Nodes::ids() {
+        for node in self.nodes.ids() {
             let status = self.at(node).endpoint().status(node).await;
             statuses.push(status.map_err(|error| self.nodes.failed(format!("node {node} tells no status: {error}")))?);
         }
@@ -153,7 +171,7 @@ impl MultiLeader {
 impl Engine for MultiLeader {
     fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
         let clients: Vec<Arc<dyn Store>> = shared(&self.clients);
-        let replicas = clients[..NODES as usize].to_vec();
+        let replicas = clients[..self.nodes.ids().count()].to_vec();
         Target { leader: clients, replicas, write_level, reads }
     }
 
@@ -165,22 +183,42 @@ impl Engine for MultiLeader {
         Some(ReadLevel::Local)
     }
 
+    fn homes(&self) -> Vec<Home> {
+        let count = self.nodes.ids().count();
+        shared(&self.clients[..count]).into_iter().map(|store| Home { writes: store.clone(), reads: store }).collect()
+    }
+
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        Some(&mut self.nodes)
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        self.converge().await.map(drop)
+    }
+
     async fn settle(&mut self) -> Result<(), BenchError> {
         self.converge().await.map(drop)
     }
 
     async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
-        let (mut after, dropped_before) = self.looked_at;
-        let mut conflicts: Vec<Conflict> = Vec::new();
-        loop {
-            let page = self.clients[0].conflicts(after, AUDIT_PAGE).await?;
-            after = page.conflicts.last().map_or(after, |last| last.number);
-            conflicts.extend(page.conflicts);
-            if page.next.is_none() {
-                self.looked_at = (after, page.dropped);
-                return Ok(Some(Audited { conflicts, dropped: page.dropped - dropped_before }));
+        // What was overwritten at one node only is in the audit log of that one.
+        let mut conflicts: BTreeMap<Dot, Conflict> = BTreeMap::new();
+        let mut dropped = 0;
+        for (client, looked_at) in self.clients.iter().zip(&mut self.looked_at) {
+            let (mut after, dropped_before) = *looked_at;
+            loop {
+                let page = client.conflicts(after, AUDIT_PAGE).await?;
+                after = page.conflicts.last().map_or(after, |last| last.number);
+                let known = page.conflicts.into_iter().map(|one| (one.overwritten.version.stamp.dot, one));
+                conflicts.extend(known);
+                if page.next.is_none() {
+                    *looked_at = (after, page.dropped);
+                    dropped = dropped.max(page.dropped - dropped_before);
+                    break;
+                }
             }
         }
+        Ok(Some(Audited { conflicts: conflicts.into_values().collect(), dropped }))
     }
 
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {

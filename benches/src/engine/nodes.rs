@@ -1,4 +1,5 @@
-//! Three processes of the node program on loopback, each with its log on disk: what the replicated engines have in common.
+//! Processes of the node program on loopback, each with its log on disk, and the network between them: what the replicated
+//! engines have in common.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,10 +12,14 @@ use replikit_runtime::{Client, NodeStatus};
 
 use crate::child::{Process, free_ports};
 use crate::error::BenchError;
+use crate::network::Network;
+use crate::network::proxy::Proxy;
 
-/// How many.
+/// How many, unless a network says otherwise.
 pub const NODES: u32 = 3;
 const STOP_MAX: Duration = Duration::from_secs(5);
+/// Jitter and losses are the same in every run.
+const PROXY_SEED: u64 = 1;
 
 /// Running nodes. Dropping them kills them.
 pub struct Nodes {
@@ -23,8 +28,10 @@ pub struct Nodes {
     folder: PathBuf,
     cluster: String,
     ports: Vec<u16>,
+    /// Carries what they send to each other; `None` where loopback does.
+    proxy: Option<Proxy>,
     /// What each node is told beside the usual.
-    arguments: &'static [&'static str],
+    arguments: Vec<String>,
     /// By node, in the order of their ids; `None` while killed.
     processes: Vec<Option<Process>>,
 }
@@ -41,33 +48,65 @@ fn program(engine: &'static str) -> Result<PathBuf, BenchError> {
 }
 
 impl Nodes {
-    /// Starts the nodes with their data below `folder`. Each is told `arguments`, and `first` at this start only.
+    /// Starts the nodes with their data below `folder`, as many as the network has. Each is told `arguments`, and `first` at
+    /// this start only.
     ///
     /// # Errors
     /// When the program is not there, or does not start.
     pub fn start(
         engine: &'static str,
         folder: &Path,
-        arguments: &'static [&'static str],
+        network: Option<&Network>,
+        arguments: &[&str],
         first: &[&str],
     ) -> Result<Self, BenchError> {
+        let count = network.map_or(NODES as usize, |network| network.nodes.len());
+        let links = network.map_or(0, |_| Proxy::ports(count));
+        // All at once, so that no port is given twice.
+        let mut ports = free_ports(count + links).map_err(BenchError::io("looking for free ports"))?;
+        let link_ports = ports.split_off(count);
+        let targets: Vec<SocketAddr> =
+            ports.iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
+        let proxy = network.map(|network| Proxy::start(network, &targets, &link_ports, PROXY_SEED)).transpose();
         std::fs::create_dir_all(folder).map_err(BenchError::io("creating the data folder"))?;
         let mut this = Self {
             engine,
             program: program(engine)?,
             folder: folder.to_owned(),
             cluster: format!("bench-{}", std::process::id()),
-            ports: free_ports(NODES as usize).map_err(BenchError::io("looking for free ports"))?,
-            arguments,
-            processes: (0..NODES).map(|_| None).collect(),
+            ports,
+            proxy: proxy.map_err(BenchError::io("starting the proxy"))?,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            processes: (0..count).map(|_| None).collect(),
         };
-        Self::ids().try_for_each(|node| this.launch(node, first))?;
+        this.ids().try_for_each(|node| this.launch(node, first))?;
         Ok(this)
     }
 
     /// All of them.
-    pub fn ids() -> impl Iterator<Item = NodeId> {
-        (1..=NODES).map(NodeId)
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.ports.len() as u32).map(NodeId)
+    }
+
+    /// What carries between them, where it is not loopback.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
+    /// What processors have done for all of them so far.
+    ///
+    /// # Errors
+    /// When one has ended, or the system does not tell.
+    pub fn processor_time(&self) -> Result<Duration, BenchError> {
+        let times = self.processes.iter().flatten().map(Process::processor_time);
+        times.sum::<std::io::Result<Duration>>().map_err(BenchError::io("asking what the nodes have done"))
+    }
+
+    /// Whether a node was not killed.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.processes[index(node)].is_some()
     }
 
     /// The name of their cluster.
@@ -85,7 +124,7 @@ impl Nodes {
     /// Where all of them listen.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        Self::ids().map(|node| self.address(node).to_string()).collect()
+        self.ids().map(|node| self.address(node).to_string()).collect()
     }
 
     /// The processes that run.
@@ -95,13 +134,13 @@ impl Nodes {
 
     /// How they were started.
     pub fn configuration(&self) -> BTreeMap<String, String> {
-        let arguments = match self.arguments {
+        let arguments = match self.arguments.as_slice() {
             [] => "none beyond cluster, id, addresses and data".to_owned(),
             arguments => arguments.join(" "),
         };
         let settings = [
             ("program", "replikit node".to_owned()),
-            ("nodes", NODES.to_string()),
+            ("nodes", self.ports.len().to_string()),
             ("arguments", arguments),
             ("sync", "one fdatasync for all that is at hand; who waits for it is the write level".to_owned()),
         ];
@@ -120,11 +159,12 @@ impl Nodes {
         let mut command = Command::new(&self.program);
         command.args(["node", "--cluster", &self.cluster, "--id", &node.to_string()]);
         command.args(["--listen", &self.address(node).to_string()]);
-        for peer in Self::ids().filter(|peer| *peer != node) {
-            command.args(["--peer", &format!("{peer}={}", self.address(peer))]);
+        for peer in self.ids().filter(|peer| *peer != node) {
+            let address = self.proxy.as_ref().map_or_else(|| self.address(peer), |proxy| proxy.address(node, peer));
+            command.args(["--peer", &format!("{peer}={address}")]);
         }
         command.arg("--data").arg(self.folder.join(format!("node-{node}")));
-        command.args(self.arguments).args(more);
+        command.args(&self.arguments).args(more);
         let output = self.folder.join(format!("node-{node}.log"));
         let process = Process::start(&format!("node {node}"), &mut command, &output);
         self.processes[index(node)] = Some(process.map_err(BenchError::io(format!("starting node {node}")))?);
@@ -163,7 +203,7 @@ impl Nodes {
     /// When one does not answer.
     pub async fn statuses(&self, client: &Client) -> Result<Vec<NodeStatus>, BenchError> {
         let mut statuses = Vec::new();
-        for node in Self::ids() {
+        for node in self.ids() {
             let status = client.status(node).await;
             statuses.push(status.map_err(|error| self.failed(format!("node {node} tells no status: {error}")))?);
         }
@@ -176,6 +216,16 @@ impl Nodes {
     /// When one has ended by itself; with its last words.
     pub fn check(&mut self) -> Result<(), BenchError> {
         self.processes.iter_mut().flatten().try_for_each(Process::check).map_err(BenchError::io("the cluster"))
+    }
+
+    /// SIGTERM, and waits for a clean end; it can be restarted.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end when it is asked to.
+    pub fn quit(&mut self, node: NodeId) -> Result<(), BenchError> {
+        let process = self.processes[index(node)].take();
+        let process = process.ok_or_else(|| self.failed(format!("node {node} does not run")))?;
+        process.stop(STOP_MAX).map(drop).map_err(BenchError::io(format!("stopping node {node}")))
     }
 
     /// Ends them cleanly.

@@ -14,6 +14,8 @@ use super::nodes::Nodes;
 use super::{Counted, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
+use crate::network::Network;
+use crate::play::Home;
 
 /// Clients over TCP, each with its own connections and session, that the load is spread over.
 const CONNECTIONS: usize = 8;
@@ -27,16 +29,21 @@ pub struct SingleLeader {
     clients: Vec<KvClient>,
     /// Ask one node each, for reads at any replica.
     replicas: Vec<KvClient>,
+    /// Live beside one node each, and know the others from it.
+    residents: Vec<KvClient>,
 }
 
 impl SingleLeader {
-    /// Starts three nodes with their data below `folder`, and waits until they serve.
+    /// Starts nodes with their data below `folder`, three of them without a network, and waits until they serve.
     ///
     /// # Errors
     /// When they do not within their time limit; with the last words of the one that failed.
-    pub async fn start(folder: &Path) -> Result<Self, BenchError> {
-        let nodes = Nodes::start("single-leader", folder, &[], &[])?;
-        let mut this = Self { nodes, clients: Vec::new(), replicas: Vec::new() };
+    pub async fn start(folder: &Path, network: Option<&Network>) -> Result<Self, BenchError> {
+        let timeout = network.map(|network| network.election_timeout().as_millis().to_string());
+        let arguments: Vec<&str> =
+            timeout.iter().flat_map(|timeout| ["--election-timeout-ms", timeout.as_str()]).collect();
+        let nodes = Nodes::start("single-leader", folder, network, &arguments, &[])?;
+        let mut this = Self { nodes, clients: Vec::new(), replicas: Vec::new(), residents: Vec::new() };
         let begun = Instant::now();
         let config = ClientConfig::new(this.nodes.cluster(), this.nodes.addresses());
         while this.clients.len() < CONNECTIONS {
@@ -49,11 +56,17 @@ impl SingleLeader {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        this.wait_ready().await?;
-        for node in Nodes::ids() {
-            let config = config.clone().reads(ClientTarget::Node(node));
-            let client = Client::connect(config).await.map_err(|error| this.nodes.failed(error.to_string()))?;
-            this.replicas.push(KvClient::new(client).promising(guarantees));
+        this.serves().await?;
+        for node in this.nodes.ids() {
+            let connect = async |config| {
+                let client = Client::connect(config).await.map_err(|error| this.nodes.failed(error.to_string()))?;
+                Ok::<_, BenchError>(KvClient::new(client).promising(guarantees))
+            };
+            let replica = connect(config.clone().reads(ClientTarget::Node(node))).await?;
+            let beside = [this.nodes.address(node).to_string()];
+            let resident = connect(ClientConfig::new(this.nodes.cluster(), beside)).await?;
+            this.replicas.push(replica);
+            this.residents.push(resident);
         }
         Ok(this)
     }
@@ -62,7 +75,7 @@ impl SingleLeader {
     ///
     /// # Errors
     /// When that takes longer than a start may.
-    pub async fn wait_ready(&mut self) -> Result<(), BenchError> {
+    async fn serves(&mut self) -> Result<(), BenchError> {
         let begun = Instant::now();
         loop {
             self.check()?;
@@ -84,17 +97,12 @@ impl SingleLeader {
         self.nodes.statuses(self.clients[0].endpoint()).await
     }
 
-    /// Its processes.
-    pub const fn nodes(&mut self) -> &mut Nodes {
-        &mut self.nodes
-    }
-
-    /// Who leads.
-    ///
-    /// # Errors
-    /// When a node does not answer, or nobody leads.
-    pub async fn leader(&self) -> Result<NodeId, BenchError> {
-        let statuses = self.statuses().await?;
+    /// Who leads, as far as the nodes that answer know.
+    async fn leading(&self) -> Result<NodeId, BenchError> {
+        let mut statuses = Vec::new();
+        for node in self.nodes.ids().filter(|node| self.nodes.is_up(*node)) {
+            statuses.extend(self.clients[0].endpoint().status(node).await);
+        }
         // A leader that lost its place without knowing it has an older term.
         let leading = statuses.iter().filter(|status| status.replica.role == Role::Leader);
         let leader = leading.max_by_key(|status| status.replica.term);
@@ -116,6 +124,23 @@ impl Engine for SingleLeader {
         self.clients[0].guarantees(write_level)
     }
 
+    fn homes(&self) -> Vec<Home> {
+        let both = shared(&self.residents).into_iter().zip(shared(&self.replicas));
+        both.map(|(writes, reads)| Home { writes, reads }).collect()
+    }
+
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        Some(&mut self.nodes)
+    }
+
+    async fn leader(&self) -> Result<Option<NodeId>, BenchError> {
+        self.leading().await.map(Some)
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        self.serves().await
+    }
+
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
         Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
     }
@@ -133,7 +158,7 @@ impl Engine for SingleLeader {
     }
 
     async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop((self.clients, self.replicas));
+        drop((self.clients, self.replicas, self.residents));
         self.nodes.stop()
     }
 }

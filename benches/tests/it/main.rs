@@ -2,6 +2,7 @@
 //! exit code and files say so.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, also in a function that it calls")]
 
+mod plays;
 mod program;
 mod report;
 mod stores;

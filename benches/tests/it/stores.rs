@@ -19,7 +19,7 @@ use replikit_core::{
 
 /// Which promise a store breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lie {
+pub(crate) enum Lie {
     None,
     /// Every hundredth write is acknowledged and dropped.
     ForgetsWrites,
@@ -29,13 +29,13 @@ enum Lie {
     Stalls,
 }
 
-struct Memory {
-    lie: Lie,
-    state: Mutex<State>,
+pub(crate) struct Memory {
+    pub(crate) lie: Lie,
+    pub(crate) state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     now: BTreeMap<Bytes, Bytes>,
     before: BTreeMap<Bytes, Bytes>,
     writes: u64,
@@ -49,8 +49,20 @@ impl Store for Memory {
         if self.lie == Lie::Stalls {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let WriteOp::Put { value } = write.op else { return Err(Rejection::Unsupported.into()) };
         let mut state = self.state.lock().unwrap();
+        let value = match write.op {
+            WriteOp::Put { value } => value,
+            WriteOp::CompareAndSet { expected, new: Some(new) } => {
+                let found = state.now.get(&write.key).cloned();
+                if found != expected {
+                    let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
+                    let effect = Some(WriteEffect::Mismatch { found });
+                    return Ok(Written { at, reached: Reached::default(), strict: true, effect });
+                }
+                new
+            }
+            _ => return Err(Rejection::Unsupported.into()),
+        };
         state.writes += 1;
         let forgotten = self.lie == Lie::ForgetsWrites && state.writes.is_multiple_of(100);
         if !forgotten {
