@@ -12,8 +12,6 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "micro" => micro(rest),
         Some((first, _)) if first == "compare" => compare(arguments),
-        Some((first, rest)) if first == "peers" => peers(rest),
-        Some((first, [])) if first == "setup-peers" => peers(&["setup".into()]),
         _ => hand_over(arguments),
     };
     match outcome {
@@ -94,14 +92,6 @@ pub(crate) fn smoke() -> Result<(), String> {
 fn micro(arguments: &[OsString]) -> Result<(), String> {
     let mut command = cargo::cargo(["bench", "-p", "replikit-benches", "--bench", "micro", "--"]);
     command.args(arguments);
-    cargo::run(command)
-}
-
-/// The peers are a workspace of their own. Its program is built into the folder where the node program lies.
-fn peers(arguments: &[OsString]) -> Result<(), String> {
-    program("release")?;
-    let mut command = cargo::cargo(["run", "--release", "--manifest-path", "benches/peers/Cargo.toml", "--target-dir"]);
-    command.arg(cargo::target()).arg("--").args(arguments).current_dir(cargo::root());
     cargo::run(command)
 }
 
