@@ -137,7 +137,7 @@ impl Proxy {
         }
     }
 
-    /// Bytes that were carried so far, all links together.
+    /// Bytes that were carried so far, all links together; those that a break caught in their last step are among them.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         lock(&self.shared.sent).values().sum()
@@ -283,10 +283,14 @@ fn read(
 fn write(shared: &Shared, pair: (NodeId, NodeId), life: u32, mut to: &TcpStream, receiver: &Receiver<Chunk>) {
     while let Ok((due, bytes)) = receiver.recv() {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        if !shared.wait_mended(pair, life) || to.write_all(&bytes).is_err() {
+        if !shared.wait_mended(pair, life) {
             return;
         }
+        // Counted first: who has received bytes finds them counted.
         *lock(&shared.sent).entry(pair).or_default() += bytes.len() as u64;
+        if to.write_all(&bytes).is_err() {
+            return;
+        }
     }
 }
 
