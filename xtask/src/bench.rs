@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 /// Replaces this process, so that Ctrl-C reaches the bench program alone and the terminal waits for its clean-up: returns
 /// only when that fails.
 fn hand_over(arguments: &[OsString]) -> Result<(), String> {
-    let mut program = program("release")?;
+    let mut program = release()?;
     program.args(arguments);
     Err(format!("the bench program does not start: {}", program.exec()))
 }
@@ -84,7 +84,7 @@ fn build_of(revision: &str) -> Result<PathBuf, String> {
 /// The smoke suite, as a test: wrong results and engines that do not start fail it. Its figures are not compared with any, so
 /// it is built in the profile that compiles in seconds.
 pub(crate) fn smoke() -> Result<(), String> {
-    let mut program = program("swift")?;
+    let mut program = cargo::built("swift", "replikit-bench");
     program.args(["run", "--suite", "smoke"]);
     cargo::run(program)
 }
@@ -96,9 +96,7 @@ fn micro(arguments: &[OsString]) -> Result<(), String> {
 }
 
 /// Builds both programs in one call, so that they share one set of dependency features and hence one build.
-fn program(profile: &str) -> Result<Command, String> {
-    cargo::run(cargo::cargo(["build", "--profile", profile, "-p", "replikit", "-p", "replikit-benches", "--bins"]))?;
-    let mut command = Command::new(cargo::target().join(profile).join("replikit-bench"));
-    command.current_dir(cargo::root());
-    Ok(command)
+fn release() -> Result<Command, String> {
+    cargo::run(cargo::cargo(["build", "--release", "-p", "replikit", "-p", "replikit-benches", "--bins"]))?;
+    Ok(cargo::built("release", "replikit-bench"))
 }

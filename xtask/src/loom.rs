@@ -117,7 +117,7 @@ fn build() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask lies at the root of the file system")?;
     let output = Command::new(cargo)
-        .args(["test", "-p", "replikit-sync", "--lib", "--release", "--no-run", "--message-format=json"])
+        .args(["test", "-p", "replikit-sync", "--lib", "--profile", "swift", "--no-run", "--message-format=json"])
         .current_dir(root)
         .env("RUSTFLAGS", RUSTFLAGS)
         .env("CARGO_TARGET_DIR", root.join("target").join("loom"))
