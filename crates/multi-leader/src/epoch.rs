@@ -247,7 +247,11 @@ impl MultiLeader {
         self.streams.clear();
         self.waiting = Waiting::default();
         (self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0);
-        self.state = crate::state::State::new(self.config.keyspaces.clone(), self.config.limits.audit_bytes_max);
+        self.state = crate::state::State::new(
+            self.config.node,
+            self.config.keyspaces.clone(),
+            self.config.limits.audit_bytes_max,
+        );
         self.arriving = None;
         self.save();
         self.register.stage = Stage::Resubmitting;

@@ -161,7 +161,7 @@ impl MultiLeader {
             let origin = Origin { node: config.node, incarnation: Incarnation(register.incarnation) };
             Standing::Writer(origin.id().map_err(|_| ConfigError::Incarnations { node: config.node })?)
         };
-        let state = State::new(config.keyspaces.clone(), config.limits.audit_bytes_max);
+        let state = State::new(config.node, config.keyspaces.clone(), config.limits.audit_bytes_max);
         Ok(Self {
             keyspaces: config.keyspaces.digest(),
             members: others.iter().map(|node| (*node, Member::default())).collect(),

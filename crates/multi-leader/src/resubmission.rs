@@ -160,7 +160,8 @@ impl MultiLeader {
         self.state.map().for_each_from(Bound::Unbounded, |key, slot| {
             let key = || Bytes::copy_from_slice(key);
             match &slot.content {
-                Content::Merging(state) => {
+                Content::Merging(merging) => {
+                    let state = &merging.state;
                     items.push(Item::Value { key: key(), kind: state.kind(), delta: state.to_delta(applied) });
                 }
                 Content::Versions(versions) => {
@@ -305,8 +306,9 @@ impl MultiLeader {
         self.event(Event::Resubmitted { writes, known, dropped });
     }
 
-    /// Of a value that merges, nothing is kept once nothing of it is left. So what is there now, and was known in a life that
-    /// had nothing of the key in the end, was removed in it: by a write that may be here only.
+    /// Of a value that merges, nothing is kept once nothing of it is left and every member has what this node wrote to it. So
+    /// what is there now, and was known in a life that had nothing of the key in the end, was removed in it: by a write of
+    /// another node that may be here only.
     fn removals(&self, stash: &Stash) -> Vec<(Bytes, Bytes)> {
         let mut removals = Vec::new();
         for life in &stash.lives {
@@ -316,9 +318,10 @@ impl MultiLeader {
             };
             let kept: BTreeSet<Bytes> = stash.items.iter().filter_map(of_life).collect();
             self.state.map().for_each_from(Bound::Unbounded, |key, slot| {
-                if let Content::Merging(state) = &slot.content
+                if let Content::Merging(merging) = &slot.content
                     && !kept.contains(key)
                 {
+                    let state = &merging.state;
                     let mut removed = VersionVector::new();
                     state.visit(&mut |dot| {
                         if life.contains(dot) {

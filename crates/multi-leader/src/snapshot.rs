@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, Bytes, BytesMut};
 use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::keyspace::{Conflict, MapImage};
-use replikit_core::{OriginId, RestoreError, SnapshotSource, VALUE_BYTES_MAX, VersionVector};
+use replikit_core::{Dot, OriginId, RestoreError, SnapshotSource, VALUE_BYTES_MAX, VersionVector};
 use serde::{Deserialize, Serialize};
 
 use crate::record::as_bytes;
-use crate::state::{Content, Slot, State};
+use crate::state::{Content, Merging, Slot, State};
 use crate::versions::Versions;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Largest record: a key in conflict, with as many values as there may be origins in a large group.
 const RECORD_BYTES_MAX: usize = 256 * VALUE_BYTES_MAX;
 
@@ -33,7 +33,7 @@ pub(crate) struct Header {
 #[derive(Debug, Deserialize)]
 enum Stored {
     Versions(Versions),
-    Merging(CrdtKind, Bytes),
+    Merging(CrdtKind, Bytes, Option<Dot>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,7 @@ enum Record {
 #[derive(Serialize)]
 enum StoredRef<'a> {
     Versions(&'a Versions),
-    Merging(CrdtKind, Bytes),
+    Merging(CrdtKind, Bytes, Option<Dot>),
 }
 
 /// [`Record`] as it is written.
@@ -88,7 +88,9 @@ impl Image {
         if let Some((key, slot)) = self.keys.advance() {
             let content = match &slot.content {
                 Content::Versions(versions) => StoredRef::Versions(versions),
-                Content::Merging(state) => StoredRef::Merging(state.kind(), state.encode()),
+                Content::Merging(merging) => {
+                    StoredRef::Merging(merging.state.kind(), merging.state.encode(), merging.own)
+                }
             };
             put(&mut self.buffer, &RecordRef::Key { key, content });
         } else if let Some((_, conflict)) = self.audit.advance() {
@@ -166,9 +168,10 @@ impl Incoming {
                 }
                 let content = match content {
                     Stored::Versions(versions) => Content::Versions(versions),
-                    Stored::Merging(kind, bytes) => {
+                    Stored::Merging(kind, bytes, own) => {
                         let state = CrdtState::decode(kind, &bytes);
-                        Content::Merging(Box::new(state.map_err(|_| RestoreError { what: "a value is malformed" })?))
+                        let state = state.map_err(|_| RestoreError { what: "a value is malformed" })?;
+                        Content::Merging(Box::new(Merging { state, own }))
                     }
                 };
                 self.keys.push((key, content));

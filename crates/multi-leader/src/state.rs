@@ -12,7 +12,7 @@ use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::keyspace::{Audit, Conflict, Map};
 use replikit_core::policy::{ConflictPolicy, Live, Version};
-use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
+use replikit_core::{CausalContext, Dot, NodeId, Origin, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::Keyspaces;
@@ -23,7 +23,27 @@ use crate::versions::{Sibling, Versions};
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     Versions(Versions),
-    Merging(Box<CrdtState>),
+    Merging(Box<Merging>),
+}
+
+/// A value that merges.
+#[derive(Clone, Debug)]
+pub(crate) struct Merging {
+    pub(crate) state: CrdtState,
+    /// The newest write that this node made to it. Until every member has it, it is kept that there was one, also if it left
+    /// nothing of the value: what it has removed may still be with others, and this node may be the only one that knows.
+    pub(crate) own: Option<Dot>,
+}
+
+impl Merging {
+    pub(crate) fn new(kind: CrdtKind) -> Self {
+        Self { state: CrdtState::new(kind), own: None }
+    }
+
+    /// Whether nothing is left of it but that it was written to here.
+    fn is_removed(&self) -> bool {
+        self.own.is_some() && self.state.is_bottom()
+    }
 }
 
 /// A key's place.
@@ -63,7 +83,7 @@ impl Content {
     /// A place where nothing was ever is that of a value that merges from now on.
     fn merge_from(&mut self, kind: CrdtKind) {
         if matches!(self, Self::Versions(Versions::None)) {
-            *self = Self::Merging(Box::new(CrdtState::new(kind)));
+            *self = Self::Merging(Box::new(Merging::new(kind)));
         }
     }
 
@@ -71,7 +91,9 @@ impl Content {
         match self {
             Self::Versions(versions) => matches!(versions, Versions::None),
             // What it has seen above the replica's vector was brought by a value that was made again: it stays away.
-            Self::Merging(state) => state.is_bottom() && state.above().is_empty(),
+            Self::Merging(merging) => {
+                merging.own.is_none() && merging.state.is_bottom() && merging.state.above().is_empty()
+            }
         }
     }
 }
@@ -88,6 +110,7 @@ pub(crate) struct Found {
 /// The data of a replica.
 #[derive(Debug)]
 pub(crate) struct State {
+    node: NodeId,
     pub(crate) keyspaces: Keyspaces,
     map: Map<Slot>,
     applied: VersionVector,
@@ -101,8 +124,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(keyspaces: Keyspaces, audit_bytes_max: usize) -> Self {
+    pub(crate) fn new(node: NodeId, keyspaces: Keyspaces, audit_bytes_max: usize) -> Self {
         Self {
+            node,
             keyspaces,
             map: Map::new(),
             applied: VersionVector::new(),
@@ -189,6 +213,7 @@ impl State {
         pending: WriteId,
     ) {
         let keyspace = self.keyspaces.of(record.key);
+        let own = is_of(self.node, stamp.dot).then_some(stamp.dot);
         // One that is made again keeps its time.
         let stamp = match &record.provenance {
             Provenance::Again { time, .. } => Stamp { time: *time, ..stamp },
@@ -201,7 +226,9 @@ impl State {
             match (record.change, &keyspace.conflicts) {
                 (Change::Merge(delta), ConflictPolicy::Crdt(kind)) => {
                     slot.content.merge_from(*kind);
-                    let Content::Merging(state) = &mut slot.content else { return (0, 0, Place::Taken) };
+                    let Content::Merging(merging) = &mut slot.content else { return (0, 0, Place::Taken) };
+                    merging.own = own.or(merging.own);
+                    let state = &mut merging.state;
                     // Checked where it entered; another replica's cannot be of another type, for keyspaces are the same.
                     let joined = state.join_delta(applied, delta);
                     debug_assert!(joined.is_ok(), "a delta is checked before it is applied");
@@ -209,6 +236,7 @@ impl State {
                         let mut seen = applied.clone();
                         seen.insert(stamp.dot);
                         state.strip(&seen);
+                        decide = merging.own.is_some();
                     }
                     (0, delta.len(), slot.place())
                 }
@@ -248,7 +276,7 @@ impl State {
     /// Looks at a value that merges, to make a delta of it.
     pub(crate) fn merging(&mut self, key: &[u8]) -> Option<&CrdtState> {
         match self.map.peek(key).map(|slot| &slot.content) {
-            Some(Content::Merging(state)) => Some(state),
+            Some(Content::Merging(merging)) => Some(&merging.state),
             _ => None,
         }
     }
@@ -302,9 +330,19 @@ impl State {
                 }
                 continue;
             }
-            let Content::Versions(versions) = &slot.content else {
-                self.unsettled.remove(&key);
-                continue;
+            let versions = match &slot.content {
+                Content::Versions(versions) => versions,
+                Content::Merging(merging) if merging.is_removed() => {
+                    if merging.own.is_some_and(|own| stable.contains(own)) && slot.pending <= durable {
+                        self.unsettled.remove(&key);
+                        self.forget_own(&key);
+                    }
+                    continue;
+                }
+                Content::Merging(_) => {
+                    self.unsettled.remove(&key);
+                    continue;
+                }
             };
             // Looked at first: a shard that an image shares is copied by a change.
             let mut collected = versions.clone();
@@ -320,6 +358,20 @@ impl State {
             if !more {
                 self.unsettled.remove(&key);
             }
+        }
+    }
+
+    /// Every member has what was written to a value that merges, and of which nothing is left.
+    fn forget_own(&mut self, key: &[u8]) {
+        let place = self.map.update(key, |slot| {
+            slot.pending = WriteId(0);
+            if let Content::Merging(merging) = &mut slot.content {
+                merging.own = None;
+            }
+            slot.place()
+        });
+        if place == Place::Free {
+            self.map.remove(key);
         }
     }
 
@@ -365,7 +417,7 @@ impl State {
     /// Takes in another replica's state, key by key; [`State::joined`] ends it.
     pub(crate) fn join_key(&mut self, key: &[u8], theirs: Content, their_applied: &VersionVector) {
         let keyspace = self.keyspaces.of(key);
-        let applied = &self.applied;
+        let (node, applied) = (self.node, &self.applied);
         let mut overwritten = Vec::new();
         let (before, after, settled, place) = self.map.update(key, |slot| {
             let bytes =
@@ -373,7 +425,7 @@ impl State {
             let before = bytes(&slot.content);
             if let Content::Merging(theirs) = &theirs {
                 // Nothing may be there, but it may have been: what this replica has seen removed stays away.
-                slot.content.merge_from(theirs.kind());
+                slot.content.merge_from(theirs.state.kind());
             }
             match (&mut slot.content, theirs) {
                 (Content::Versions(mine), Content::Versions(theirs)) => {
@@ -381,19 +433,21 @@ impl State {
                     overwritten = mine.audit(keyspace);
                 }
                 (Content::Merging(mine), Content::Merging(theirs)) => {
-                    let joined = mine.join(applied, &theirs, their_applied);
+                    let joined = mine.state.join(applied, &theirs.state, their_applied);
                     debug_assert!(joined.is_ok(), "keyspaces have one type of value");
-                    if mine.is_bottom() {
+                    if mine.state.is_bottom() {
                         let mut seen = applied.clone();
                         seen.join(their_applied);
-                        mine.strip(&seen);
+                        mine.state.strip(&seen);
                     }
+                    // From its own disk: what others have written is theirs to remember.
+                    mine.own = mine.own.max(theirs.own.filter(|own| is_of(node, *own)));
                 }
                 _ => {}
             }
             let settled = match &slot.content {
                 Content::Versions(versions) => versions.is_settled(),
-                Content::Merging(_) => true,
+                Content::Merging(merging) => !merging.is_removed(),
             };
             (before, bytes(&slot.content), settled, slot.place())
         });
@@ -415,7 +469,7 @@ impl State {
             if !theirs.contains(key) {
                 let content = match &slot.content {
                     Content::Versions(_) => Content::Versions(Versions::None),
-                    Content::Merging(state) => Content::Merging(Box::new(CrdtState::new(state.kind()))),
+                    Content::Merging(merging) => Content::Merging(Box::new(Merging::new(merging.state.kind()))),
                 };
                 absent.push((Bytes::copy_from_slice(key), content));
             }
@@ -452,10 +506,14 @@ impl State {
     }
 }
 
+fn is_of(node: NodeId, dot: Dot) -> bool {
+    Origin::of(dot.origin).is_some_and(|origin| origin.node == node)
+}
+
 fn shown(content: &Content, keyspace: &crate::Keyspace) -> Found {
     let versions = match content {
-        Content::Merging(state) if state.is_bottom() => return Found::default(),
-        Content::Merging(state) => return Found { values: state.values(), ..Found::default() },
+        Content::Merging(merging) if merging.state.is_bottom() => return Found::default(),
+        Content::Merging(merging) => return Found { values: merging.state.values(), ..Found::default() },
         Content::Versions(versions) => versions,
     };
     if let Versions::One(sibling) = versions {
@@ -477,7 +535,7 @@ fn shown(content: &Content, keyspace: &crate::Keyspace) -> Found {
 #[cfg(test)]
 mod tests {
     use replikit_core::crdt::{CrdtKind, CrdtOp};
-    use replikit_core::{HybridTimestamp, Incarnation, NodeId, Origin};
+    use replikit_core::{HybridTimestamp, Incarnation};
 
     use super::*;
     use crate::config::Keyspace;
@@ -488,7 +546,7 @@ mod tests {
     fn what_a_reader_waits_for_stays_when_another_replicas_state_is_joined() {
         let origin = Origin { node: NodeId(1), incarnation: Incarnation(1) }.id().expect("in range");
         let keyspaces = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Flag)));
-        let mut state = State::new(keyspaces, 1 << 10);
+        let mut state = State::new(NodeId(1), keyspaces, 1 << 10);
         let switch = |state: &mut State, sequence, op| {
             let stamp = Stamp { time: HybridTimestamp(sequence), dot: Dot { origin, sequence } };
             let nothing = CrdtState::new(CrdtKind::Flag);
@@ -504,6 +562,11 @@ mod tests {
         state.joined(&theirs, &BTreeMap::new(), Vec::new());
         assert_eq!(state.find(b"k").pending, WriteId(2), "the reader still has to wait");
         state.collect(&theirs, WriteId(2));
-        assert_eq!((state.find(b"k").pending, state.keys()), (WriteId(0), 0), "it is on disk now");
+        assert_eq!(state.keys(), 1, "this node is the only one that knows that it was switched off");
+        let stable = state.applied().clone();
+        state.collect(&stable, WriteId(1));
+        assert_eq!(state.find(b"k").pending, WriteId(2), "the reader still has to wait");
+        state.collect(&stable, WriteId(2));
+        assert_eq!((state.find(b"k").pending, state.keys()), (WriteId(0), 0), "it is on disk, everywhere");
     }
 }

@@ -370,3 +370,51 @@ fn writes_that_had_seen_what_is_lost_with_another_evicted_node_are_kept() {
     group.run(SECOND);
     group.assert_agreed_at(&[1, 2, 3]);
 }
+
+/// Seed 9705 of the simulator: who had removed a value came back before who had written it, and nobody else knew either.
+#[test]
+fn what_an_evicted_node_removed_stays_away_when_the_only_one_who_has_it_comes_back_later() {
+    let insert = |key: &str, element: &str| {
+        WriteRequest::crdt(key.to_owned(), CrdtOp::Insert { element: element.to_owned().into() })
+    };
+    let remove = |key: &str, element: &str| {
+        WriteRequest::crdt(key.to_owned(), CrdtOp::Remove { element: element.to_owned().into() })
+    };
+    for (first, second, crashed) in [(3, 4, false), (3, 4, true), (4, 3, false), (4, 3, true)] {
+        let mut group = Group::new(4, many_kinds);
+        group.write(1, insert("e/some", "stays"));
+        group.run(SECOND);
+        for (from, to) in [(1, 3), (1, 4), (2, 3), (2, 4)] {
+            group.cut.insert((NodeId(from), NodeId(to)));
+            group.cut.insert((NodeId(to), NodeId(from)));
+        }
+        for key in ["e/all", "e/some"] {
+            group.write(4, insert(key, "gone"));
+        }
+        group.deliver();
+        for key in ["e/all", "e/some"] {
+            assert!(group.values(3, key).contains(&"gone".to_owned()));
+            group.isolate(NodeId(3), true);
+            group.write(3, remove(key, "gone"));
+        }
+        if crashed {
+            group.kill(NodeId(3));
+            group.start(NodeId(3));
+        }
+        group.isolate(NodeId(4), true);
+        group.begin_epoch(&[1, 2]);
+        group.run(SECOND);
+        group.cut.clear();
+        group.isolate(NodeId(second), true);
+        group.begin_epoch(&[1, 2, first]);
+        group.run(SECOND * 3);
+        group.isolate(NodeId(second), false);
+        group.begin_epoch(&[1, 2, 3, 4]);
+        group.run(SECOND * 3);
+        group.assert_agreed();
+        for node in 1..=4 {
+            let found = (group.values(node, "e/all"), group.values(node, "e/some"));
+            assert_eq!(found, (Vec::new(), vec!["stays".to_owned()]), "{first} first, at {node}, crashed: {crashed}");
+        }
+    }
+}
