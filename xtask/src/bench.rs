@@ -82,9 +82,9 @@ fn build_of(revision: &str) -> Result<PathBuf, String> {
 }
 
 /// The smoke suite, as a test: wrong results and engines that do not start fail it. Its figures are not compared with any, so
-/// it is built in the profile that compiles in seconds.
+/// the programs are those that `cargo test` has left.
 pub(crate) fn smoke() -> Result<(), String> {
-    let mut program = cargo::built("swift", "replikit-bench");
+    let mut program = cargo::built("debug", "replikit-bench");
     program.args(["run", "--suite", "smoke"]);
     cargo::run(program)
 }

@@ -31,15 +31,6 @@ pub(crate) fn xtask(task: &str) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Builds the programs that tests run optimised, in the profile that compiles in seconds; in one call, so that they share one
-/// set of dependency features and hence one build.
-pub(crate) fn swift() -> Result<(), String> {
-    let packages = ["-p", "replikit", "-p", "replikit-benches", "-p", "replikit-swarm"];
-    let mut command = cargo(["build", "--profile", "swift", "--bins"]);
-    command.args(packages);
-    run(command)
-}
-
 /// A call of a program of the workspace that has been built, at the workspace's top.
 pub(crate) fn built(profile: &str, program: &str) -> Command {
     let mut command = Command::new(target().join(profile).join(program));

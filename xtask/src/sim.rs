@@ -1,5 +1,5 @@
-//! `cargo xtask sim`: builds the swarm program in release, then hands over to it. Tests have it built in the profile `swift`,
-//! which costs them less time than it saves.
+//! `cargo xtask sim`: builds the swarm program in release, then hands over to it. Tests build it in the profile `swift`, which
+//! costs them less time than it saves.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ const TEST_SEEDS: &str = "3000";
 
 /// Runs the task. The program replaces this process, so that Ctrl-C reaches it alone: returns only when that fails.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
-    let error = match release() {
+    let error = match program("release") {
         Ok(mut program) => format!("the swarm program does not start: {}", program.args(arguments).exec()),
         Err(message) => message,
     };
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 
 /// Many seeds, as a test: a violation fails it, and so does a fault or a state that none of them met.
 pub(crate) fn seeds() -> Result<(), String> {
-    let mut program = swift();
+    let mut program = program("swift")?;
     program.args(["--seeds", TEST_SEEDS]);
     cargo::run(program)
 }
@@ -30,7 +30,7 @@ pub(crate) fn seeds() -> Result<(), String> {
 /// The fingerprints of a few seeds are the same in the debug build, which `cargo test` has left, and in an optimised
 /// one.
 pub(crate) fn traces() -> Result<(), String> {
-    let optimised = output(swift())?;
+    let optimised = output(program("swift")?)?;
     let debug = output(Command::new(cargo::target().join("debug").join("swarm")))?;
     if optimised == debug {
         Ok(())
@@ -47,12 +47,7 @@ fn output(mut command: Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn release() -> Result<Command, String> {
-    cargo::run(cargo::cargo(["build", "--release", "-p", "replikit-swarm", "--bins"]))?;
-    Ok(cargo::built("release", "swarm"))
-}
-
-/// The program as [`cargo::swift`] has left it.
-fn swift() -> Command {
-    cargo::built("swift", "swarm")
+fn program(profile: &str) -> Result<Command, String> {
+    cargo::run(cargo::cargo(["build", "--profile", profile, "-p", "replikit-swarm", "--bins"]))?;
+    Ok(cargo::built(profile, "swarm"))
 }

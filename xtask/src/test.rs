@@ -32,7 +32,6 @@ pub(crate) fn phases(all: &mut Phases) {
     all.run("unit, integration and doc tests", || cargo::run(cargo::cargo(["test", "--workspace"])));
     all.run("examples", examples);
     all.run("loom models", || cargo::run(cargo::xtask("loom")?));
-    all.run("programs that tests run optimised", cargo::swift);
     all.run("simulated seeds", sim::seeds);
     all.run("equal traces in both builds", sim::traces);
     all.run("planted bugs, a sample", planted::sample);
