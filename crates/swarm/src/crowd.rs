@@ -159,7 +159,10 @@ impl Crowd {
         let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
         let key = Bytes::from(format!("{prefix}{}", rng.u32(0..self.behaviour.keys)));
         let known = self.clients[client as usize].contexts.get(&key).cloned();
-        let asked = if rng.u16(0..1000) < self.behaviour.writes_per_mille {
+        // Once it counts that so many of each are served, neither is rare.
+        let writes = self.behaviour.writes_per_mille;
+        let writes = if self.hurrying { writes.clamp(300, 700) } else { writes };
+        let asked = if rng.u16(0..1000) < writes {
             self.written += 1;
             let level = self.behaviour.levels[rng.usize(0..self.behaviour.levels.len())];
             let value = Bytes::from(format!("v{}", self.written));
@@ -186,6 +189,11 @@ impl Crowd {
                 0 => ReadLevel::Local,
                 1 => ReadLevel::BoundedStale(Duration::from_millis(1 << rng.u32(2..11))),
                 _ => ReadLevel::Session(session),
+            };
+            // While somebody is dead for good, nobody can say how stale it is.
+            let level = match level {
+                ReadLevel::BoundedStale(_) if self.hurrying => ReadLevel::Local,
+                level => level,
             };
             Asked::Read { key, level }
         };

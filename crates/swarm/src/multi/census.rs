@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use replikit_core::{Announcements, EpochSource, Membership, NodeId, NodeInfo};
+use replikit_core::{Announcements, Epoch, EpochSource, Membership, NodeId, NodeInfo};
 
 /// Alarms from this one on are for nodes that hear of an epoch.
 pub(crate) const FIRST_ALARM: u32 = 1 << 20;
@@ -131,9 +131,10 @@ impl Census {
         self.newest.ids().collect()
     }
 
-    /// How many members a node knows of.
-    pub(crate) fn size(&self, node: NodeId) -> usize {
-        self.sources[&node].current().nodes.len()
+    /// The newest epoch that a node can learn of now, and its members.
+    pub(crate) fn known_at(&self, node: NodeId) -> (Epoch, Vec<NodeId>) {
+        let membership = self.sources[&node].current();
+        (membership.epoch, membership.ids().collect())
     }
 
     /// How many members there are in each of the memberships, all of them.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use replikit_core::keyspace::{decode_conflict_page, decode_effect, decode_versions, encode_conflicts};
 use replikit_core::{
-    Action, Batch, CausalContext, Dot, Event, GroupId, Input, LogIndex, NodeId, OriginId, Outcome, Persist, ReadLevel,
-    Rejection, SequenceSet, Time, Token, VersionVector, WriteEffect, WriteId, WriteLevel,
+    Action, Batch, CausalContext, Dot, Epoch, Event, GroupId, Input, LogIndex, NodeId, OriginId, Outcome, Persist,
+    ReadLevel, Rejection, SequenceSet, Time, Token, VersionVector, WriteEffect, WriteId, WriteLevel,
 };
 use replikit_multi_leader::{Head, Keyspaces, MultiLeader};
 use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
@@ -45,8 +45,12 @@ struct Place {
     audit: BTreeSet<Dot>,
     /// What it had applied each time when it began anew.
     lives: Vec<VersionVector>,
-    /// How many members its epoch has.
-    members: usize,
+    /// The newest epoch that it has told of, and the members of that.
+    epoch: Epoch,
+    members: Vec<NodeId>,
+    /// What was in its log, and on its disk, when it began anew; and in which epoch that was.
+    dropped: (VersionVector, VersionVector),
+    dropped_in: Epoch,
 }
 
 /// Clients and invariants of one multi-leader group.
@@ -64,8 +68,8 @@ pub(crate) struct MultiSubject {
     crashed: bool,
     /// Nodes that have told that their log was cut: its end, acknowledged or not, is gone from that disk.
     cut: BTreeSet<NodeId>,
-    /// Batches that nodes sent to each other.
-    pub(crate) sent: u64,
+    /// Batches that each node sent to others.
+    sent: BTreeMap<NodeId, u64>,
     /// Whether times may be compared: no clock is suspended.
     clocks_run: bool,
     /// How much a clock may be off, in parts per million.
@@ -102,7 +106,7 @@ impl MultiSubject {
             audits: BTreeMap::new(),
             crashed: false,
             cut: BTreeSet::new(),
-            sent: 0,
+            sent: BTreeMap::new(),
             clocks_run: drift_ppm.is_some(),
             drift_ppm: drift_ppm.unwrap_or(0).into(),
             bounded: true,
@@ -142,6 +146,8 @@ impl MultiSubject {
                 self.probes.hit(Probe::LogReset);
                 if *next == LogIndex(1) {
                     let place = self.place(node);
+                    place.dropped.0.insert_all(stream.origin, &SequenceSet::up_to(place.held.base(stream.origin)));
+                    place.dropped.1.insert_all(stream.origin, &SequenceSet::up_to(place.durable.base(stream.origin)));
                     place.held.retire(stream.origin);
                     place.durable.retire(stream.origin);
                     for (_, dots) in &mut place.stored {
@@ -176,10 +182,16 @@ impl MultiSubject {
     /// Batches go from everybody to everybody a few times at most, lost ones and late joiners included.
     fn check_sent(&self) -> Result<(), String> {
         let (nodes, batches) = (u64::from(self.crowd.nodes()), self.model.batches());
-        if self.sent > SENT_MAX * nodes * nodes * (batches + 50) {
-            return Err(format!("no_loops: {} batches were sent, of {batches} that there are", self.sent));
+        let sent: u64 = self.sent.values().sum();
+        if sent > SENT_MAX * nodes * nodes * (batches + 50) {
+            return Err(format!("no_loops: {sent} batches were sent, of {batches} that there are"));
         }
         Ok(())
+    }
+
+    /// Batches that these nodes have sent.
+    pub(crate) fn sent_by(&self, nodes: &[NodeId]) -> u64 {
+        nodes.iter().filter_map(|node| self.sent.get(node)).sum()
     }
 
     /// What leaves a node is on its disk, if it is its own.
@@ -206,8 +218,15 @@ impl MultiSubject {
         let has = |(node, place): &(&NodeId, &Place)| {
             place.held.contains(dot) || place.applied.contains(dot) || **node != writer && place.had.contains(dot)
         };
-        let held = self.places.iter().filter(has).count();
-        (held, self.places.values().filter(|place| place.durable.contains(dot)).count())
+        // Nor does who still counts in an epoch of which a node was a member hear at once that this one was evicted since, has
+        // come back, and has put away what it had.
+        let (epoch, members) = self.places.get(&writer).map_or((Epoch(0), &[][..]), |it| (it.epoch, &it.members[..]));
+        let counts = |node: &NodeId, place: &Place| epoch < place.dropped_in && members.contains(node);
+        let had = |(node, place): &(&NodeId, &Place)| counts(node, place) && place.dropped.0.contains(dot);
+        let was = |(node, place): &(&NodeId, &Place)| counts(node, place) && place.dropped.1.contains(dot);
+        let held = self.places.iter().filter(|place| has(place) || had(place)).count();
+        let durable = self.places.iter().filter(|place| place.1.durable.contains(dot) || was(place)).count();
+        (held, durable)
     }
 
     fn on_acked(&mut self, node: NodeId, dot: Dot, asked: &Asked, at: Time, reply: &Bytes) -> Result<(), String> {
@@ -225,7 +244,7 @@ impl MultiSubject {
             WriteLevel::Received(copies) => (usize::from(*copies), 1),
             WriteLevel::Durable(copies) => (1, usize::from(*copies)),
             WriteLevel::Applied(copies) => (usize::from(*copies), 1),
-            WriteLevel::Quorum | WriteLevel::Owners(_) => (1, self.places[&node].members / 2 + 1),
+            WriteLevel::Quorum | WriteLevel::Owners(_) => (1, self.places[&node].members.len() / 2 + 1),
         };
         if held < promised.0 || durable < promised.1 {
             return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
@@ -437,9 +456,9 @@ impl Subject<MultiLeader> for MultiSubject {
     }
 
     fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
-        let members = self.census.size(node);
+        let (epoch, members) = self.census.known_at(node);
         let place = self.place(node);
-        place.members = members;
+        (place.epoch, place.members) = (epoch, members);
         let mut held = VersionVector::new();
         for item in &recovery.items {
             if let RecoveryItem::Batch(batch) = item
@@ -470,7 +489,7 @@ impl Subject<MultiLeader> for MultiSubject {
                     Head::Gossip(_) => self.probes.hit(Probe::ReportPassedOn),
                     _ => {}
                 }
-                self.sent += message.batches.as_slice().len() as u64;
+                *self.sent.entry(node).or_default() += message.batches.as_slice().len() as u64;
                 self.check_sent()?;
                 self.on_send(node, message.batches.as_slice())
             }
@@ -542,18 +561,20 @@ impl Subject<MultiLeader> for MultiSubject {
                 self.cut.insert(at);
                 Ok(())
             }
-            Event::EpochBegun { members, .. } => {
+            Event::EpochBegun { epoch, members } => {
                 self.probes.hit(Probe::EpochBegun);
-                self.place(at).members = members.len();
+                let place = self.place(at);
+                (place.epoch, place.members) = (*epoch, members.clone());
                 Ok(())
             }
             Event::Evicted { .. } => {
                 self.probes.hit(Probe::NodeEvicted);
                 Ok(())
             }
-            Event::BeganAnew { .. } => {
+            Event::BeganAnew { epoch, .. } => {
                 self.probes.hit(Probe::NodeBeganAnew);
                 let place = self.place(at);
+                place.dropped_in = *epoch;
                 let applied = core::mem::take(&mut place.applied);
                 place.lives.push(applied);
                 place.installed.clear();
