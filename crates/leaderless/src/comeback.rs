@@ -10,7 +10,7 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 use replikit_core::dotted::{Peer, first_number};
-use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, VersionVector};
+use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection, VersionVector};
 
 use crate::consensus::Consensus;
 use crate::content::{Content, KeyCopy, Stored};
@@ -53,12 +53,7 @@ impl Leaderless {
         let mut keys = Vec::new();
         self.state.map().for_each_from(Bound::Unbounded, |key, slot| {
             let mut found = false;
-            match &slot.content {
-                Content::Versions(versions) => {
-                    found = versions.as_slice().iter().any(|sibling| only_here(sibling.dot()));
-                }
-                Content::Merging(state) => state.visit(&mut |dot| found |= only_here(dot)),
-            }
+            slot.content.visit(&mut |dot| found |= only_here(dot));
             if found {
                 keys.push(Bytes::copy_from_slice(key));
             }
@@ -76,6 +71,8 @@ impl Leaderless {
         self.put_away();
         self.fail_writes();
         self.give_up_asked();
+        // What they wait for was found missing in a state that is about to go.
+        self.fail_reads(&Rejection::CatchingUp);
         let streams: Vec<OriginId> = self.streams.keys().copied().collect();
         for origin in streams {
             self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });

@@ -280,6 +280,14 @@ impl Content {
         }
     }
 
+    /// Calls `found` for each write that is live.
+    pub(crate) fn visit(&self, found: &mut dyn FnMut(Dot)) {
+        match self {
+            Self::Versions(versions) => versions.as_slice().iter().for_each(|sibling| found(sibling.dot())),
+            Self::Merging(state) => state.visit(found),
+        }
+    }
+
     /// Whether nothing has to be remembered of the key.
     pub(crate) fn is_void(&self) -> bool {
         match self {

@@ -326,7 +326,7 @@ impl Leaderless {
         if matches!(self.standing, Standing::Writer(_)) {
             self.moving.held.insert(self.config.node, self.held());
         }
-        let orphans = self.state.orphans(usize::MAX);
+        let orphans = self.state.orphans(usize::MAX, |_, _| false);
         self.moving.orphans = orphans.into_iter().map(|(key, _)| (key, Set::default())).collect();
     }
 

@@ -534,7 +534,7 @@ impl Leaderless {
     }
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be.
-    fn ended(&mut self, mine: &Report) -> Vec<(OriginId, u64)> {
+    fn ended(&mut self, mine: &Report) -> Vec<OriginId> {
         let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
         let reports: Option<Vec<&Report>> = self.owners.others().map(report).collect();
         let same = |report: &&Report| report.lives == mine.lives && report.epoch == mine.epoch;
@@ -556,7 +556,7 @@ impl Leaderless {
             }) || self.is_gone(*origin);
             over && reports.iter().all(|report| report.held.base(*origin) == *base)
         });
-        ended.collect()
+        ended.map(|(origin, _)| origin).collect()
     }
 
     /// Finds out who has been silent for too long.

@@ -49,9 +49,14 @@ impl Orphans {
 impl Leaderless {
     /// At every exchange: tells others of keys that no log has explained for a while.
     pub(crate) fn spread_orphans(&mut self) {
-        let found = self.state.orphans(KEYS_MAX);
+        let told = self.told_orphans();
+        let found = self.state.orphans(KEYS_MAX, |key, digest| told.get(key) == Some(&digest));
         self.orphans.told.clear();
-        self.orphans.keys.retain(|key, _| found.iter().any(|(orphan, _)| orphan == key));
+        let state = &mut self.state;
+        self.orphans.keys.retain(|key, orphan| {
+            let is_told = told.get(key) == Some(&orphan.digest) && state.orphan(key) == Some(orphan.digest);
+            is_told || found.iter().any(|(orphan, _)| orphan == key)
+        });
         if self.installed > self.durable {
             return;
         }
@@ -78,6 +83,14 @@ impl Leaderless {
                 self.send(to, Head::Repair(Box::new(repair)), Batches::None);
             }
         }
+    }
+
+    /// Those that every other owner has confirmed, and as what.
+    fn told_orphans(&self) -> BTreeMap<Bytes, u64> {
+        let others: Vec<u32> = self.owners.others().filter_map(|node| self.owners.index(node)).collect();
+        let is_told = |orphan: &Orphan| others.iter().all(|index| orphan.confirmed.contains(*index));
+        let told = self.orphans.keys.iter().filter(|(_, orphan)| is_told(orphan));
+        told.map(|(key, orphan)| (key.clone(), orphan.digest)).collect()
     }
 
     /// A number for one more question about a key.

@@ -703,7 +703,7 @@ impl Leaderless {
         }
     }
 
-    pub(crate) fn fail_reads(&mut self) {
+    pub(crate) fn fail_reads(&mut self, why: &Rejection) {
         let reads = core::mem::take(&mut self.reads);
         let replies: Vec<Reply> = self.replies.drain().collect();
         let held = replies.into_iter().filter_map(|reply| match reply {
@@ -714,7 +714,7 @@ impl Leaderless {
         tokens.extend(reads.behind.into_iter().map(|read| read.token));
         tokens.extend(reads.reading.into_values().map(|reading| reading.token));
         for token in tokens {
-            self.reject(token, Rejection::StorageFailed);
+            self.reject(token, why.clone());
         }
     }
 }

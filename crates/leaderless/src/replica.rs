@@ -331,10 +331,11 @@ impl Leaderless {
         self.state.seen(key)
     }
 
-    /// Keys with more than one value, or more than one version of one.
+    /// Keys that stay unsettled until they are written to: with more than one value, or with a write that was repaired from
+    /// copies after its log was lost.
     #[must_use]
-    pub fn siblings(&self) -> usize {
-        self.state.siblings()
+    pub fn lasting(&self) -> usize {
+        self.state.lasting()
     }
 
     /// The epochs that it counts in, and the one that is to come.
@@ -592,7 +593,7 @@ impl Leaderless {
             StorageEvent::Failed => {
                 self.failed = true;
                 self.fail_writes();
-                self.fail_reads();
+                self.fail_reads(&Rejection::StorageFailed);
                 self.fail_consensus();
                 self.event(Event::StorageFailed);
             }

@@ -86,12 +86,15 @@ impl State {
         self.unsettled.len()
     }
 
-    /// Keys with more than one version that nothing will decide between but a write.
-    pub(crate) fn siblings(&self) -> usize {
+    /// Keys that only a write will settle: with more than one version that nothing else decides between, or with a live write
+    /// that the logs will not bring.
+    pub(crate) fn lasting(&self) -> usize {
         let mut keys = 0;
         self.map.for_each_from(Bound::Unbounded, |key, slot| {
             let many = matches!(&slot.content, Content::Versions(versions) if versions.as_slice().len() > 1);
-            keys += usize::from(many && !self.keyspaces.of(key).is_lww());
+            let mut lasts = many && !self.keyspaces.of(key).is_lww();
+            slot.content.visit(&mut |dot| lasts |= !self.base.contains(dot));
+            keys += usize::from(lasts);
             ControlFlow::Continue(())
         });
         keys
@@ -248,21 +251,26 @@ impl State {
         origins
     }
 
-    /// Keys that have seen more than the logs have brought, each with a digest of what it is; the first so many.
-    pub(crate) fn orphans(&mut self, most: usize) -> Vec<(Bytes, u64)> {
-        let (mut orphans, base) = (Vec::new(), &self.base);
+    /// Keys that have seen more than the logs have brought, each with a digest of what it is, but for those that are told
+    /// everywhere; the first so many.
+    pub(crate) fn orphans(&mut self, most: usize, is_told: impl Fn(&Bytes, u64) -> bool) -> Vec<(Bytes, u64)> {
+        let mut orphans = Vec::new();
         for key in &self.unsettled {
             let Some(slot) = self.map.peek(key) else { continue };
-            let Some(above) = slot.content.above().filter(|above| !base.covers(above.vector())) else { continue };
-            let mut hash = Xxh3::new();
-            hash.write_u64(slot.content.digest());
-            hash.write(&above.to_token());
-            orphans.push((key.clone(), hash.finish()));
+            if let Some(digest) = orphan_digest(&slot.content, &self.base).filter(|digest| !is_told(key, *digest)) {
+                orphans.push((key.clone(), digest));
+            }
             if orphans.len() == most {
                 break;
             }
         }
         orphans
+    }
+
+    /// A digest of what a key is if it has seen more than the logs have brought.
+    pub(crate) fn orphan(&mut self, key: &[u8]) -> Option<u64> {
+        let slot = self.map.peek(key)?;
+        orphan_digest(&slot.content, &self.base)
     }
 
     /// Equal for replicas whose copies of the key have the same versions.
@@ -323,13 +331,9 @@ impl State {
     /// Drops what can decide nothing any more, and what keys have seen that the vector says by now. `stable` has been applied
     /// by every owner, and everything that any owner had applied then has been applied here.
     /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
-    /// Of the origins in `ended` nothing above the given sequence will ever come.
-    pub(crate) fn collect(&mut self, stable: &VersionVector, ended: &[(OriginId, u64)], durable: WriteId) {
-        let mut covered = self.base.clone();
-        for (origin, base) in ended {
-            // Whatever some key has seen of it beyond that is gone.
-            covered.insert_all(*origin, &SequenceSet::up_to((*base).max(Dot::SEQUENCE_MAX)));
-        }
+    /// The logs will never bring more of the origins in `ended`: what a key has seen of them beyond that is forgotten, unless a
+    /// write of them is live in it.
+    pub(crate) fn collect(&mut self, stable: &VersionVector, ended: &[OriginId], durable: WriteId) {
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
             let keyspace = self.keyspaces.of(&key);
@@ -340,6 +344,16 @@ impl State {
             // Looked at first: a shard that an image shares is copied by a change.
             let awaited = slot.pending > durable;
             let mut content = slot.content.clone();
+            let mut live = BTreeSet::new();
+            content.visit(&mut |dot| {
+                if !self.base.contains(dot) {
+                    live.insert(dot.origin);
+                }
+            });
+            let mut covered = self.base.clone();
+            for &origin in ended.iter().filter(|origin| !live.contains(origin)) {
+                covered.insert_all(origin, &SequenceSet::up_to(Dot::SEQUENCE_MAX));
+            }
             content.strip(&covered);
             let changed = match (&mut content, &slot.content) {
                 (Content::Versions(mine), Content::Versions(before)) => {
@@ -469,6 +483,14 @@ impl State {
             }
         }
     }
+}
+
+fn orphan_digest(content: &Content, base: &VersionVector) -> Option<u64> {
+    let above = content.above().filter(|above| !base.covers(above.vector()))?;
+    let mut hash = Xxh3::new();
+    hash.write_u64(content.digest());
+    hash.write(&above.to_token());
+    Some(hash.finish())
 }
 
 /// What a client's context means for a write of a key, of which this replica knows these versions: which of them it stands

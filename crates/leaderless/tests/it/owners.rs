@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use replikit_core::{Event, Link, NodeId, Outcome, Owners, ReadLevel, Rejection, WriteLevel, WriteRequest};
+use replikit_core::crdt::{CrdtKind, CrdtOp};
+use replikit_core::policy::ConflictPolicy;
+use replikit_core::{
+    Event, Link, NodeId, Outcome, Owners, ReadLevel, Rejection, SessionToken, WriteLevel, WriteRequest,
+};
 use replikit_leaderless::{Counting, Head, Keyspace, Keyspaces};
 
 use crate::group::Group;
@@ -151,6 +155,65 @@ fn who_was_evicted_while_away_comes_back_empty_and_makes_again_what_only_it_had(
         assert!(group.values(node, "gone", ReadLevel::Local).is_empty(), "what was deleted stays so");
     }
     group.assert_agreed();
+}
+
+/// Seed 167 of the simulator: what a write that was made again had come with was forgotten while it was live, so the copies
+/// that its owners sent claimed what they had not seen.
+#[test]
+fn what_was_made_again_under_its_old_name_is_read_from_everybody() {
+    let flags = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Flag)));
+    let mut group = Group::changing(3, 3, move |config| config.keyspaces = flags.clone());
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    group.tell_links(NodeId(3), Link::Down);
+    group.write(3, WriteRequest::crdt("on", CrdtOp::Enable).at(WriteLevel::LeaderDisk));
+    group.announce_to([1, 2], 1..=2);
+    group.run(SECOND * 3);
+    group.announce_to([1, 2], 1..=3);
+    group.isolate(NodeId(3), false);
+    group.tell_links(NodeId(3), Link::Up);
+    group.run(SECOND * 10);
+    assert!(group.is_owned_by(&[1, 2, 3]));
+    for node in 1..=3 {
+        assert_eq!(group.replica(node).lasting(), 1, "its log will never bring it");
+        assert_eq!(group.values(node, "on", ReadLevel::Owners(Owners::All)), ["true"]);
+        assert_eq!(group.told(node, |event| matches!(event, Event::PeerMisbehaved { .. })), 0);
+    }
+    group.write(1, WriteRequest::crdt("on", CrdtOp::Disable).at(WriteLevel::Quorum));
+    group.run(SECOND * 10);
+    for node in 1..=3 {
+        assert!(group.values(node, "on", ReadLevel::Owners(Owners::All)).is_empty(), "off");
+    }
+    group.assert_agreed();
+}
+
+/// Seed 197 of the simulator: a read waited for a write that its node had not heard of, the node dropped its state, and once
+/// that write was there the read was answered without another one that had been there before.
+#[test]
+fn a_read_that_waits_while_its_node_begins_anew_is_refused() {
+    let mut group = Group::changing(3, 3, |_| {});
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    group.tell_links(NodeId(3), Link::Down);
+    let mut session = SessionToken::default();
+    let writes = [(3, put("own", "v").at(WriteLevel::LeaderDisk)), (1, put("k", "v"))];
+    for (node, write) in writes {
+        let token = group.ask(node, &write);
+        group.deliver();
+        let Some(Outcome::Acked { at, .. }) = group.outcome(token) else { panic!("{:?}", group.outcome(token)) };
+        session.observe(*at);
+    }
+    group.announce_to([1, 2], 1..=2);
+    group.run(SECOND * 3);
+    group.announce_to([1, 2], 1..=3);
+    group.run(SECOND);
+    let token = group.query(3, "own", ReadLevel::Session(session));
+    assert_eq!(group.outcome(token), None, "it has not heard of the other write");
+    group.isolate(NodeId(3), false);
+    group.tell_links(NodeId(3), Link::Up);
+    group.run(SECOND);
+    assert_eq!(group.told(3, |event| matches!(event, Event::BeganAnew { .. })), 1);
+    assert_eq!(group.outcome(token), Some(&Outcome::Rejected(Rejection::CatchingUp)));
 }
 
 #[test]

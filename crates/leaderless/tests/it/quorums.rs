@@ -208,7 +208,7 @@ fn siblings_collapse_with_a_context() {
         assert_eq!(group.values(node, "note/cart", QUORUM), ["milk, bread"], "node {node}");
     }
     group.run(Duration::from_secs(2));
-    assert_eq!(group.replica(1).siblings(), 0);
+    assert_eq!(group.replica(1).lasting(), 0);
     group.assert_agreed();
 }
 

@@ -41,6 +41,10 @@ impl Views {
         let members = |membership: &Membership| (membership.epoch, membership.ids().collect());
         let in_force = ownership.settled.iter().chain(&ownership.joint);
         let view = View { name: replica.view(), sets: in_force.map(members).collect() };
+        if view.sets.is_empty() {
+            // It had not written down yet what it was founded with: it counts nowhere until it hears of that again.
+            return Ok(());
+        }
         if view.sets.len() > 1 {
             probes.hit(Probe::EpochsJoint);
         }
