@@ -62,6 +62,9 @@ pub struct NodeConfig {
     pub promise: Option<Promise>,
     /// Answers requests for groups that the replica does not have.
     pub gateway: Option<GatewayAt>,
+    /// A digest of what all nodes must have been given alike, beside the name of the cluster; 0, the default, without such.
+    /// Nodes refuse each other when theirs differ.
+    pub founding: u64,
 }
 
 impl NodeConfig {
@@ -74,6 +77,7 @@ impl NodeConfig {
             peers: Vec::new(),
             dir: None,
             group: DEFAULT_GROUP,
+            founding: 0,
             limits: Limits::default(),
             timing: Timing::default(),
             log_retained_bytes_max: 1 << 30,

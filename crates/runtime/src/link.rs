@@ -107,10 +107,11 @@ pub(crate) async fn keep<H>(net: Rc<Net<H>>, link: Rc<PeerLink>) {
     let (pause_min, pause_max) = (net.timing.reconnect_pause_min, net.timing.reconnect_pause_max);
     let mut pause = pause_min;
     let mut told_down = false;
+    let mut refused = None;
     loop {
         match dial(&net, &link.address).await {
             Ok(stream) => {
-                (pause, told_down) = (pause_min, false);
+                (pause, told_down, refused) = (pause_min, false, None);
                 let stream = Rc::new(stream);
                 net.counters.peer_connects.one();
                 tracing::info!(peer = %link.id, address = link.address, "connected");
@@ -121,6 +122,15 @@ pub(crate) async fn keep<H>(net: Rc<Net<H>>, link: Rc<PeerLink>) {
                 net.counters.peer_disconnects.one();
                 tracing::info!(peer = %link.id, %end, "connection lost");
                 net.arrived(Input::Peer { node: link.id, link: Link::Reset });
+            }
+            // What an operator has to mend, and not to wait for.
+            Err(GreetError::Refused(reason)) if refused.as_ref() != Some(&reason) => {
+                tracing::warn!(peer = %link.id, address = link.address, reason, "it refuses this node");
+                refused = Some(reason);
+                if !told_down {
+                    told_down = true;
+                    net.arrived(Input::Peer { node: link.id, link: Link::Down });
+                }
             }
             Err(error) if !told_down => {
                 told_down = true;
@@ -140,7 +150,7 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 async fn dial<H>(net: &Net<H>, address: &str) -> Result<TcpStream, GreetError> {
-    let hello = Hello::new(net.cluster, PartyRole::Peer(net.node));
+    let hello = Hello::new(net.cluster, PartyRole::Peer(net.node)).founded(net.founding);
     let greeting = async {
         let stream = socket::connect(address, net.timing.unacknowledged_time_max).await?;
         let (welcome, rest) = socket::greet(&stream, &hello).await?;

@@ -67,6 +67,8 @@ pub(crate) struct Net<H> {
     /// Which strategy its replica is of; empty when nobody said.
     pub(crate) strategy: String,
     pub(crate) cluster: ClusterId,
+    /// What the cluster was founded with, in short.
+    pub(crate) founding: u64,
     /// All nodes and where they listen, this one included.
     pub(crate) nodes: Vec<(NodeId, String)>,
     pub(crate) limits: Limits,
@@ -103,6 +105,7 @@ impl<H> Net<H> {
             node,
             strategy: String::new(),
             cluster,
+            founding: 0,
             nodes,
             limits,
             timing,

@@ -244,6 +244,7 @@ impl Start {
         };
         let mut net = Net::new(config.id, cluster, nodes, config.limits, config.timing, self.counters);
         net.strategy = strategy(config.promise);
+        net.founding = config.founding;
         net.gateway = config.gateway;
         let net = Rc::new(net);
         let listener = tokio::net::TcpListener::from_std(self.listener)

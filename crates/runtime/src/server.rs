@@ -239,6 +239,12 @@ fn admit<H>(net: &Net<H>, hello: &Hello) -> Result<(), String> {
         if node == net.node {
             return Err(format!("node {node} is this node itself: two nodes have the same id"));
         }
+        if hello.founding != net.founding {
+            return Err(format!(
+                "node {node} was founded with other options than node {}: all nodes of a cluster are started with the same",
+                net.node
+            ));
+        }
         if !net.peers.contains_key(&node) {
             return Err(format!("node {node} is not a member of this cluster"));
         }

@@ -230,6 +230,11 @@ impl Crowd {
         Some(open)
     }
 
+    /// A node takes no requests for now: once it counts how soon they are served, its client turns to another one.
+    pub(crate) fn turned_away(&mut self, client: u32) {
+        self.clients[client as usize].left += u32::from(self.hurrying);
+    }
+
     /// A client's write stands here.
     pub(crate) fn wrote(&mut self, client: u32, at: replikit_core::Position) {
         self.writes += 1;

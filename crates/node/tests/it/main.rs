@@ -6,4 +6,5 @@ mod changes;
 mod cluster;
 mod leaderless;
 mod multi;
+mod partitioned;
 mod program;

@@ -1,14 +1,14 @@
 //! What a store is founded with: its groups, the nodes of each, and the first map.
 //!
-//! Invariant: computed from the same founding it is the same at every node and every start, so it is written down nowhere; a store's
-//! nodes must all be given the same founding.
+//! Invariant: computed from the same founding it is the same at every node and every start. A store's nodes must all be given the
+//! same founding: they refuse each other if they were not, and a node refuses to start in a folder that was founded otherwise.
 
 use bytes::Bytes;
 use replikit_core::{GroupId, NodeId};
 
 use super::FIRST_GROUP;
 use crate::id::DomainId;
-use crate::map::{MapError, PartitionMap};
+use crate::map::{MapError, Partition, PartitionMap};
 use crate::partitioner::{HashSlots, Scheme};
 use crate::placement::{self, Method, PlacementError};
 use crate::topology::{Node, Topology, TopologyError};
@@ -128,6 +128,26 @@ impl Layout {
         let nodes: Vec<NodeId> = topology.nodes().iter().map(|node| node.id).collect();
         let meta = nodes.iter().copied().take(copies.min(META_COPIES_MAX)).collect();
         Ok(Self { nodes, meta, groups, first })
+    }
+
+    /// What must be the same at every node and every start, as a line: what a reader may compare, and a digest of all of it.
+    #[must_use]
+    pub fn founding(&self) -> String {
+        let copies = self.groups.iter().map(|(_, nodes)| nodes.len()).max().unwrap_or(0);
+        let (partitions, groups, nodes) = (self.first.partitions().count(), self.groups.len(), self.nodes.len());
+        let scheme = if matches!(self.first.scheme(), Scheme::KeyOrder(_)) { "key order" } else { "hash" };
+        let digest = self.digest();
+        format!(
+            "{partitions} partitions by {scheme}, {groups} groups, {copies} replicas each, {nodes} nodes; {digest:016x}"
+        )
+    }
+
+    /// A digest of what must be the same at every node and every start.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let partitions: Vec<&Partition> = self.first.partitions().collect();
+        let whole = (&self.nodes, &self.meta, &self.groups, self.first.scheme(), partitions);
+        xxhash_rust::xxh3::xxh3_64(&postcard::to_stdvec(&whole).expect("it encodes into memory"))
     }
 
     /// All nodes, ascending.

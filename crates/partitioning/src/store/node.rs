@@ -1,6 +1,9 @@
 //! A node of a partitioned store: its replicas of all its groups in one container, over one log and one listener.
 
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +31,11 @@ pub struct StoreNode {
 }
 
 impl StoreNode {
-    /// Opens a node. `layout` must be the same at all nodes of the store and at every start; `config` names the other nodes of it and
-    /// where they listen. Blocks until its log is recovered.
+    /// Opens a node. `layout` must be the same at all nodes of the store, or they refuse each other, and at every start; `config`
+    /// names the other nodes of it and where they listen. Blocks until its log is recovered.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing is left running and nothing was overwritten.
+    /// [`OpenError`], also for a folder that was founded with another layout; nothing is left running and nothing was overwritten.
     pub fn open(mut config: NodeConfig, layout: &Layout, settings: Settings) -> Result<Self, OpenError> {
         let wrong = |what: String| OpenError::Configuration { what };
         let id = config.id;
@@ -68,6 +71,10 @@ impl StoreNode {
         let cache = Arc::new(MapCache::new());
         let front = Arc::new(Front::new(client.clone(), Arc::clone(&cache), Some(layout.meta().to_vec())));
         config.gateway = Some(front.at());
+        config.founding = layout.digest();
+        if let Some(dir) = &config.dir {
+            founded_alike(dir, &layout.founding()).map_err(wrong)?;
+        }
         config.group = STORE_GROUP;
         config.promise.get_or_insert(super::guarantees);
         // A disk that is slower than this makes followers doubt their leader.
@@ -115,5 +122,29 @@ impl StoreNode {
     /// Shuts down cleanly: requests under way are answered, the log is flushed. Blocks until that is done.
     pub fn shutdown(self) {
         self.node.shutdown();
+    }
+}
+
+/// A folder stays with what it was founded with first.
+fn founded_alike(dir: &Path, founding: &str) -> Result<(), String> {
+    let path = dir.join("founding");
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    match fs::read_to_string(&path) {
+        Ok(found) if found.trim_end() == founding => Ok(()),
+        Ok(found) => Err(format!("{} was founded with {}, not with {founding}", dir.display(), found.trim_end())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir).map_err(failed)?;
+            // Under its name once it is whole, and there before anything is written to the log.
+            let new = dir.join("founding.new");
+            let write = || {
+                let mut file = File::create(&new)?;
+                file.write_all(format!("{founding}\n").as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&new, &path)?;
+                File::open(dir)?.sync_all()
+            };
+            write().map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
     }
 }

@@ -187,6 +187,16 @@ fn a_store_goes_on_without_one_of_its_nodes_and_takes_it_back() {
             assert_eq!(store.read(ReadRequest::new(key(n))).await.unwrap().values, [(n + 1).to_string()]);
         }
         drop(cluster);
+        // Every node would compute another first map from these.
+        for other in
+            [founding(5, 7), founding(4, 6), founding(5, 6).copies(2), founding(5, 6).scheme(Scheme::KEY_ORDER)]
+        {
+            let error = StoreCluster::open_with(&other, Default::default(), Some(&dir)).unwrap_err().to_string();
+            assert!(error.contains("was founded with 6 partitions by hash") && !error.contains('\n'), "{error}");
+        }
+        let cluster = StoreCluster::open_with(&founding(5, 6), Default::default(), Some(&dir)).unwrap();
+        assert_eq!(all(&client(&cluster).await, 50).await.len(), 60);
+        drop(cluster);
         std::fs::remove_dir_all(dir).unwrap();
     });
 }

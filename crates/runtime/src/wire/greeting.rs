@@ -17,7 +17,7 @@ pub const PROTOCOL_VERSION_MIN: u16 = 1;
 pub(crate) const GREETING_BYTES_MAX: usize = 64 << 10;
 
 const MAGIC: &[u8; 8] = b"replikit";
-const HELLO_BYTES: usize = 25;
+const HELLO_BYTES: usize = 33;
 
 /// What the side that dials is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,18 @@ pub(crate) struct Hello {
     pub(crate) version_max: u16,
     pub(crate) cluster: ClusterId,
     pub(crate) role: PartyRole,
+    /// What a peer was founded with, in short; a client does not know.
+    pub(crate) founding: u64,
 }
 
 impl Hello {
     pub(crate) const fn new(cluster: ClusterId, role: PartyRole) -> Self {
-        Self { version_min: PROTOCOL_VERSION_MIN, version_max: PROTOCOL_VERSION, cluster, role }
+        Self { version_min: PROTOCOL_VERSION_MIN, version_max: PROTOCOL_VERSION, cluster, role, founding: 0 }
+    }
+
+    pub(crate) const fn founded(mut self, founding: u64) -> Self {
+        self.founding = founding;
+        self
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -54,6 +61,7 @@ impl Hello {
         bytes.extend_from_slice(&self.cluster.to_u64().to_le_bytes());
         bytes.push(role);
         bytes.extend_from_slice(&node.to_le_bytes());
+        bytes.extend_from_slice(&self.founding.to_le_bytes());
         bytes
     }
 
@@ -75,7 +83,8 @@ impl Hello {
             _ => return Err(FrameError::Malformed { what: "greeting of an unknown role" }),
         };
         let cluster = ClusterId::from_u64(cluster);
-        Ok(Self { version_min: short(8), version_max: short(10), cluster, role })
+        let founding = u64::from_le_bytes(body[25..].try_into().expect("eight bytes"));
+        Ok(Self { version_min: short(8), version_max: short(10), cluster, role, founding })
     }
 }
 

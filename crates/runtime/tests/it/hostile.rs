@@ -12,13 +12,19 @@ use crate::{TEST_TIME_MAX, bounded, cluster};
 
 /// The greeting, byte by byte: it is the same in every version.
 fn hello(versions: (u16, u16), cluster: &str, role: u8, node: u32) -> Vec<u8> {
-    let mut bytes = vec![26, 0, 0, 0, 1];
+    hello_of(versions, cluster, role, node, 0)
+}
+
+/// The same of a node that was founded with something.
+fn hello_of(versions: (u16, u16), cluster: &str, role: u8, node: u32, founding: u64) -> Vec<u8> {
+    let mut bytes = vec![34, 0, 0, 0, 1];
     bytes.extend_from_slice(b"replikit");
     bytes.extend_from_slice(&versions.0.to_le_bytes());
     bytes.extend_from_slice(&versions.1.to_le_bytes());
     bytes.extend_from_slice(&ClusterId::from_name(cluster).to_u64().to_le_bytes());
     bytes.push(role);
     bytes.extend_from_slice(&node.to_le_bytes());
+    bytes.extend_from_slice(&founding.to_le_bytes());
     bytes
 }
 
@@ -62,6 +68,7 @@ fn greetings_that_do_not_fit_are_refused_with_a_reason_in_one_line() {
             (hello((0, 0), "test", CLIENT, 0), "no common protocol version"),
             (hello((1, 1), "test", PEER, 1), "node 1 is this node itself"),
             (hello((1, 1), "test", PEER, 9), "node 9 is not a member"),
+            (hello_of((1, 1), "test", PEER, 2, 7), "node 2 was founded with other options than node 1"),
         ] {
             let before = nodes[0].handle().counters().handshakes_refused;
             let mut stream = connect(&nodes[0]);

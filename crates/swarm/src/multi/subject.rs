@@ -542,6 +542,10 @@ impl Subject<MultiLeader> for MultiSubject {
                 }
                 if self.bounded { answered.map(drop) } else { Ok(()) }
             }
+            Outcome::Rejected(Rejection::CatchingUp) => {
+                self.crowd.turned_away(open.client);
+                Ok(())
+            }
             Outcome::Rejected(Rejection::LostWrites { .. }) => {
                 self.probes.hit(Probe::SessionReadRefused);
                 self.crowd.forget(open.client);

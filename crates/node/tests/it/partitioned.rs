@@ -1,0 +1,72 @@
+//! A partitioned cluster of real processes.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::program::*;
+
+const NODES: u32 = 4;
+const SHAPE: [&str; 4] = ["--partitions", "6", "--scheme", "range"];
+
+fn client(at: &str, args: &[&str]) -> String {
+    let mut all = args.to_vec();
+    all.extend(["--at", at, "--cluster", "test", "--timeout-ms", "30000"]);
+    let output = run(&all);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn keys_are_found_through_any_node_and_a_router_also_after_a_crash_a_split_and_a_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(5);
+    let start = |id| Node::start_with(id, ports, NODES, dir.path(), &SHAPE);
+    let mut nodes: Vec<Option<Node>> = (1..=NODES).map(|id| Some(start(id))).collect();
+    let address = |n: u32| format!("127.0.0.1:{}", u32::from(ports) + n - 1);
+    let at = (1..=NODES).map(address).collect::<Vec<_>>().join(",");
+
+    let mut router = replikit()
+        .args(["router", "--cluster", "test", "--listen", &address(5), "--peers", &at])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(router.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("listening on"));
+
+    for (n, key) in ["1", "apple", "kiwi", "plum", "zucchini"].iter().enumerate() {
+        assert!(client(&address(n as u32 + 1), &["put", key, "x"]).starts_with("ok: entry"));
+    }
+    assert_eq!(client(&address(5), &["add", "count", "5"]), "5\n");
+    let all = "1\tx\napple\tx\ncount\t5\nkiwi\tx\nplum\tx\nzucchini\tx\n";
+    assert_eq!(client(&at, &["scan"]), all);
+    let status = client(&at, &["status"]);
+    assert!(status.contains("6 partitions in all"), "{status}");
+
+    nodes[1].take().unwrap().kill();
+    assert_eq!(client(&address(5), &["add", "count", "1"]), "6\n");
+    assert_eq!(client(&address(1), &["get", "plum"]), "x\n");
+    nodes[1] = Some(start(2));
+
+    assert!(client(&at, &["split", "lemon"]).starts_with("ok: partition 7 begins at lemon.."));
+    let listed = client(&at, &["partitions"]);
+    assert!(listed.contains("7 partitions at epoch 2"), "{listed}");
+    let drained = client(&at, &["drain", "4"]);
+    assert!(drained.contains("node 4 holds no partition any more"), "{drained}");
+    assert!(client(&at, &["balance", "--dry-run"]).contains("worst node over its part"));
+    nodes[3].take().unwrap().kill();
+    assert_eq!(client(&address(1), &["scan"]), all.replace("count\t5", "count\t6"));
+
+    router.kill().unwrap();
+    router.wait().unwrap();
+}
+
+#[test]
+fn wrong_shapes_are_refused_in_one_line() {
+    refused(&["cluster", "--scheme", "range"], &["--partitions"]);
+    refused(&["cluster", "--partitions", "4", "--strategy", "leaderless"], &["single leader"]);
+    refused(&["cluster", "--partitions", "4", "--copies", "5"], &["5 copies", "3"]);
+    refused(&["cluster", "--partitions", "4", "--groups", "2"], &["at least as many groups"]);
+    refused(&["router", "--listen", "127.0.0.1:1"], &["--peers"]);
+    refused(&["partitions", "--at", "127.0.0.1:1"], &["127.0.0.1:1"]);
+}
