@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId};
 use replikit_partitioning::store::{StoreClient, StoreClientConfig};
-use replikit_partitioning::{DomainId, Load, Partition, PartitionId, PartitionMap, Standing, Topology, balance};
+use replikit_partitioning::{
+    DomainId, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology, balance,
+};
 
 use crate::args::{self, Reach};
 use crate::{CommandResult, say};
@@ -69,15 +71,27 @@ fn listed(nodes: &[NodeId]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A bound as one word: text where it is some, otherwise hexadecimal.
-fn bound(bytes: &[u8]) -> String {
+/// Bytes as one word: text where it is some, otherwise hexadecimal.
+fn word(bytes: &[u8]) -> String {
     let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic());
     if is_text { String::from_utf8_lossy(bytes).into_owned() } else { format!("0x{}", crate::conflicts::hex(bytes)) }
 }
 
-fn span(partition: &Partition) -> String {
-    let start = if partition.span.start.is_empty() { "-".to_owned() } else { bound(&partition.span.start) };
-    let end = partition.span.end.as_deref().map_or_else(|| "-".to_owned(), bound);
+/// A bound as one word: where keys are hashed, it begins with a slot.
+fn bound(scheme: &Scheme, bytes: &[u8]) -> String {
+    match (scheme, bytes) {
+        (Scheme::HashSlots(_) | Scheme::HashThenRange(_), [high, low, rest @ ..]) => {
+            let slot = u16::from_be_bytes([*high, *low]);
+            if rest.is_empty() { format!("slot:{slot}") } else { format!("slot:{slot}/{}", word(rest)) }
+        }
+        _ => word(bytes),
+    }
+}
+
+fn span(scheme: &Scheme, partition: &Partition) -> String {
+    let shown = |bytes: &[u8]| bound(scheme, bytes);
+    let start = if partition.span.start.is_empty() { "-".to_owned() } else { shown(&partition.span.start) };
+    let end = partition.span.end.as_deref().map_or_else(|| "-".to_owned(), shown);
     format!("{start}..{end}")
 }
 
@@ -101,7 +115,7 @@ pub(crate) fn list(args: args::Partitions) -> CommandResult {
             say(format_args!(
                 "{:>9}  {:<22} {:>6}  {:<10} {:>6} {:>10} {:>12}  {state}",
                 partition.id,
-                span(partition),
+                span(map.scheme(), partition),
                 partition.group,
                 listed(&partition.replicas),
                 leaders.get(&partition.group).map_or_else(|| "-".to_owned(), ToString::to_string),
@@ -118,7 +132,12 @@ pub(crate) fn split(args: args::Split) -> CommandResult {
     connected(&args.reach, async |client| {
         let (map, right) = client.split(args.key.as_bytes()).await?;
         let right = map.partition(right).ok_or("the partition was merged away at once")?;
-        say(format_args!("ok: partition {} begins at {} now, at epoch {}", right.id, span(right), map.epoch()));
+        say(format_args!(
+            "ok: partition {} begins at {} now, at epoch {}",
+            right.id,
+            span(map.scheme(), right),
+            map.epoch()
+        ));
         Ok(())
     })
 }
@@ -267,7 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_shown_as_text_or_as_hexadecimal() {
-        assert_eq!((bound(b"user1"), bound(&[4, 0])), ("user1".to_owned(), "0x0400".to_owned()));
+    fn bounds_are_shown_as_slots_as_text_or_as_hexadecimal() {
+        let (ordered, hashed) = (Scheme::KEY_ORDER, Scheme::hash_slots(0));
+        assert_eq!((bound(&ordered, b"user1"), bound(&ordered, &[4, 0])), ("user1".to_owned(), "0x0400".to_owned()));
+        assert_eq!(bound(&hashed, &[4, 0]), "slot:1024");
+        assert_eq!(bound(&hashed, b"\x3c$user1\0"), "slot:15396/0x757365723100");
     }
 }
