@@ -533,8 +533,12 @@ impl Leaderless {
         self.state.collect(&stable, &ended, self.durable);
     }
 
-    /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be.
+    /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be. None
+    /// where owners change: who comes back, or a hint that waits for somebody, may have an old copy of a key.
     fn ended(&mut self, mine: &Report) -> Vec<OriginId> {
+        if self.config.epochs.changes() {
+            return Vec::new();
+        }
         let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
         let reports: Option<Vec<&Report>> = self.owners.others().map(report).collect();
         let same = |report: &&Report| report.lives == mine.lives && report.epoch == mine.epoch;
@@ -553,7 +557,7 @@ impl Leaderless {
             let over = Origin::of(*origin).is_some_and(|writer| {
                 (self.owners.index(writer.node).is_some())
                     && current(writer.node).is_some_and(|current| current > writer.incarnation.0)
-            }) || self.is_gone(*origin);
+            });
             over && reports.iter().all(|report| report.held.base(*origin) == *base)
         });
         ended.map(|(origin, _)| origin).collect()

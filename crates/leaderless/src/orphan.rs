@@ -86,7 +86,7 @@ impl Leaderless {
     }
 
     /// Those that every other owner has confirmed, and as what.
-    fn told_orphans(&self) -> BTreeMap<Bytes, u64> {
+    pub(crate) fn told_orphans(&self) -> BTreeMap<Bytes, u64> {
         let others: Vec<u32> = self.owners.others().filter_map(|node| self.owners.index(node)).collect();
         let is_told = |orphan: &Orphan| others.iter().all(|index| orphan.confirmed.contains(*index));
         let told = self.orphans.keys.iter().filter(|(_, orphan)| is_told(orphan));

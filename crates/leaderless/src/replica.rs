@@ -331,11 +331,12 @@ impl Leaderless {
         self.state.seen(key)
     }
 
-    /// Keys that stay unsettled until they are written to: with more than one value, or with a write that was repaired from
-    /// copies after its log was lost.
+    /// Keys that are unsettled although there is nothing to do: with more than one value until one is written over them, or
+    /// having seen a write whose log was lost, which every owner knows.
     #[must_use]
     pub fn lasting(&self) -> usize {
-        self.state.lasting()
+        let told = self.told_orphans();
+        self.state.lasting(|key, digest| told.get(key) == Some(&digest))
     }
 
     /// The epochs that it counts in, and the one that is to come.

@@ -86,14 +86,18 @@ impl State {
         self.unsettled.len()
     }
 
-    /// Keys that only a write will settle: with more than one version that nothing else decides between, or with a live write
-    /// that the logs will not bring.
-    pub(crate) fn lasting(&self) -> usize {
+    /// Keys with something to decide, or to remember, and with nothing to do: with more than one version that only a write
+    /// decides between, or having seen what no log has brought, which is told everywhere.
+    pub(crate) fn lasting(&self, is_told: impl Fn(&[u8], u64) -> bool) -> usize {
         let mut keys = 0;
         self.map.for_each_from(Bound::Unbounded, |key, slot| {
-            let many = matches!(&slot.content, Content::Versions(versions) if versions.as_slice().len() > 1);
-            let mut lasts = many && !self.keyspaces.of(key).is_lww();
-            slot.content.visit(&mut |dot| lasts |= !self.base.contains(dot));
+            let lasts = match orphan_digest(&slot.content, &self.base) {
+                Some(digest) => is_told(key, digest),
+                None => match &slot.content {
+                    Content::Versions(versions) => versions.as_slice().len() > 1 && !self.keyspaces.of(key).is_lww(),
+                    Content::Merging(_) => false,
+                },
+            };
             keys += usize::from(lasts);
             ControlFlow::Continue(())
         });

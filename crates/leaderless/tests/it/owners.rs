@@ -187,6 +187,55 @@ fn what_was_made_again_under_its_old_name_is_read_from_everybody() {
     group.assert_agreed();
 }
 
+/// Seed 1183 of the simulator: each owner forgot on its own what a key had seen of a log that is gone, and an older copy of the
+/// key came with another owner that had been evicted.
+#[test]
+fn what_was_overwritten_stays_so_when_another_evicted_owner_brings_it_again() {
+    let siblings = Keyspaces::all(Keyspace::new(ConflictPolicy::Siblings));
+    let mut group = Group::changing(5, 5, move |config| {
+        config.keyspaces = siblings.clone();
+        config.limits.snapshot_log_bytes = 4 << 10;
+        config.limits.retained_bytes_max = 4 << 10;
+        config.limits.cache_bytes_max = 4 << 10;
+    });
+    group.run(SECOND);
+    let others = [1, 2, 5];
+    others.iter().for_each(|node| group.kill(NodeId(*node)));
+    for (node, value) in [(3, "of three"), (4, "of four")] {
+        group.ask(node, &put("k", value).at(WriteLevel::LeaderDisk));
+    }
+    group.run(SECOND);
+    assert_eq!(group.values(4, "k", ReadLevel::Local), ["of three", "of four"]);
+    for node in [3, 4] {
+        group.isolate(NodeId(node), true);
+        group.tell_links(NodeId(node), Link::Down);
+    }
+    others.iter().for_each(|node| group.start(NodeId(*node)));
+    group.announce_to(others, others);
+    group.run(SECOND * 3);
+    assert!(group.values(1, "k", QUORUM).is_empty());
+    group.announce_to(others, [1, 2, 3, 5]);
+    group.isolate(NodeId(3), false);
+    group.tell_links(NodeId(3), Link::Up);
+    group.run(SECOND * 5);
+    let (found, _) = group.read(2, "k", QUORUM);
+    assert_eq!(found.values.len(), 2);
+    group.write(2, put("k", "one for both").over(found.context.expect("values have one")).at(WriteLevel::Quorum));
+    for nth in 0..20 {
+        group.write(2, put(&format!("filler{nth}"), &"v".repeat(1000)));
+        group.run(SECOND);
+    }
+    group.announce_to(others, 1..=5);
+    group.isolate(NodeId(4), false);
+    group.tell_links(NodeId(4), Link::Up);
+    group.run(SECOND * 10);
+    assert!(group.is_owned_by(&[1, 2, 3, 4, 5]));
+    for node in 1..=5 {
+        assert_eq!(group.values(node, "k", ReadLevel::Local), ["one for both"], "node {node}");
+    }
+    group.assert_agreed();
+}
+
 /// Seed 197 of the simulator: a read waited for a write that its node had not heard of, the node dropped its state, and once
 /// that write was there the read was answered without another one that had been there before.
 #[test]
