@@ -179,6 +179,48 @@ fn a_handoff_is_decided_once_and_nothing_else_touches_its_partition() {
 }
 
 #[test]
+fn a_partition_is_not_handed_off_again_before_both_sides_have_cleaned() {
+    let map = key_map(&["m"]);
+    let plan = |partition, target, on: &[u32]| Change::PlanHandoff {
+        partition: PartitionId(partition),
+        target: GroupId(target),
+        replicas: nodes(on),
+    };
+    let (map, _) = map.changed(&plan(1, 9, &[7, 8])).expect("nothing is under way");
+    let id = HandoffId(2);
+    let (decided, _) = map.changed(&Change::CommitHandoff(id)).expect("it is open");
+    // The source may still have what it had: back there, it would come to light again, or be dropped late.
+    let back = plan(1, 1, &[1, 2, 3]);
+    assert_eq!(decided.delta(&back), Err(Refused::NotForgotten(id)));
+    let split = Change::Split { partition: PartitionId(1), at: "c".into() };
+    let (halves, _) = decided.changed(&split).expect("the handoff is decided");
+    assert_eq!(halves.delta(&plan(3, 2, &[1, 2, 3])), Err(Refused::NotForgotten(id)), "a half of it as well");
+    let (aborted, _) = map.changed(&Change::AbortHandoff(id)).expect("it is open");
+    assert_eq!(
+        aborted.delta(&plan(1, 9, &[7, 8])),
+        Err(Refused::NotForgotten(id)),
+        "the target may still have the copy"
+    );
+    let (forgotten, _) = decided.changed(&Change::ForgetHandoff(id)).expect("it is decided");
+    assert!(forgotten.delta(&back).is_ok());
+}
+
+#[test]
+fn a_source_that_has_no_partition_left_is_found_until_it_has_cleaned() {
+    let map = key_map(&["m"]);
+    let (map, _) = map.changed(&Change::Place { group: GroupId(1), replicas: nodes(&[4, 5]) }).expect("it is there");
+    let plan = Change::PlanHandoff { partition: PartitionId(1), target: GroupId(2), replicas: nodes(&[1, 2, 3]) };
+    let (map, planned) = map.changed(&plan).expect("nothing is under way");
+    let id = planned.handoffs[0].id;
+    let (map, _) = map.changed(&Change::CommitHandoff(id)).expect("it is open");
+    assert_eq!(map.of_group(GroupId(1)).count(), 0);
+    let bytes = postcard::to_allocvec(&map).expect("it can be encoded");
+    let read: PartitionMap = postcard::from_bytes(&bytes).expect("it was written here");
+    let handoff = read.handoff(id).expect("nobody has forgotten it");
+    assert_eq!((handoff.source, &handoff.source_replicas), (GroupId(1), &nodes(&[4, 5])));
+}
+
+#[test]
 fn the_encoding_is_frozen() {
     let map = key_map(&["m"]);
     let plan = Change::PlanHandoff { partition: PartitionId(2), target: GroupId(9), replicas: nodes(&[7, 300]) };
