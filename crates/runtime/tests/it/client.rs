@@ -132,17 +132,9 @@ fn a_leader_that_falls_silent_is_left_for_the_one_that_the_others_follow() {
         let mut known: Vec<(u32, String)> = vec![(9, mute_address.clone())];
         known.extend(nodes.iter().map(|node| (node.id().0, node.local_address().to_string())));
         let thread = std::thread::spawn(move || {
-            use std::io::{Read, Write};
+            use std::io::Read;
             let (mut stream, _) = mute.accept().unwrap();
-            stream.read_exact(&mut [0; 30]).unwrap();
-            let mut welcome = vec![1, 9, 1, 9, 3];
-            for (id, address) in known {
-                welcome.extend_from_slice(&[id as u8, address.len() as u8]);
-                welcome.extend_from_slice(address.as_bytes());
-            }
-            stream.write_all(&(welcome.len() as u32 + 1).to_le_bytes()).unwrap();
-            stream.write_all(&[2]).unwrap();
-            stream.write_all(&welcome).unwrap();
+            crate::welcome(&stream, true, &known);
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest);
             rest.len()

@@ -280,7 +280,7 @@ fn a_write_that_may_have_been_carried_out_is_not_sent_to_another_node() {
 
 #[test]
 fn a_write_whose_connection_ends_is_not_sent_again() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     bounded(async {
         for target in [ClientTarget::Home, ClientTarget::Leader] {
             let (nodes, addresses) = cluster(1);
@@ -290,15 +290,7 @@ fn a_write_whose_connection_ends_is_not_sent_again() {
             let known = [(9, short_address.clone()), (1, addresses[0].clone())];
             let thread = std::thread::spawn(move || {
                 let (mut stream, _) = short.accept().unwrap();
-                stream.read_exact(&mut [0; 30]).unwrap();
-                let mut welcome = vec![1, 9, 0, 2];
-                for (id, address) in known {
-                    welcome.extend_from_slice(&[id, address.len() as u8]);
-                    welcome.extend_from_slice(address.as_bytes());
-                }
-                stream.write_all(&(welcome.len() as u32 + 1).to_le_bytes()).unwrap();
-                stream.write_all(&[2]).unwrap();
-                stream.write_all(&welcome).unwrap();
+                crate::welcome(&stream, false, &known);
                 stream.read(&mut [0; 1000]).unwrap()
             });
             let client = Client::connect(begin_at(&[short_address], 0).writes(target)).await.unwrap();

@@ -8,7 +8,7 @@ use replikit_core::keyspace::Keyspace;
 use replikit_core::{ClusterId, Store, WriteRequest};
 use replikit_runtime::{Client, ClientConfig, ConnectError, KvClient, Node};
 
-use crate::{TEST_TIME_MAX, bounded, cluster};
+use crate::{TEST_TIME_MAX, bounded, cluster, frame};
 
 /// The greeting, byte by byte: it is the same in every version.
 fn hello(versions: (u16, u16), cluster: &str, role: u8, node: u32) -> Vec<u8> {
@@ -43,15 +43,6 @@ fn until_closed(mut stream: TcpStream) -> Vec<u8> {
     // A reset says the same as an end: the node did not read what was sent behind the garbage.
     let _ = stream.read_to_end(&mut answer);
     answer
-}
-
-fn frame(mut stream: &TcpStream) -> (u8, Vec<u8>) {
-    let mut header = [0; 5];
-    stream.read_exact(&mut header).unwrap();
-    let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
-    let mut body = vec![0; length - 1];
-    stream.read_exact(&mut body).unwrap();
-    (header[4], body)
 }
 
 async fn still_serves(client: &Client) {

@@ -12,7 +12,8 @@ mod node;
 mod primary;
 
 use std::future::Future;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use replikit_core::NodeId;
@@ -34,6 +35,30 @@ fn bounded<T>(test: impl Future<Output = T>) -> T {
 fn free_addresses(count: u32) -> Vec<(NodeId, String)> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     (1..).map(NodeId).zip(listeners.iter().map(|l| l.local_addr().unwrap().to_string())).collect()
+}
+
+/// The next frame of a connection: its kind, and its body.
+fn frame(mut stream: &TcpStream) -> (u8, Vec<u8>) {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).unwrap();
+    let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
+    let mut body = vec![0; length - 1];
+    stream.read_exact(&mut body).unwrap();
+    (header[4], body)
+}
+
+/// Takes the whole greeting of a client and welcomes it as node 9, which knows these nodes and claims to lead, or that nobody does.
+fn welcome(mut stream: &TcpStream, leads: bool, known: &[(u32, String)]) {
+    frame(stream);
+    let mut body = if leads { vec![1, 9, 1, 9] } else { vec![1, 9, 0] };
+    body.push(known.len() as u8);
+    for (id, address) in known {
+        body.extend_from_slice(&[*id as u8, address.len() as u8]);
+        body.extend_from_slice(address.as_bytes());
+    }
+    stream.write_all(&(body.len() as u32 + 1).to_le_bytes()).unwrap();
+    stream.write_all(&[2]).unwrap();
+    stream.write_all(&body).unwrap();
 }
 
 fn config(nodes: &[(NodeId, String)], id: NodeId) -> NodeConfig {
