@@ -516,7 +516,8 @@ pub enum Event {
         writes: u64,
         /// Writes that some member had all the same.
         known: u64,
-        /// Writes of others that this node had held and that no member had: they come back with their own nodes, or not.
+        /// Writes that were not made again: of others, which this node had held and no member had, and which come back with their own
+        /// nodes, or not; and such as have lost to a newer one meanwhile, which the audit has.
         dropped: u64,
     },
     /// The storage failed; this replica acknowledges nothing any more.

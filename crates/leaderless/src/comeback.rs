@@ -10,7 +10,8 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 use replikit_core::dotted::{Peer, first_number};
-use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection, VersionVector};
+use replikit_core::policy::{Cause, Overwritten, Version};
+use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection};
 
 use crate::consensus::Consensus;
 use crate::content::{Content, KeyCopy, Stored};
@@ -35,6 +36,16 @@ impl Stash {
     pub(crate) fn take_first(&mut self) -> Option<(Bytes, KeyCopy)> {
         self.0.pop_first()
     }
+}
+
+/// What became of a key that was put away.
+enum Again {
+    /// Others did not have it.
+    Made,
+    /// Others have it, or there is nothing of it.
+    Known,
+    /// What others wrote since has won over it; it is in the audit.
+    Lost,
 }
 
 impl Leaderless {
@@ -116,50 +127,71 @@ impl Leaderless {
             return;
         }
         let Ok(origin) = self.serves() else { return };
-        let (mut writes, mut known) = (0, 0);
+        let (mut writes, mut known, mut dropped) = (0, 0, 0);
         for _ in 0..KEYS_MAX {
             let Some((key, copy)) = self.stash.take_first() else { break };
-            if self.make_again(now, origin, key, copy) {
-                writes += 1;
-            } else {
-                known += 1;
+            match self.make_again(now, origin, key, copy) {
+                Again::Made => writes += 1,
+                Again::Known => known += 1,
+                Again::Lost => dropped += 1,
             }
         }
-        self.event(Event::Resubmitted { writes, known, dropped: 0 });
+        self.event(Event::Resubmitted { writes, known, dropped });
         if self.stash.0.is_empty() {
             // It is not looked at again after a restart.
             self.take_snapshot();
         }
     }
 
-    /// Returns whether there was anything that others do not have.
-    fn make_again(&mut self, now: Now, origin: OriginId, key: Bytes, copy: KeyCopy) -> bool {
+    fn make_again(&mut self, now: Now, origin: OriginId, key: Bytes, copy: KeyCopy) -> Again {
         let keyspace = self.config.keyspaces.of(&key);
         let lww = keyspace.is_lww();
-        let Some((content, _)) = copy.clone().check(keyspace) else { return false };
-        let seen: VersionVector = self.state.seen(&key);
-        let is_bare = self.state.versions(&key).is_none_or(|versions| versions.as_slice().is_empty());
-        if let (Content::Versions(versions), true, true) = (&content, lww, is_bare) {
-            // A delete of it may have been forgotten since, for every owner had it: the write is made again as a new one.
-            let newest = versions.as_slice().iter().max_by_key(|sibling| sibling.version.stamp);
-            let newest = newest.filter(|sibling| !seen.contains(sibling.dot()));
-            let Some(value) = newest.and_then(|sibling| sibling.version.value.clone()) else { return false };
-            self.begin_batch_for(now, origin, &key);
-            let stamp = self.next_stamp(origin);
-            let beyond = self.state.versions(&key).and_then(|versions| versions.above()).cloned();
-            self.write_record(stamp, &Record { key: &key, change: Change::Put(&value), keeps: Vec::new(), beyond });
-            self.writing.push_unasked(stamp.dot.sequence);
-            self.end_record();
-            return true;
+        let Some((content, _)) = copy.clone().check(keyspace) else { return Again::Known };
+        if let (Content::Versions(versions), true) = (&content, lww) {
+            let newest = versions.as_slice().iter().map(|sibling| &sibling.version).max_by_key(|version| version.stamp);
+            return newest.map_or(Again::Known, |newest| self.make_last_again(now, origin, &key, newest));
         }
         // Beside others it stands as what it was.
         self.close_batch();
         let copy = KeyCopy { base: copy.base, stored: Stored::for_others(&content) };
         let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
-        let is_new = self.state.repair(&key, copy, self.last_write.next());
-        if is_new {
-            self.persist_local(&record);
+        if !self.state.repair(&key, copy, self.last_write.next()) {
+            return Again::Known;
         }
-        is_new
+        self.persist_local(&record);
+        Again::Made
+    }
+
+    /// Where the last write wins, it is made again as a new one if it would win: under its old name it could come to an owner that
+    /// has forgotten a newer delete, for every owner had that.
+    fn make_last_again(&mut self, now: Now, origin: OriginId, key: &Bytes, newest: &Version) -> Again {
+        if self.state.seen(key).contains(newest.stamp.dot) {
+            return Again::Known;
+        }
+        let versions = self.state.versions(key);
+        let winner =
+            versions.and_then(|versions| versions.as_slice().iter().map(|it| &it.version).max_by_key(|it| it.stamp));
+        if let Some(winner) = winner.filter(|winner| winner.stamp > newest.stamp) {
+            let cause = match (&newest.value, &winner.value) {
+                (None, _) => Cause::DeleteLost,
+                (_, None) => Cause::Deleted,
+                (_, Some(_)) => Cause::Newer,
+            };
+            let lost = Overwritten { version: newest.clone(), by: winner.stamp, cause };
+            self.state.audit.add(key, lost);
+            return Again::Lost;
+        }
+        let change = match &newest.value {
+            Some(value) => Change::Put(value),
+            None if winner.is_none() => return Again::Known,
+            None => Change::Delete,
+        };
+        self.begin_batch_for(now, origin, key);
+        let stamp = self.next_stamp(origin);
+        let beyond = self.state.versions(key).and_then(|versions| versions.above()).cloned();
+        self.write_record(stamp, &Record { key, change, keeps: Vec::new(), beyond });
+        self.writing.push_unasked(stamp.dot.sequence);
+        self.end_record();
+        Again::Made
     }
 }

@@ -187,6 +187,39 @@ fn what_was_made_again_under_its_old_name_is_read_from_everybody() {
     group.assert_agreed();
 }
 
+/// Seed 1940 of the simulator: a write that had lost was made again under its old name, and came to owners that had forgotten the
+/// delete which had won over it.
+#[test]
+fn where_the_last_write_wins_what_has_lost_is_told_and_not_made_again() {
+    let mut group = Group::changing(3, 3, |_| {});
+    group.write(1, put("gone", "first"));
+    group.run(SECOND);
+    group.isolate(NodeId(3), true);
+    group.tell_links(NodeId(3), Link::Down);
+    for key in ["k", "gone", "newest"] {
+        group.write(3, put(key, "of three").at(WriteLevel::LeaderDisk));
+    }
+    group.announce_to([1, 2], 1..=2);
+    group.run(SECOND * 3);
+    group.write(1, put("k", "since"));
+    group.announce_to([1, 2], 1..=3);
+    group.run(SECOND);
+    group.isolate(NodeId(3), false);
+    group.tell_links(NodeId(3), Link::Up);
+    group.run(SECOND * 5);
+    let told = |event: &Event| matches!(event, Event::Resubmitted { writes: 2, known: 0, dropped: 1 });
+    assert_eq!(group.told(3, told), 1);
+    assert_eq!(group.replica(3).figures().overwritten, 1, "it is in the audit");
+    group.write(2, WriteRequest::delete("k").at(WriteLevel::Quorum));
+    group.run(SECOND * 5);
+    for node in 1..=3 {
+        assert!(group.values(node, "k", ReadLevel::Local).is_empty(), "node {node}");
+        assert_eq!(group.values(node, "gone", ReadLevel::Local), ["of three"], "it is the last write");
+        assert_eq!(group.replica(node).figures().keys, 2, "nothing is remembered of a delete");
+    }
+    group.assert_agreed();
+}
+
 /// Seed 1183 of the simulator: each owner forgot on its own what a key had seen of a log that is gone, and an older copy of the
 /// key came with another owner that had been evicted.
 #[test]
