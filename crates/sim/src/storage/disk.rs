@@ -80,8 +80,9 @@ pub(super) struct FaultyDisk {
     settings: DiskSettings,
     met: FaultCounts,
     doubt: Doubt,
-    /// The last group has rotted since the log was opened: the one before it is proven by it, and is not the last one.
-    tail_rotted: bool,
+    /// The last group, or a copy of registers, has rotted since the log was opened. The other one of the two is all that is left of
+    /// those registers, and the group before is proven by the last one, so neither may rot as well.
+    second_copy_needed: bool,
     /// Something at rest is damaged: a refusal is in order from now on.
     damaged: bool,
     /// A read was answered wrongly since the opening began.
@@ -107,7 +108,7 @@ impl FaultyDisk {
             settings: if victim { settings.disk.clone() } else { DiskSettings::default() },
             met: FaultCounts::default(),
             doubt: Doubt::None,
-            tail_rotted: false,
+            second_copy_needed: false,
             damaged: false,
             misread: false,
             unreadable: false,
@@ -162,7 +163,7 @@ impl FaultyDisk {
 
     /// What the next successful opening may lack.
     pub(super) const fn take_doubt(&mut self) -> Doubt {
-        self.tail_rotted = false;
+        self.second_copy_needed = false;
         core::mem::replace(&mut self.doubt, Doubt::None)
     }
 
@@ -283,11 +284,11 @@ impl FaultyDisk {
                 own.retain(|at| *at as u64 % nodes == place % nodes);
                 self.pick(&own).is_some_and(|at| self.rot(at))
             }
-            Fault::TailRot if self.tail_rotted => false,
+            Fault::TailRot | Fault::RegisterRot if self.second_copy_needed => false,
             Fault::TailRot => {
                 self.doubts(Doubt::Tail);
-                self.tail_rotted = self.groups().last().is_some_and(|at| self.rot(*at));
-                self.tail_rotted
+                self.second_copy_needed = self.groups().last().is_some_and(|at| self.rot(*at));
+                self.second_copy_needed
             }
             Fault::TailLost => match self.groups().last().copied() {
                 Some(at) => {
@@ -309,7 +310,10 @@ impl FaultyDisk {
                 }
                 None => false,
             },
-            Fault::RegisterRot => self.rot_register(),
+            Fault::RegisterRot => {
+                self.second_copy_needed = self.rot_register();
+                self.second_copy_needed
+            }
             Fault::SnapshotRot => {
                 let snapshots = self.files(&["snap-"]);
                 let picked = (!snapshots.is_empty()).then(|| snapshots[self.rng.usize(0..snapshots.len())].clone());
@@ -596,5 +600,34 @@ mod tests {
         };
         assert_eq!(stands(2), (true, false, Doubt::Tail), "the first group is proven by the second");
         assert_eq!(stands(1), (false, false, Doubt::Tail), "it was opened: what it cut is gone");
+    }
+
+    /// Seed 99909 of all scenarios: the last group rotted, the log crashed while it was opened, and the copy of the group's registers
+    /// rotted as well.
+    #[test]
+    fn registers_keep_one_of_their_two_copies_until_the_log_has_been_opened() {
+        for seed in 0..50 {
+            let mut settings = Settings::calm(3).storage;
+            settings.disk = DiskSettings {
+                victims: vec![NodeId(1)],
+                kinds: vec![Fault::TailRot, Fault::RegisterRot],
+                at_rest_per_mille: 1000,
+                under_way_per_10k: 0,
+            };
+            let mut disk = FaultyDisk::new(NodeId(1), &settings, seed);
+            let (file, name) = (FileId(1), FileName::new("seg-1"));
+            disk.execute(DiskOp::Create { file, name: name.clone() }).expect("there is room");
+            let mut group = [1; 8192];
+            group[4..8].copy_from_slice(b"RF\0\x01");
+            group[4100..4104].copy_from_slice(b"RF\0\x03");
+            let buffers = vec![Bytes::copy_from_slice(&group)];
+            disk.execute(DiskOp::Write { file, offset: FRAMES_START, buffers }).expect("there is room");
+            disk.execute(DiskOp::Sync { file }).expect("nothing fails");
+            disk.execute(DiskOp::SyncDir).expect("nothing fails");
+            (0..4).for_each(|_| disk.crash(&mut || true));
+            let found = &disk.disk.bytes(&name).expect("it was written")[FRAMES_START as usize..];
+            let stands = |at: usize| found[at..at + 4096] == group[at..at + 4096];
+            assert!(stands(0) != stands(4096), "one of the two has rotted");
+        }
     }
 }
