@@ -14,7 +14,7 @@ use replikit_core::policy::{Cause, Overwritten, Version};
 use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection};
 
 use crate::consensus::Consensus;
-use crate::content::{Content, KeyCopy, Stored};
+use crate::content::{Content, KeyCopy, Stored, Versions};
 use crate::member::Member;
 use crate::record::{Change, Local, Record};
 use crate::replica::{Leaderless, Standing};
@@ -168,17 +168,17 @@ impl Leaderless {
         if self.state.seen(key).contains(newest.stamp.dot) {
             return Again::Known;
         }
-        let versions = self.state.versions(key);
+        let present = self.state.versions(key).map_or(&[][..], Versions::as_slice).iter().map(|it| &it.version);
         let winner =
-            versions.and_then(|versions| versions.as_slice().iter().map(|it| &it.version).max_by_key(|it| it.stamp));
-        if let Some(winner) = winner.filter(|winner| winner.stamp > newest.stamp) {
-            let cause = match (&newest.value, &winner.value) {
+            present.max_by_key(|version| version.stamp).map(|version| (version.stamp, version.value.is_some()));
+        if let Some((by, is_value)) = winner.filter(|(stamp, _)| *stamp > newest.stamp) {
+            let cause = match (&newest.value, is_value) {
                 (None, _) => Cause::DeleteLost,
-                (_, None) => Cause::Deleted,
-                (_, Some(_)) => Cause::Newer,
+                (_, false) => Cause::Deleted,
+                (_, true) => Cause::Newer,
             };
-            let lost = Overwritten { version: newest.clone(), by: winner.stamp, cause };
-            self.state.audit.add(key, lost);
+            // After a crash it is looked at once more.
+            self.state.audit_once(key, Overwritten { version: newest.clone(), by, cause });
             return Again::Lost;
         }
         let change = match &newest.value {
