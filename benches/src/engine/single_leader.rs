@@ -97,16 +97,24 @@ impl SingleLeader {
         self.nodes.statuses(self.clients[0].endpoint()).await
     }
 
-    /// Who leads, as far as the nodes that answer know.
+    /// Who leads, as far as the nodes that answer know. Under load there may be nobody for a moment.
     async fn leading(&self) -> Result<NodeId, BenchError> {
-        let mut statuses = Vec::new();
-        for node in self.nodes.ids().filter(|node| self.nodes.is_up(*node)) {
-            statuses.extend(self.clients[0].endpoint().status(node).await);
+        let begun = Instant::now();
+        loop {
+            let mut statuses = Vec::new();
+            for node in self.nodes.ids().filter(|node| self.nodes.is_up(*node)) {
+                statuses.extend(self.clients[0].endpoint().status(node).await);
+            }
+            // A leader that lost its place without knowing it has an older term.
+            let leading = statuses.iter().filter(|status| status.replica.role == Role::Leader);
+            if let Some(leader) = leading.max_by_key(|status| status.replica.term) {
+                return Ok(leader.node);
+            }
+            if begun.elapsed() > START_MAX {
+                return Err(self.nodes.failed("nobody leads"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // A leader that lost its place without knowing it has an older term.
-        let leading = statuses.iter().filter(|status| status.replica.role == Role::Leader);
-        let leader = leading.max_by_key(|status| status.replica.term);
-        leader.map(|status| status.node).ok_or_else(|| self.nodes.failed("nobody leads"))
     }
 }
 
