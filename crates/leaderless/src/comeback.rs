@@ -10,7 +10,7 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 use replikit_core::dotted::{Peer, first_number};
-use replikit_core::policy::{Cause, Overwritten, Version};
+use replikit_core::policy::{Overwritten, Version, resolve};
 use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection};
 
 use crate::consensus::Consensus;
@@ -44,8 +44,8 @@ enum Again {
     Made,
     /// Others have it, or there is nothing of it.
     Known,
-    /// What others wrote since has won over it; it is in the audit.
-    Lost,
+    /// What others wrote since has won over it: that is for the audit.
+    Lost(Overwritten),
 }
 
 impl Leaderless {
@@ -127,35 +127,35 @@ impl Leaderless {
             return;
         }
         let Ok(origin) = self.serves() else { return };
-        let (mut writes, mut known, mut dropped) = (0, 0, 0);
+        let (mut writes, mut known, mut lost) = (0, 0, Vec::new());
         for _ in 0..KEYS_MAX {
             let Some((key, copy)) = self.stash.take_first() else { break };
-            match self.make_again(now, origin, key, copy) {
+            match self.make_again(now, origin, &key, copy) {
                 Again::Made => writes += 1,
                 Again::Known => known += 1,
-                Again::Lost => dropped += 1,
+                Again::Lost(overwritten) => lost.push((key, overwritten)),
             }
         }
-        self.event(Event::Resubmitted { writes, known, dropped });
+        self.event(Event::Resubmitted { writes, known, dropped: lost.len() as u64 });
+        // After a crash all of it is looked at once more.
+        self.state.audit.add_new(lost);
         if self.stash.0.is_empty() {
             // It is not looked at again after a restart.
             self.take_snapshot();
         }
     }
 
-    fn make_again(&mut self, now: Now, origin: OriginId, key: Bytes, copy: KeyCopy) -> Again {
-        let keyspace = self.config.keyspaces.of(&key);
-        let lww = keyspace.is_lww();
+    fn make_again(&mut self, now: Now, origin: OriginId, key: &Bytes, copy: KeyCopy) -> Again {
+        let keyspace = self.config.keyspaces.of(key);
         let Some((content, _)) = copy.clone().check(keyspace) else { return Again::Known };
-        if let (Content::Versions(versions), true) = (&content, lww) {
-            let newest = versions.as_slice().iter().map(|sibling| &sibling.version).max_by_key(|version| version.stamp);
-            return newest.map_or(Again::Known, |newest| self.make_last_again(now, origin, &key, newest));
+        if let (Content::Versions(versions), true) = (&content, keyspace.is_lww()) {
+            return versions.last().map_or(Again::Known, |last| self.make_last_again(now, origin, key, last));
         }
         // Beside others it stands as what it was.
         self.close_batch();
         let copy = KeyCopy { base: copy.base, stored: Stored::for_others(&content) };
         let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
-        if !self.state.repair(&key, copy, self.last_write.next()) {
+        if !self.state.repair(key, copy, self.last_write.next()) {
             return Again::Known;
         }
         self.persist_local(&record);
@@ -164,28 +164,22 @@ impl Leaderless {
 
     /// Where the last write wins, it is made again as a new one if it would win: under its old name it could come to an owner that
     /// has forgotten a newer delete, for every owner had that.
-    fn make_last_again(&mut self, now: Now, origin: OriginId, key: &Bytes, newest: &Version) -> Again {
-        if self.state.seen(key).contains(newest.stamp.dot) {
+    fn make_last_again(&mut self, now: Now, origin: OriginId, key: &Bytes, last: &Version) -> Again {
+        if self.state.seen(key).contains(last.stamp.dot) {
             return Again::Known;
         }
-        let present = self.state.versions(key).map_or(&[][..], Versions::as_slice).iter().map(|it| &it.version);
-        let winner =
-            present.max_by_key(|version| version.stamp).map(|version| (version.stamp, version.value.is_some()));
-        if let Some((by, is_value)) = winner.filter(|(stamp, _)| *stamp > newest.stamp) {
-            let cause = match (&newest.value, is_value) {
-                (None, _) => Cause::DeleteLost,
-                (_, false) => Cause::Deleted,
-                (_, true) => Cause::Newer,
-            };
-            // After a crash it is looked at once more.
-            self.state.audit_once(key, Overwritten { version: newest.clone(), by, cause });
-            return Again::Lost;
-        }
-        let change = match &newest.value {
-            Some(value) => Change::Put(value),
-            None if winner.is_none() => return Again::Known,
-            None => Change::Delete,
+        let present = self.state.versions(key).and_then(Versions::last).cloned();
+        let change = match (&last.value, &present) {
+            (Some(value), _) => Change::Put(value),
+            (None, Some(_)) => Change::Delete,
+            (None, None) => return Again::Known,
         };
+        let keyspace = self.config.keyspaces.of(key);
+        let both: Vec<Version> = present.into_iter().chain([last.clone()]).collect();
+        let overwritten = resolve(&keyspace.conflicts, keyspace.deletes(), &both).overwritten;
+        if let Some(lost) = overwritten.into_iter().find(|lost| lost.version.stamp == last.stamp) {
+            return Again::Lost(lost);
+        }
         self.begin_batch_for(now, origin, key);
         let stamp = self.next_stamp(origin);
         let beyond = self.state.versions(key).and_then(|versions| versions.above()).cloned();

@@ -171,9 +171,14 @@ impl Versions {
         self.as_slice().iter().map(|sibling| sibling.version.clone()).collect()
     }
 
+    /// The newest one, which may be a delete.
+    pub(crate) fn last(&self) -> Option<&Version> {
+        self.as_slice().iter().map(|sibling| &sibling.version).max_by_key(|version| version.stamp)
+    }
+
     /// The newest stamp, of a delete too.
     pub(crate) fn newest(&self) -> Option<Stamp> {
-        self.as_slice().iter().map(|sibling| sibling.version.stamp).max()
+        self.last().map(|version| version.stamp)
     }
 
     /// What is not shown and was not told to the audit yet; it counts as told from now on.

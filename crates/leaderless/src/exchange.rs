@@ -555,7 +555,7 @@ impl Leaderless {
         held.extend(mine.held.iter().map(|(origin, held)| (origin, held.base())));
         let ended = held.into_iter().filter(|(origin, base)| {
             let over = Origin::of(*origin).is_some_and(|writer| {
-                (self.owners.index(writer.node).is_some())
+                self.owners.index(writer.node).is_some()
                     && current(writer.node).is_some_and(|current| current > writer.incarnation.0)
             });
             over && reports.iter().all(|report| report.held.base(*origin) == *base)

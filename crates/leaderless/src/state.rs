@@ -11,7 +11,7 @@ use std::hash::Hasher;
 use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::keyspace::{Audit, Conflict, Map};
-use replikit_core::policy::{Overwritten, Version};
+use replikit_core::policy::Version;
 use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -214,18 +214,6 @@ impl State {
         }
         self.unsettled.insert(Bytes::copy_from_slice(key));
         true
-    }
-
-    /// Tells the audit of a version that has lost, unless it knows.
-    pub(crate) fn audit_once(&mut self, key: &[u8], lost: Overwritten) {
-        let mut is_known = false;
-        self.audit.entries().for_each_from(Bound::Unbounded, |_, conflict| {
-            is_known = conflict.overwritten.version.stamp == lost.version.stamp;
-            if is_known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if !is_known {
-            self.audit.add(key, lost);
-        }
     }
 
     /// What is known of a key here.
@@ -488,16 +476,7 @@ impl State {
                 self.unsettled.remove(&key);
             }
         }
-        let mut known = BTreeSet::new();
-        self.audit.entries().for_each_from(Bound::Unbounded, |_, conflict| {
-            known.insert(conflict.overwritten.version.stamp.dot);
-            ControlFlow::Continue(())
-        });
-        for conflict in audit {
-            if known.insert(conflict.overwritten.version.stamp.dot) {
-                self.audit.add(&conflict.key, conflict.overwritten);
-            }
-        }
+        self.audit.add_new(audit.into_iter().map(|conflict| (conflict.key, conflict.overwritten)));
     }
 }
 

@@ -493,16 +493,7 @@ impl State {
                 self.digests.insert(origin, digests.get(&origin).copied().unwrap_or(0));
             }
         }
-        let mut known = BTreeSet::new();
-        self.audit.entries().for_each_from(Bound::Unbounded, |_, conflict| {
-            known.insert(conflict.overwritten.version.stamp.dot);
-            ControlFlow::Continue(())
-        });
-        for conflict in audit {
-            if known.insert(conflict.overwritten.version.stamp.dot) {
-                self.audit.add(&conflict.key, conflict.overwritten);
-            }
-        }
+        self.audit.add_new(audit.into_iter().map(|conflict| (conflict.key, conflict.overwritten)));
     }
 }
 

@@ -5,6 +5,11 @@
 //! survive a restart through log and snapshot like the data. Source: what other systems leave out is listed in
 //! `docs/multi-leader.md`.
 
+use core::ops::{Bound, ControlFlow};
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
 use super::{Conflict, ConflictPage, Map};
 use crate::policy::Overwritten;
 
@@ -21,7 +26,7 @@ pub struct Audit {
 }
 
 fn bytes_of(conflict: &Conflict) -> usize {
-    128 + conflict.key.len() + conflict.overwritten.version.value.as_ref().map_or(0, bytes::Bytes::len)
+    128 + conflict.key.len() + conflict.overwritten.version.value.as_ref().map_or(0, Bytes::len)
 }
 
 impl Audit {
@@ -33,7 +38,7 @@ impl Audit {
 
     /// A value was overwritten.
     pub fn add(&mut self, key: &[u8], overwritten: Overwritten) {
-        let conflict = Conflict { number: self.next, key: bytes::Bytes::copy_from_slice(key), overwritten };
+        let conflict = Conflict { number: self.next, key: Bytes::copy_from_slice(key), overwritten };
         self.next += 1;
         self.bytes += bytes_of(&conflict);
         self.entries.insert(&conflict.number.to_be_bytes(), conflict);
@@ -44,6 +49,24 @@ impl Audit {
                 self.bytes -= bytes_of(&conflict);
                 self.entries.remove(&oldest);
                 self.dropped += 1;
+            }
+        }
+    }
+
+    /// Values were overwritten, by key: adds those that it does not have yet.
+    pub fn add_new(&mut self, overwritten: impl IntoIterator<Item = (Bytes, Overwritten)>) {
+        let mut overwritten = overwritten.into_iter().peekable();
+        if overwritten.peek().is_none() {
+            return;
+        }
+        let mut known = BTreeSet::new();
+        self.entries.for_each_from(Bound::Unbounded, |_, conflict| {
+            known.insert(conflict.overwritten.version.stamp.dot);
+            ControlFlow::Continue(())
+        });
+        for (key, overwritten) in overwritten {
+            if known.insert(overwritten.version.stamp.dot) {
+                self.add(&key, overwritten);
             }
         }
     }

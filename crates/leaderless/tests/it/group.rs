@@ -286,6 +286,18 @@ impl Group {
         }
     }
 
+    /// Cuts every link of a node, and tells the others.
+    pub(crate) fn cut_off(&mut self, node: NodeId) {
+        self.isolate(node, true);
+        self.tell_links(node, Link::Down);
+    }
+
+    /// Mends every link of a node, and tells the others.
+    pub(crate) fn reconnect(&mut self, node: NodeId) {
+        self.isolate(node, false);
+        self.tell_links(node, Link::Up);
+    }
+
     pub(crate) fn ask(&mut self, node: u32, write: &WriteRequest) -> u64 {
         self.tokens += 1;
         let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));

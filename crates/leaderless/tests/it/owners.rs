@@ -135,8 +135,7 @@ fn who_was_evicted_while_away_comes_back_empty_and_makes_again_what_only_it_had(
     let mut group = Group::changing(3, 3, |_| {});
     group.write(1, put("gone", "v"));
     group.run(SECOND);
-    group.isolate(NodeId(3), true);
-    group.tell_links(NodeId(3), Link::Down);
+    group.cut_off(NodeId(3));
     group.write(3, put("only", "mine").at(WriteLevel::LeaderDisk));
     group.announce_to([1, 2], 1..=2);
     group.run(SECOND * 3);
@@ -145,8 +144,7 @@ fn who_was_evicted_while_away_comes_back_empty_and_makes_again_what_only_it_had(
     group.run(SECOND);
     assert_eq!(group.replica(1).figures().keys, 0, "nobody has to remember the delete");
     group.announce_to([1, 2], 1..=3);
-    group.isolate(NodeId(3), false);
-    group.tell_links(NodeId(3), Link::Up);
+    group.reconnect(NodeId(3));
     group.run(SECOND * 3);
     assert!(group.is_owned_by(&[1, 2, 3]));
     assert_eq!(group.told(3, |event| matches!(event, Event::BeganAnew { stashed: 1, .. })), 1);
@@ -164,14 +162,12 @@ fn what_was_made_again_under_its_old_name_is_read_from_everybody() {
     let flags = Keyspaces::all(Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Flag)));
     let mut group = Group::changing(3, 3, move |config| config.keyspaces = flags.clone());
     group.run(SECOND);
-    group.isolate(NodeId(3), true);
-    group.tell_links(NodeId(3), Link::Down);
+    group.cut_off(NodeId(3));
     group.write(3, WriteRequest::crdt("on", CrdtOp::Enable).at(WriteLevel::LeaderDisk));
     group.announce_to([1, 2], 1..=2);
     group.run(SECOND * 3);
     group.announce_to([1, 2], 1..=3);
-    group.isolate(NodeId(3), false);
-    group.tell_links(NodeId(3), Link::Up);
+    group.reconnect(NodeId(3));
     group.run(SECOND * 10);
     assert!(group.is_owned_by(&[1, 2, 3]));
     for node in 1..=3 {
@@ -194,8 +190,7 @@ fn where_the_last_write_wins_what_has_lost_is_told_and_not_made_again() {
     let mut group = Group::changing(3, 3, |_| {});
     group.write(1, put("gone", "first"));
     group.run(SECOND);
-    group.isolate(NodeId(3), true);
-    group.tell_links(NodeId(3), Link::Down);
+    group.cut_off(NodeId(3));
     for key in ["k", "gone", "newest"] {
         group.write(3, put(key, "of three").at(WriteLevel::LeaderDisk));
     }
@@ -204,8 +199,7 @@ fn where_the_last_write_wins_what_has_lost_is_told_and_not_made_again() {
     group.write(1, put("k", "since"));
     group.announce_to([1, 2], 1..=3);
     group.run(SECOND);
-    group.isolate(NodeId(3), false);
-    group.tell_links(NodeId(3), Link::Up);
+    group.reconnect(NodeId(3));
     group.run(SECOND * 5);
     let told = |event: &Event| matches!(event, Event::Resubmitted { writes: 2, known: 0, dropped: 1 });
     assert_eq!(group.told(3, told), 1);
@@ -240,16 +234,14 @@ fn what_was_overwritten_stays_so_when_another_evicted_owner_brings_it_again() {
     group.run(SECOND);
     assert_eq!(group.values(4, "k", ReadLevel::Local), ["of three", "of four"]);
     for node in [3, 4] {
-        group.isolate(NodeId(node), true);
-        group.tell_links(NodeId(node), Link::Down);
+        group.cut_off(NodeId(node));
     }
     others.iter().for_each(|node| group.start(NodeId(*node)));
     group.announce_to(others, others);
     group.run(SECOND * 3);
     assert!(group.values(1, "k", QUORUM).is_empty());
     group.announce_to(others, [1, 2, 3, 5]);
-    group.isolate(NodeId(3), false);
-    group.tell_links(NodeId(3), Link::Up);
+    group.reconnect(NodeId(3));
     group.run(SECOND * 5);
     let (found, _) = group.read(2, "k", QUORUM);
     assert_eq!(found.values.len(), 2);
@@ -259,8 +251,7 @@ fn what_was_overwritten_stays_so_when_another_evicted_owner_brings_it_again() {
         group.run(SECOND);
     }
     group.announce_to(others, 1..=5);
-    group.isolate(NodeId(4), false);
-    group.tell_links(NodeId(4), Link::Up);
+    group.reconnect(NodeId(4));
     group.run(SECOND * 10);
     assert!(group.is_owned_by(&[1, 2, 3, 4, 5]));
     for node in 1..=5 {
@@ -275,8 +266,7 @@ fn what_was_overwritten_stays_so_when_another_evicted_owner_brings_it_again() {
 fn a_read_that_waits_while_its_node_begins_anew_is_refused() {
     let mut group = Group::changing(3, 3, |_| {});
     group.run(SECOND);
-    group.isolate(NodeId(3), true);
-    group.tell_links(NodeId(3), Link::Down);
+    group.cut_off(NodeId(3));
     let mut session = SessionToken::default();
     let writes = [(3, put("own", "v").at(WriteLevel::LeaderDisk)), (1, put("k", "v"))];
     for (node, write) in writes {
@@ -291,8 +281,7 @@ fn a_read_that_waits_while_its_node_begins_anew_is_refused() {
     group.run(SECOND);
     let token = group.query(3, "own", ReadLevel::Session(session));
     assert_eq!(group.outcome(token), None, "it has not heard of the other write");
-    group.isolate(NodeId(3), false);
-    group.tell_links(NodeId(3), Link::Up);
+    group.reconnect(NodeId(3));
     group.run(SECOND);
     assert_eq!(group.told(3, |event| matches!(event, Event::BeganAnew { .. })), 1);
     assert_eq!(group.outcome(token), Some(&Outcome::Rejected(Rejection::CatchingUp)));
