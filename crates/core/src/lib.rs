@@ -37,6 +37,7 @@ mod id;
 pub mod keyspace;
 mod laws;
 mod level;
+mod lingering;
 mod machine;
 mod origin;
 mod outcome;
@@ -66,6 +67,7 @@ pub use id::{
 };
 pub use laws::{Counterexample, check_resolver};
 pub use level::{Owners, ReadLevel, SessionToken, WriteLevel};
+pub use lingering::Lingering;
 pub use machine::{BytesSource, RestoreError, Small, StateMachine};
 pub use origin::{Admission, Incarnation, Origin, OriginClosed, OriginError, OriginState, OriginTable};
 pub use outcome::{Outcome, Queue, Reached, Rejection};

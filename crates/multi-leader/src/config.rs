@@ -94,6 +94,10 @@ pub struct Timing {
     /// A peer's timestamp further ahead of the own wall clock than this is reported, and does not drag the own clock along.
     /// Default 500 ms.
     pub drift_max: Duration,
+    /// Writes of others are stored together with the next thing that somebody waits for, and at the latest after this time;
+    /// at once where their writer waits for this replica. Until then a loss of power here costs them this copy only: who
+    /// wrote them has them on its disk. Zero: each at once. Default 5 ms.
+    pub sync_delay_max: Duration,
 }
 
 impl Default for Timing {
@@ -104,6 +108,7 @@ impl Default for Timing {
             write: Duration::from_secs(5),
             read: Duration::from_secs(5),
             drift_max: Duration::from_millis(500),
+            sync_delay_max: Duration::from_millis(5),
         }
     }
 }

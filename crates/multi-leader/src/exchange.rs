@@ -62,10 +62,15 @@ impl MultiLeader {
     }
 
     fn handle_push(&mut self, now: Now, from: NodeId, push: Push, batches: Batches) {
+        let was_quiet = self.last_write == self.durable;
         for batch in batches {
             self.receive(now, from, batch);
         }
         if push.prompt {
+            self.stop_lingering();
+        }
+        // What lingers is held: the sender must not think it lost. Where much is stored anyway it hears soon.
+        if push.prompt || was_quiet && self.lingering.until().is_some() {
             self.owed.insert(from);
         }
         self.owed_durable.insert(from, self.last_write);
@@ -119,7 +124,7 @@ impl MultiLeader {
         if let Err(drift) = self.clock.observe_peer(writes.time, now.wall, self.config.timing.drift_max) {
             self.event(Event::ClockAhead { node: writer.node, ahead: drift.ahead });
         }
-        let write = self.persist(Persist::Append { batch: batch.clone(), replace: false });
+        let write = self.persist_soon(batch.clone());
         self.keep(batch, write);
         self.take_in(writes);
         self.outdated = true;
@@ -349,6 +354,8 @@ impl MultiLeader {
                             peer.reading = Some((ticket, origin));
                             let (stream, from) = (self.stream_id(origin), LogIndex(next));
                             let bytes_max = limits.message_bytes_max as u32;
+                            // The log may have been given no more than what is still in memory.
+                            self.stop_lingering();
                             self.actions.push_back(replikit_core::Action::ReadLog { ticket, stream, from, bytes_max });
                         }
                         continue 'origins;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number};
 use replikit_core::{
-    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input, Link,
-    LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica, Role,
-    SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input,
+    Lingering, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection,
+    Replica, Role, SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
 use crate::commit::{Acks, OpenBatch, Pending};
@@ -81,6 +81,8 @@ pub struct MultiLeader {
     pub(crate) reads: Reads,
     pub(crate) stability: Stability,
     pub(crate) last_write: WriteId,
+    /// Writes of others that the log has not been given yet.
+    pub(crate) lingering: Lingering,
     pub(crate) durable: WriteId,
     /// The storage action that makes the incarnation durable under which this replica writes.
     pub(crate) incarnated: WriteId,
@@ -192,6 +194,7 @@ impl MultiLeader {
             reads: Reads::default(),
             stability: Stability::default(),
             last_write: WriteId(0),
+            lingering: Lingering::default(),
             durable: WriteId(0),
             incarnated: WriteId(1),
             lived: WriteId(1),
@@ -293,9 +296,29 @@ impl MultiLeader {
     }
 
     pub(crate) fn persist_next(&mut self, op: Persist) -> WriteId {
+        self.stop_lingering();
         self.last_write = self.last_write.next();
         self.actions.push_back(Action::Persist { id: self.last_write, op });
         self.last_write
+    }
+
+    /// Wants writes of another node stored, which nobody waits for as long as their writer does not say so.
+    pub(crate) fn persist_soon(&mut self, batch: Batch) -> WriteId {
+        self.close_batch();
+        self.last_write = self.last_write.next();
+        let most = self.config.timing.sync_delay_max;
+        let bytes = batch.bytes();
+        let op = Persist::Append { batch, replace: false };
+        self.lingering.add(self.last_write, op, bytes, self.now.mono, most);
+        if most.is_zero() || self.lingering.bytes() >= self.config.limits.batch_bytes_max {
+            self.stop_lingering();
+        }
+        self.last_write
+    }
+
+    /// Gives the log what it has not been given yet.
+    pub(crate) fn stop_lingering(&mut self) {
+        self.actions.extend(self.lingering.release().map(|(id, op)| Action::Persist { id, op }));
     }
 
     /// What a reader may be told that it has seen: everything applied, but for own writes that are not durable.
@@ -566,6 +589,9 @@ impl MultiLeader {
             self.next_exchange = now.mono + self.config.timing.exchange;
             self.exchange(now);
         }
+        if self.lingering.is_due(now.mono) {
+            self.stop_lingering();
+        }
         self.expire_acks(now.mono);
         self.expire_reads(now.mono);
     }
@@ -667,7 +693,7 @@ impl Replica for MultiLeader {
             return None;
         }
         let exchange = self.may_report().then_some(self.next_exchange);
-        [exchange, self.acks.deadline(), self.reads.deadline()].into_iter().flatten().min()
+        [exchange, self.lingering.until(), self.acks.deadline(), self.reads.deadline()].into_iter().flatten().min()
     }
 }
 

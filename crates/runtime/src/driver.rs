@@ -132,8 +132,6 @@ pub(crate) struct Driver<R: Replica> {
     wakers: Vec<Waker>,
     /// Connections with answers, to flush at the end of the round.
     dirty: Vec<Rc<Connection>>,
-    /// Whether the round sent entries to a peer.
-    entries_sent: bool,
     /// When a shutdown that began gives up waiting.
     closing: Option<Time>,
 }
@@ -168,7 +166,6 @@ impl<R: Replica> Driver<R> {
             feeds,
             wakers: Vec::new(),
             dirty: Vec::new(),
-            entries_sent: false,
             closing: None,
         }
     }
@@ -309,8 +306,9 @@ impl<R: Replica> Driver<R> {
             }
         }
         // Whoever waits longest comes first: entries that disks have yet to take, the peers' before our own so that theirs
-        // work while ours does; but answers before messages that only tell of progress.
-        if !std::mem::take(&mut self.entries_sent) && !self.storage.has_waiting() {
+        // work while ours does; but answers before what is on our disk already, and before messages that only tell of
+        // progress.
+        if !self.storage.has_waiting() {
             self.answer();
         }
         for link in self.net.peers.values() {
@@ -344,13 +342,10 @@ impl<R: Replica> Driver<R> {
             Action::ReadSnapshot { ticket, at, group, offset, bytes_max } => {
                 self.storage.read_snapshot(ticket, group, at, offset, bytes_max);
             }
-            Action::Send { to, message } => {
-                self.entries_sent |= !message.batches.is_empty();
-                match self.net.peers.get(&to) {
-                    Some(link) => link.send(&message, &self.net),
-                    None => self.net.counters.messages_dropped.one(),
-                }
-            }
+            Action::Send { to, message } => match self.net.peers.get(&to) {
+                Some(link) => link.send(&message, &self.net),
+                None => self.net.counters.messages_dropped.one(),
+            },
             Action::Done { token, outcome } => self.done(token, outcome),
             Action::Event { group, event } => {
                 let node = self.net.node;

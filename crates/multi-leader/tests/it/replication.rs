@@ -32,6 +32,31 @@ fn a_local_write_costs_one_append_and_no_message_before_it_is_acknowledged() {
 }
 
 #[test]
+fn writes_of_others_are_stored_together_and_at_once_where_somebody_waits() {
+    let mut group = Group::new(3, |config| config.timing.exchange = Duration::from_secs(10));
+    let appends = |group: &Group| group.places[&NodeId(2)].appends;
+    let before = appends(&group);
+    for n in 0..10 {
+        group.write(1, put("k", &n.to_string()).at(WriteLevel::LeaderDisk));
+        group.deliver();
+        assert_eq!(group.values(2, "k"), [n.to_string()], "visible at once");
+    }
+    assert_eq!(appends(&group), before, "and not stored yet");
+    group.run(Duration::from_millis(10));
+    assert_eq!(appends(&group), before + 10, "all of it after the delay");
+    group.write(1, put("k", "l").at(WriteLevel::LeaderDisk));
+    group.deliver();
+    let token = group.ask(1, &put("k", "m").at(WriteLevel::Quorum));
+    group.deliver();
+    assert!(matches!(group.outcomes[&token], Outcome::Acked { reached: Reached { durable: 2.., .. }, .. }));
+    assert_eq!(appends(&group), before + 12, "with what lingered before it");
+    group.write(1, put("k", "n").at(WriteLevel::LeaderDisk));
+    group.deliver();
+    group.write(2, put("l", "o").at(WriteLevel::LeaderDisk));
+    assert_eq!(appends(&group), before + 14, "with the next own write");
+}
+
+#[test]
 fn nobody_reads_a_write_that_a_crash_could_take_back() {
     let mut group = Group::new(2, |_| {});
     group.write(1, put("k", "old"));

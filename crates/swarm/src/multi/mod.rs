@@ -131,6 +131,7 @@ fn knobs(rng: &mut Rng) -> (Timing, Limits) {
         write: Duration::from_millis(rng.u64(50..1000)),
         read: Duration::from_millis(rng.u64(50..1000)),
         drift_max: Duration::from_millis(1 << rng.u32(0..10)),
+        sync_delay_max: if rng.bool() { Duration::ZERO } else { Duration::from_millis(1 << rng.u32(0..7)) },
     };
     let mut bytes = |least: u32, most: u32| if rng.bool() { 1 << rng.u32(least..most) } else { 1_usize << 20 };
     let limits = Limits {
