@@ -478,6 +478,10 @@ impl MultiLeader {
         if self.epochs.evicted || !unheard.is_empty() || !wanted.values().all(|wanted| applied.covers(wanted)) {
             return;
         }
+        // Nor is there anything more to come of what is here: an own write may be among it.
+        if self.waiting.bytes() > 0 {
+            return;
+        }
         let incarnation = next_incarnation(self.register.incarnation, *newest);
         let Ok(origin) = (Origin { node: self.config.node, incarnation }).id() else { return };
         self.register.incarnation = incarnation.0;

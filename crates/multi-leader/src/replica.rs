@@ -223,6 +223,12 @@ impl MultiLeader {
         self.state.applied()
     }
 
+    /// What has been received here, perhaps in memory only; `None` when all of it has been applied. For checks.
+    #[must_use]
+    pub fn received(&self) -> Option<VersionVector> {
+        (self.waiting.bytes() > 0).then(|| self.held())
+    }
+
     /// A hash of what the keys show; equal at replicas that have applied the same writes.
     #[must_use]
     pub fn state_hash(&self) -> u64 {

@@ -418,3 +418,26 @@ fn what_an_evicted_node_removed_stays_away_when_the_only_one_who_has_it_comes_ba
         }
     }
 }
+
+/// Seed 46588: what waited here for a write that was lost counted as missing once nobody else was left to ask.
+#[test]
+fn an_own_write_that_waits_for_what_is_lost_is_not_made_again_beside_itself() {
+    let mut group = Group::new(3, many_kinds);
+    group.cut.insert((NodeId(3), NodeId(2)));
+    group.write(3, put("s/lost", "x"));
+    group.deliver();
+    group.write(1, put("s/k", "v"));
+    group.deliver();
+    assert!(group.replica(2).received().is_some(), "it waits for what its writer had seen");
+    group.kill(NodeId(3));
+    group.begin_epoch(&[2, 3]);
+    group.begin_epoch(&[1, 2, 3]);
+    assert!(group.told(1, |event| matches!(event, Event::BeganAnew { stashed: 1, .. })));
+    group.run(SECOND);
+    assert!(group.replica(1).origin().is_none(), "node 3 has still to be asked");
+    assert!(group.replica(1).received().is_some(), "the own write has come back, and waits here as well");
+    group.begin_epoch(&[1]);
+    group.run(SECOND);
+    assert!(group.replica(1).origin().is_some());
+    assert_eq!(group.values(1, "s/k"), ["v"], "once");
+}

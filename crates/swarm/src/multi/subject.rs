@@ -42,13 +42,15 @@ struct Place {
     durable: VersionVector,
     /// What it had applied when it was last looked at.
     applied: VersionVector,
+    /// What it had received when it was last looked at; empty when that was all applied.
+    received: VersionVector,
     audit: BTreeSet<Dot>,
     /// What it had applied each time when it began anew.
     lives: Vec<VersionVector>,
     /// The newest epoch that it has told of, and the members of that.
     epoch: Epoch,
     members: Vec<NodeId>,
-    /// What was in its log, and on its disk, when it began anew; and in which epoch that was.
+    /// What it had, perhaps in memory only, and what was on its disk, when it began anew; and in which epoch that was.
     dropped: (VersionVector, VersionVector),
     dropped_in: Epoch,
 }
@@ -146,7 +148,9 @@ impl MultiSubject {
                 self.probes.hit(Probe::LogReset);
                 if *next == LogIndex(1) {
                     let place = self.place(node);
-                    place.dropped.0.insert_all(stream.origin, &SequenceSet::up_to(place.held.base(stream.origin)));
+                    let all = [&place.held, &place.applied, &place.received].map(|it| it.base(stream.origin));
+                    let held = all.into_iter().fold(0, u64::max);
+                    place.dropped.0.insert_all(stream.origin, &SequenceSet::up_to(held));
                     place.dropped.1.insert_all(stream.origin, &SequenceSet::up_to(place.durable.base(stream.origin)));
                     place.held.retire(stream.origin);
                     place.durable.retire(stream.origin);
@@ -164,7 +168,8 @@ impl MultiSubject {
     /// Whether anybody may know of a write of this node: it is in a log, in another node's data, or a client was told of it.
     fn is_known(&self, writer: NodeId, dot: Dot) -> bool {
         let has = |(node, place): (&NodeId, &Place)| {
-            place.held.contains(dot) || place.durable.contains(dot) || *node != writer && place.applied.contains(dot)
+            let has_in_memory = place.applied.contains(dot) || place.received.contains(dot);
+            place.held.contains(dot) || place.durable.contains(dot) || *node != writer && has_in_memory
         };
         self.places.iter().any(has) || self.acked.iter().any(|acked| acked.dot == dot)
     }
@@ -174,7 +179,8 @@ impl MultiSubject {
         let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
         let has = |(node, place): (&NodeId, &Place)| {
             // What was on the writer's disk once, a cut may have taken.
-            place.held.contains(dot) || place.applied.contains(dot) || *node != writer && place.durable.contains(dot)
+            let has_in_memory = place.applied.contains(dot) || place.received.contains(dot);
+            place.held.contains(dot) || has_in_memory || *node != writer && place.durable.contains(dot)
         };
         self.cut.contains(&writer) && !self.places.iter().any(has)
     }
@@ -211,12 +217,13 @@ impl MultiSubject {
         Ok(())
     }
 
-    /// How many nodes have a write in their log, and on their disk. Who was told that another node has it in its log does not
+    /// How many nodes have a write, perhaps in memory only, and on their disk. Who was told that another node has it does not
     /// hear at once that it has crashed since: these levels promise no more.
     fn copies(&self, dot: Dot) -> (usize, usize) {
         let writer = replikit_core::Origin::of(dot.origin).map_or(NodeId(0), |origin| origin.node);
         let has = |(node, place): &(&NodeId, &Place)| {
-            place.held.contains(dot) || place.applied.contains(dot) || **node != writer && place.had.contains(dot)
+            let has_in_memory = place.applied.contains(dot) || place.received.contains(dot);
+            place.held.contains(dot) || has_in_memory || **node != writer && place.had.contains(dot)
         };
         // Nor does who still counts in an epoch of which a node was a member hear at once that this one was evicted since, has
         // come back, and has put away what it had.
@@ -247,7 +254,7 @@ impl MultiSubject {
             WriteLevel::Quorum | WriteLevel::Owners(_) => (1, self.places[&node].members.len() / 2 + 1),
         };
         if held < promised.0 || durable < promised.1 {
-            return Err(format!("acked_is_there: {dot:?} at {level:?} is in {held} logs and on {durable} disks"));
+            return Err(format!("acked_is_there: {dot:?} at {level:?} is at {held} nodes and on {durable} disks"));
         }
         if *level != WriteLevel::Memory {
             let known = self.model.write(dot).ok_or_else(|| format!("acked_is_there: {dot:?} is in no log"))?;
@@ -471,9 +478,10 @@ impl Subject<MultiLeader> for MultiSubject {
         }
         place.had.join(&place.held);
         place.had.join(&place.applied);
+        place.had.join(&place.received);
         place.held = held.clone();
         place.durable.join(&held);
-        place.applied = VersionVector::new();
+        (place.applied, place.received) = (VersionVector::new(), VersionVector::new());
         place.stored.clear();
         place.installed.clear();
         place.recovering = true;
@@ -614,6 +622,10 @@ impl Subject<MultiLeader> for MultiSubject {
         for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
             installed.clone_from(applied);
         }
+        place.received = replica.received().unwrap_or_default();
+        if !place.received.is_empty() {
+            self.probes.hit(Probe::WriteWaitedForItsPast);
+        }
         if *applied == place.applied {
             return Ok(());
         }
@@ -647,9 +659,6 @@ impl Subject<MultiLeader> for MultiSubject {
         }
         place.applied.clone_from(applied);
         let figures = replica.figures();
-        if figures.waiting_bytes > 0 {
-            self.probes.hit(Probe::WriteWaitedForItsPast);
-        }
         if figures.conflicts > 0 {
             self.probes.hit(Probe::WritesConflicted);
         }
