@@ -619,8 +619,14 @@ impl Subject<MultiLeader> for MultiSubject {
         if core::mem::take(&mut place.recovering) {
             place.durable.join(applied);
         }
-        for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
-            installed.clone_from(applied);
+        for (id, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
+            // Without what went to the log behind it in the same round.
+            let behind = |origin: OriginId| {
+                let dots = place.stored.iter().filter(|(stored, _)| stored > id).flat_map(|(_, dots)| dots);
+                dots.filter(|dot| dot.origin == origin).map(|dot| dot.sequence - 1).min().unwrap_or(u64::MAX)
+            };
+            *installed =
+                VersionVector::up_to(applied.iter().map(|(origin, held)| (origin, held.base().min(behind(origin)))));
         }
         place.received = replica.received().unwrap_or_default();
         if !place.received.is_empty() {
