@@ -5,7 +5,7 @@
 //! first entry. Source: Dynamo-style contexts per key are the special case of [`Provenance::These`].
 
 use bytes::Bytes;
-use replikit_core::{Batch, BatchKind, Causality, Dot, HybridTimestamp, Origin, OriginId, VersionVector};
+use replikit_core::{Batch, BatchKind, Causality, Dot, HybridTimestamp, Origin, OriginId, Stamp, VersionVector};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// What a write does to its key.
@@ -38,9 +38,19 @@ pub(crate) enum Provenance {
         time: HybridTimestamp,
         /// The versions that it replaces, of those that are there now. Nobody was told of that: they go to the audit.
         replaces: Vec<Dot>,
+        /// Where the newest wins, the newest of those. What its node has applied and had lost to that has lost: some replicas
+        /// have given it up already, and must show the same as those that have not.
+        decided: Option<Stamp>,
     },
     /// As `All`; but its writer had read these only. The others are replaced without having been read: that is for the audit.
     Over(Vec<Dot>),
+}
+
+impl Provenance {
+    /// Whether a write that was made again replaces a value.
+    pub(crate) fn is_replaced_again(replaces: &[Dot], decided: Option<Stamp>, past: &Past<'_>, old: Stamp) -> bool {
+        replaces.contains(&old.dot) || decided.is_some_and(|decided| old < decided && past.contains(old.dot))
+    }
 }
 
 /// One write.
@@ -186,6 +196,8 @@ pub struct LoggedWrite {
     pub merges: bool,
     /// The versions that it replaces, when these are not all that had been applied.
     pub replaces: Option<Vec<Dot>>,
+    /// Of one that was made again where the newest wins: what its origin had applied and is older than this is replaced, too.
+    pub decided: Option<Stamp>,
     /// The dot that its client was told, when it is not this one.
     pub again: Option<Dot>,
     /// The versions that its client had read, when it said so and others are replaced as well; none, when it was made again.
@@ -215,6 +227,7 @@ impl LoggedWrite {
                 Provenance::Again { .. } => Some(Vec::new()),
                 _ => None,
             },
+            decided: if let Provenance::Again { decided, .. } = &record.provenance { *decided } else { None },
             replaces: match record.provenance {
                 Provenance::These(dots) | Provenance::Again { replaces: dots, .. } => Some(dots),
                 _ => None,

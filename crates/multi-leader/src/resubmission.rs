@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::keyspace::Conflict;
+use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Batch, BatchKind, BatchMeta, Dot, Event, HybridTimestamp, LogIndex, Origin, OriginId, Persist, Stamp, Term,
     VersionVector,
@@ -256,11 +257,14 @@ impl MultiLeader {
                     }
                     let there = self.state.versions(&key);
                     let replaced = |dot: Dot| life.contains(dot) && !beside.contains(&dot);
-                    let replaces = there.as_slice().iter();
-                    let replaces = replaces.filter(|old| replaced(old.dot()) || replaced(old.identity()));
-                    let replaces = replaces.map(|old| old.dot()).collect();
+                    let old = there.as_slice().iter();
+                    let old: Vec<_> = old.filter(|old| replaced(old.dot()) || replaced(old.identity())).collect();
+                    let values = old.iter().filter(|old| old.version.value.is_some());
+                    let newest_wins = matches!(self.state.keyspaces.of(&key).conflicts, ConflictPolicy::Lww);
+                    let decided = values.map(|old| old.version.stamp).max().filter(|_| newest_wins);
+                    let replaces = old.iter().map(|old| old.dot()).collect();
                     let change = value.as_ref().map_or(Change::Delete, |value| Change::Put(value));
-                    let provenance = Provenance::Again { dot: identity, time, replaces };
+                    let provenance = Provenance::Again { dot: identity, time, replaces, decided };
                     self.write_again(&Record { key: &key, change, provenance });
                     writes += 1;
                 }

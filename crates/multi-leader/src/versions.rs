@@ -127,7 +127,10 @@ impl Versions {
             }
             match provenance {
                 Provenance::All | Provenance::Over(_) => !seen,
-                Provenance::These(dots) | Provenance::Again { replaces: dots, .. } => !dots.contains(&old.dot()),
+                Provenance::These(dots) => !dots.contains(&old.dot()),
+                Provenance::Again { replaces, decided, .. } => {
+                    !Provenance::is_replaced_again(replaces, *decided, past, old.version.stamp)
+                }
             }
         };
         let again = if let Provenance::Again { dot, .. } = provenance { Some(*dot) } else { None };
@@ -158,15 +161,16 @@ impl Versions {
 
     /// The values that a write is about to replace although its writer had not read them, as far as the audit has them not.
     pub(crate) fn unread(&self, past: &Past<'_>, provenance: &Provenance, by: Stamp) -> Vec<Overwritten> {
-        let replaced = |dot: Dot| match provenance {
-            Provenance::Over(read) => past.contains(dot) && !read.contains(&dot),
-            Provenance::Again { replaces, .. } => replaces.contains(&dot),
+        let replaced = |old: Stamp| match provenance {
+            Provenance::Over(read) => past.contains(old.dot) && !read.contains(&old.dot),
+            Provenance::Again { replaces, decided, .. } => Provenance::is_replaced_again(replaces, *decided, past, old),
             Provenance::All | Provenance::These(_) => false,
         };
         if matches!(provenance, Provenance::All | Provenance::These(_)) {
             return Vec::new();
         }
-        let unread = self.as_slice().iter().filter(|old| !old.is_delete() && !old.audited && replaced(old.dot()));
+        let unread =
+            self.as_slice().iter().filter(|old| !old.is_delete() && !old.audited && replaced(old.version.stamp));
         let lost = |old: &Sibling| Overwritten { version: old.version.clone(), by, cause: Cause::Newer };
         unread.map(lost).collect()
     }
@@ -274,5 +278,62 @@ impl Versions {
 
     pub(crate) fn bytes(&self) -> usize {
         self.as_slice().iter().map(|sibling| 48 + sibling.version.value.as_ref().map_or(0, Bytes::len)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replikit_core::{HybridTimestamp, Incarnation, NodeId, Origin, OriginId, SequenceSet};
+
+    use super::*;
+
+    fn origin(node: u32, incarnation: u32) -> OriginId {
+        Origin { node: NodeId(node), incarnation: Incarnation(incarnation) }.id().expect("in range")
+    }
+
+    fn stamp(node: u32, incarnation: u32, time: u64) -> Stamp {
+        Stamp { time: HybridTimestamp(time), dot: Dot { origin: origin(node, incarnation), sequence: 1 } }
+    }
+
+    fn shown(versions: &Versions, keyspace: &Keyspace) -> Option<Bytes> {
+        match versions.resolve(keyspace).0 {
+            Live::One(version) => version.value,
+            other => panic!("the newest wins: {other:?}"),
+        }
+    }
+
+    /// Seed 79764 of multi-leader: a value that had won by a clock ahead was replaced by one that was made again, which had
+    /// seen it and not what had lost to it. Who had given up the loser showed something else than who had not.
+    #[test]
+    fn what_had_lost_to_a_value_that_is_replaced_again_stays_away_wherever_it_still_is() {
+        let keyspace = Keyspace::new(ConflictPolicy::Lww);
+        let (won, lost, again) = (stamp(2, 1, 700), stamp(3, 1, 650), stamp(1, 2, 600));
+        let mut seen = VersionVector::new();
+        for stamp in [won, lost] {
+            seen.insert_all(stamp.dot.origin, &SequenceSet::up_to(1));
+        }
+        let nothing = VersionVector::new();
+        let mut whole = Versions::None;
+        for (stamp, value) in [(won, "won"), (lost, "lost")] {
+            let past = Past { others: &nothing, dot: stamp.dot };
+            whole.update(&past, &Provenance::All, stamp, Some(value.as_bytes()));
+        }
+        assert_eq!(shown(&whole, &keyspace).as_deref(), Some(&b"won"[..]));
+        let mut collected = whole.clone();
+        assert!(!collected.collect(&keyspace, &seen), "nothing is left to decide");
+        assert_eq!(collected.as_slice().len(), 1);
+        let provenance = Provenance::Again {
+            dot: stamp(1, 1, 600).dot,
+            time: again.time,
+            replaces: vec![won.dot],
+            decided: Some(won),
+        };
+        for versions in [&mut whole, &mut collected] {
+            let past = Past { others: &seen, dot: again.dot };
+            let told = versions.unread(&past, &provenance, again);
+            versions.update(&past, &provenance, again, Some(b"again"));
+            assert_eq!(shown(versions, &keyspace).as_deref(), Some(&b"again"[..]), "{told:?}");
+        }
+        assert_eq!(whole, collected);
     }
 }

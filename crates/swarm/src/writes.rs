@@ -14,7 +14,7 @@ pub(crate) trait Logged: Sized {
     fn dot(&self) -> Dot;
     fn key(&self) -> &Bytes;
     /// Whether it took the place of another write of the same key: its writer had seen that.
-    fn replaces(&self, other: Dot) -> bool;
+    fn replaces(&self, other: &Self) -> bool;
 }
 
 /// All writes of a run.
@@ -53,10 +53,10 @@ impl<W: Logged> Writes<W> {
             let others = self.by_key.entry(write.key().clone()).or_default();
             // Writes are learned in any order: what one had seen may be stored later.
             for other in others.iter() {
-                if write.replaces(*other) {
+                if write.replaces(&self.writes[other]) {
                     self.replaced_by.entry(*other).or_default().push(dot);
                 }
-                if self.writes[other].replaces(dot) {
+                if self.writes[other].replaces(&write) {
                     self.replaced_by.entry(dot).or_default().push(*other);
                 }
             }

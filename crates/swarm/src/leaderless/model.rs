@@ -27,8 +27,8 @@ impl Logged for LoggedWrite {
         &self.key
     }
 
-    fn replaces(&self, other: Dot) -> bool {
-        self.had_seen(other)
+    fn replaces(&self, other: &Self) -> bool {
+        self.had_seen(other.dot)
     }
 }
 

@@ -29,10 +29,11 @@ impl Logged for LoggedWrite {
         &self.key
     }
 
-    fn replaces(&self, other: Dot) -> bool {
+    fn replaces(&self, other: &Self) -> bool {
+        let older = |decided: Stamp| Stamp { time: other.time, dot: other.dot } < decided;
         match &self.replaces {
-            None => is_before(other, self),
-            Some(dots) => dots.contains(&other),
+            None => is_before(other.dot, self),
+            Some(dots) => dots.contains(&other.dot) || self.decided.is_some_and(older) && is_before(other.dot, self),
         }
     }
 }

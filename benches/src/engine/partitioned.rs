@@ -1,0 +1,215 @@
+//! The partitioned store: three nodes with a group for each partition, driven by clients that know the map.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use replikit_core::{Guarantees, Store, WriteLevel, WriteRequest};
+use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees};
+use replikit_runtime::{Client, ClientConfig, NodeStatus};
+
+use super::nodes::Nodes;
+use super::{Counted, Engine, Partitions};
+use crate::error::BenchError;
+use crate::load::{Reads, Target};
+use crate::network::Network;
+use crate::play::Home;
+
+/// Clients over TCP, each with its own connections and map, that the load is spread over.
+const CONNECTIONS: usize = 8;
+/// A cluster must serve its first write within this time.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// A running cluster.
+pub struct Partitioned {
+    nodes: Nodes,
+    /// Know the map.
+    clients: Vec<StoreClient>,
+    /// The same, each connected by way of another node.
+    residents: Vec<StoreClient>,
+    /// Asks nodes how they are.
+    asker: Client,
+}
+
+impl Partitioned {
+    /// Starts nodes with their data below `folder`, three of them without a network, and waits until every partition serves.
+    ///
+    /// # Errors
+    /// When they do not within their time limit; with the last words of the one that failed.
+    pub async fn start(folder: &Path, network: Option<&Network>, partitions: Partitions) -> Result<Self, BenchError> {
+        Self::start_with(folder, network, partitions.count(), &[]).await
+    }
+
+    /// The same with any number of partitions, and more arguments for the nodes.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn start_with(
+        folder: &Path,
+        network: Option<&Network>,
+        partitions: u16,
+        more: &[&str],
+    ) -> Result<Self, BenchError> {
+        let timeout = network.map(|network| network.election_timeout().as_millis().to_string());
+        let partitions = partitions.to_string();
+        let mut arguments = vec!["--partitions", partitions.as_str()];
+        arguments.extend(timeout.iter().flat_map(|timeout| ["--election-timeout-ms", timeout.as_str()]));
+        arguments.extend(more);
+        let mut nodes = Nodes::start("partitioned", folder, network, &arguments, &[])?;
+        let addresses = nodes.addresses();
+        let first = Self::connect(&mut nodes, addresses.clone()).await?;
+        let asker = Client::connect(ClientConfig::new(nodes.cluster(), addresses.clone())).await;
+        let asker = asker.map_err(|error| nodes.failed(error.to_string()))?;
+        let mut this = Self { nodes, clients: vec![first], residents: Vec::new(), asker };
+        this.serves().await?;
+        while this.clients.len() < CONNECTIONS {
+            let client = Self::connect(&mut this.nodes, addresses.clone()).await?;
+            this.clients.push(client);
+        }
+        for address in addresses {
+            let resident = Self::connect(&mut this.nodes, vec![address]).await?;
+            this.residents.push(resident);
+        }
+        Ok(this)
+    }
+
+    async fn connect(nodes: &mut Nodes, addresses: Vec<String>) -> Result<StoreClient, BenchError> {
+        let config = StoreClientConfig::new(nodes.cluster(), addresses);
+        let begun = Instant::now();
+        loop {
+            nodes.check()?;
+            match StoreClient::connect(config.clone()).await {
+                Ok(client) => return Ok(client),
+                Err(error) if begun.elapsed() > START_MAX => {
+                    return Err(nodes.failed(format!("no node answers: {error}")));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// A client that knows the map.
+    #[must_use]
+    pub fn client(&self) -> &StoreClient {
+        &self.clients[0]
+    }
+
+    /// All of those, each with its own connections and map.
+    #[must_use]
+    pub fn clients(&self) -> &[StoreClient] {
+        &self.clients
+    }
+
+    /// The name of the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        self.nodes.cluster()
+    }
+
+    /// Where its nodes listen.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.addresses()
+    }
+
+    /// How every node describes itself.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        self.nodes.statuses(&self.asker).await
+    }
+
+    /// An error of this engine.
+    pub fn failed(&self, what: impl Into<String>) -> BenchError {
+        self.nodes.failed(what)
+    }
+
+    /// Waits until every group of a partition has carried out a write, and every node answers.
+    async fn serves(&mut self) -> Result<(), BenchError> {
+        let begun = Instant::now();
+        let client = self.clients[0].clone();
+        let mut last;
+        loop {
+            self.check()?;
+            last = match self.written_everywhere(&client).await {
+                Ok(()) => match self.statuses().await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error.to_string(),
+                },
+                Err(what) => what,
+            };
+            if begun.elapsed() > START_MAX {
+                return Err(self.nodes.failed(format!("the cluster does not serve: {last}")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A write to each partition; keys are tried until each has had one.
+    async fn written_everywhere(&self, client: &StoreClient) -> Result<(), String> {
+        let map = client.map().await.map_err(|error| error.to_string())?;
+        let mut missing: std::collections::BTreeSet<_> = map.partitions().map(|partition| partition.id).collect();
+        for number in 0_u32.. {
+            if missing.is_empty() {
+                break;
+            }
+            let key = format!("ready{number}");
+            if missing.remove(&map.partition_of(key.as_bytes()).id) {
+                client.write(WriteRequest::put(key, "")).await.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shared(clients: &[StoreClient]) -> Vec<Arc<dyn Store>> {
+    clients.iter().map(|client| Arc::new(client.clone()) as Arc<dyn Store>).collect()
+}
+
+#[async_trait(?Send)]
+impl Engine for Partitioned {
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
+        Target { leader: shared(&self.clients), replicas: shared(&self.residents), write_level, reads }
+    }
+
+    fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
+        guarantees(write_level)
+    }
+
+    fn homes(&self) -> Vec<Home> {
+        let resident = |store: Arc<dyn Store>| Home { writes: Arc::clone(&store), reads: store };
+        shared(&self.residents).into_iter().map(resident).collect()
+    }
+
+    fn nodes(&mut self) -> Option<&mut Nodes> {
+        Some(&mut self.nodes)
+    }
+
+    async fn wait_ready(&mut self) -> Result<(), BenchError> {
+        self.serves().await
+    }
+
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.nodes.processes()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.nodes.configuration()
+    }
+
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.nodes.check()
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
+        drop((self.clients, self.residents, self.asker));
+        self.nodes.stop()
+    }
+}
