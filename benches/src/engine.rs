@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod leaderless;
 pub mod multi_leader;
 pub mod nodes;
+pub mod partitioned;
 pub mod single_leader;
 
 use std::collections::BTreeMap;
@@ -159,6 +160,8 @@ pub enum EngineKind {
     Leaderless(Sizes),
     /// The same, with keys that are compared and set.
     LeaderlessCas(Askers),
+    /// The same, with a group that has one leader for each of so many partitions.
+    Partitioned(Partitions),
     /// One plain machine.
     Baseline(Architecture, Sync),
 }
@@ -192,6 +195,26 @@ impl Sizes {
     }
 }
 
+/// Into how many partitions the keys are cut, by hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// One: what routing costs by itself.
+    One,
+    /// Sixteen, led by all three nodes.
+    Sixteen,
+}
+
+impl Partitions {
+    /// How many.
+    #[must_use]
+    pub const fn count(self) -> u16 {
+        match self {
+            Self::One => 1,
+            Self::Sixteen => 16,
+        }
+    }
+}
+
 /// Which nodes propose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Askers {
@@ -219,6 +242,7 @@ impl EngineKind {
             Self::MultiLeader => "multi-leader",
             Self::Leaderless(_) => "leaderless",
             Self::LeaderlessCas(_) => "leaderless-cas",
+            Self::Partitioned(_) => "partitioned",
             Self::Baseline(architecture, _) => architecture.name(),
         }
     }
@@ -237,6 +261,7 @@ impl EngineKind {
             Self::MultiLeader,
             Self::Leaderless(Sizes::Majorities),
             Self::LeaderlessCas(Askers::All),
+            Self::Partitioned(Partitions::Sixteen),
             Self::Baseline(Architecture::SingleThread, Sync::Group),
             Self::Baseline(Architecture::SharedMemory, Sync::Group),
             Self::Baseline(Architecture::SharedDisk, Sync::Group),
@@ -249,6 +274,8 @@ impl EngineKind {
     pub const fn setup(self) -> &'static str {
         match self {
             Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) | Self::LeaderlessCas(_) => "3 nodes",
+            Self::Partitioned(Partitions::One) => "3 nodes, 1 partition",
+            Self::Partitioned(Partitions::Sixteen) => "3 nodes, 16 partitions",
             Self::Baseline(Architecture::SharedDisk, _) => "3 processes",
             Self::Baseline(..) => "1 process",
         }
@@ -272,6 +299,9 @@ impl EngineKind {
             Self::MultiLeader => Box::new(multi_leader::MultiLeader::start(folder, network).await?),
             Self::Leaderless(sizes) => Box::new(leaderless::Leaderless::start(folder, network, sizes).await?),
             Self::LeaderlessCas(askers) => Box::new(leaderless::LeaderlessCas::start(folder, network, askers).await?),
+            Self::Partitioned(partitions) => {
+                Box::new(partitioned::Partitioned::start(folder, network, partitions).await?)
+            }
             Self::Baseline(architecture, sync) => {
                 Box::new(baseline::Baseline::start(folder, architecture, sync).await?)
             }
@@ -282,7 +312,7 @@ impl EngineKind {
     #[must_use]
     pub const fn cannot(self, operation: Operation, updates: Updates) -> Option<&'static str> {
         match (self, operation, updates) {
-            (Self::SingleLeader | Self::Baseline(..), Operation::SetAdd, Updates::Merge) => {
+            (Self::SingleLeader | Self::Partitioned(_) | Self::Baseline(..), Operation::SetAdd, Updates::Merge) => {
                 Some("one order of all writes: it has no sets that merge; put back, or compare and set")
             }
             (

@@ -51,7 +51,9 @@ impl FaultRun {
     #[must_use]
     pub fn new(engine: EngineKind, fault: Fault) -> Self {
         let (write_level, reads) = match engine {
-            EngineKind::SingleLeader | EngineKind::LeaderlessCas(_) => (WriteLevel::Quorum, Reads::Linearizable),
+            EngineKind::SingleLeader | EngineKind::LeaderlessCas(_) | EngineKind::Partitioned(_) => {
+                (WriteLevel::Quorum, Reads::Linearizable)
+            }
             EngineKind::MultiLeader => (WriteLevel::LeaderDisk, Reads::Local),
             EngineKind::Leaderless(crate::engine::Sizes::One) => (WriteLevel::Quorum, Reads::QuorumOfFewer),
             EngineKind::Leaderless(_) => (WriteLevel::Quorum, Reads::Quorum),

@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod load;
 pub mod machine;
 pub mod network;
+pub mod partitioning;
 pub mod place;
 pub mod play;
 pub mod probe;

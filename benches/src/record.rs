@@ -119,6 +119,8 @@ pub enum Kind {
     Protocol,
     /// The log alone.
     Log,
+    /// Routes, plans, handoffs and groups of a partitioned store.
+    Partitioning,
     /// A model that was calibrated by measurements; no measurement itself.
     Model,
 }

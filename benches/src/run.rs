@@ -51,6 +51,7 @@ pub async fn run(suite: &Suite, seed: u64, place: &Place, results: &RefCell<Resu
         }
     }
     running.replications().await?;
+    running.partitioning().await?;
     running.faults().await?;
     running.progress.finish();
     running.probe("after")
@@ -203,6 +204,27 @@ impl Running<'_> {
                 Ok(report) => {
                     self.progress.end(&report.line());
                     self.write(Line::Measured(replication_record(&name, &report)))?;
+                }
+                Err(error) => self.failed(&name, &error)?,
+            }
+            remove(&folder)?;
+        }
+        Ok(())
+    }
+
+    async fn partitioning(&mut self) -> Result<(), BenchError> {
+        for run in &self.suite.partitioning {
+            let name = run.to_string();
+            if self.has(&name, 1) {
+                self.progress.skip(run.estimate());
+                continue;
+            }
+            let folder = self.place.data.path().join("partitioning");
+            self.progress.begin(&name, run.estimate());
+            match crate::partitioning::run(*run, self.seed, &folder).await {
+                Ok(found) => {
+                    self.progress.end(&found.line);
+                    self.write(Line::Measured(found.record(&name)))?;
                 }
                 Err(error) => self.failed(&name, &error)?,
             }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use replikit_core::WriteLevel;
 
 use crate::engine::baseline::Architecture;
-use crate::engine::{Askers, EngineKind, Sizes, Sync};
+use crate::engine::{Askers, EngineKind, Partitions, Sizes, Sync};
 use crate::fault::{Fault, FaultRun};
 use crate::load::{Pace, Reads, Window};
+use crate::partitioning::{self, PartitioningRun};
 use crate::replication::{Disturbance, Lists, Replication};
 use crate::table::count;
 use crate::workload::{Spread, Workload};
@@ -30,6 +31,8 @@ pub enum SuiteName {
     All,
     /// Few cases, to compare two builds of the same sources.
     Gate,
+    /// Routes, plans, handoffs, pages and many groups of a partitioned store, and what routing costs; takes three minutes.
+    Partitioning,
 }
 
 /// Clients whose closed loop says what an open one can ask for.
@@ -67,6 +70,8 @@ pub struct Suite {
     pub sweeps: Vec<Case>,
     /// Writers that get in each other's way.
     pub replications: Vec<Replication>,
+    /// What only a partitioned store does.
+    pub partitioning: Vec<PartitioningRun>,
     /// Fault runs.
     pub faults: Vec<FaultRun>,
     /// Measured by each probe of the machine.
@@ -78,7 +83,9 @@ impl Case {
     #[must_use]
     pub fn mode(&self) -> String {
         match self.engine {
-            EngineKind::SingleLeader | EngineKind::MultiLeader => format!("{:?}", self.write_level),
+            EngineKind::SingleLeader | EngineKind::MultiLeader | EngineKind::Partitioned(_) => {
+                format!("{:?}", self.write_level)
+            }
             EngineKind::Leaderless(sizes) => {
                 let (read, write) = sizes.sizes();
                 format!("R {read}, W {write}, {:?}", self.write_level)
@@ -168,6 +175,7 @@ impl Suite {
             SuiteName::Default => (20_000, 3, [200, 500], 200),
             SuiteName::All => (100_000, 5, [700, 2_500], 400),
             SuiteName::Gate => (5_000, 1, [200, 700], 50),
+            SuiteName::Partitioning => (20_000, 3, [200, 700], 100),
         };
         let [warm_up, default_measured] = window.map(Duration::from_millis);
         let window = Window { warm_up, measured: asked.measured.unwrap_or(default_measured) };
@@ -177,6 +185,7 @@ impl Suite {
                 (default(keys), sweeps(keys), vec![Fault::LeaderCrash, Fault::LeaderPause])
             }
             SuiteName::Gate => (gate(keys), Vec::new(), Vec::new()),
+            SuiteName::Partitioning => (partitioned(keys), Vec::new(), Vec::new()),
         };
         let timed = |cases: Vec<Case>, window| cases.into_iter().map(|case| Case { window, ..case }).collect();
         let sweep_window = Window { warm_up: window.warm_up / 2, measured: window.measured.mul_f64(0.7) };
@@ -194,13 +203,18 @@ impl Suite {
                 replication(WriteLevel::Quorum, Disturbance::None, 1_000),
                 replication(WriteLevel::LeaderDisk, Disturbance::Kill, 2_000),
             ],
-            SuiteName::Gate => Vec::new(),
+            SuiteName::Gate | SuiteName::Partitioning => Vec::new(),
+        };
+        let partitioning = match name {
+            SuiteName::Partitioning => partitioning::ALL.to_vec(),
+            _ => Vec::new(),
         };
         Self {
             rounds: asked.rounds.unwrap_or(rounds),
             cases: timed(cases, window),
             sweeps: timed(sweeps, sweep_window),
             replications,
+            partitioning,
             faults: faults.into_iter().map(|fault| FaultRun::new(EngineKind::SingleLeader, fault)).collect(),
             probe: Duration::from_millis(probe),
         }
@@ -216,20 +230,22 @@ impl Suite {
         let cases = &self.cases;
         self.sweeps.retain(|sweep| cases.iter().any(|case| sweep.is_swept_behind(case)));
         self.replications.retain(|run| engine_fits(EngineKind::MultiLeader.name()) && text_fits(&run.to_string()));
+        self.partitioning.retain(|run| engine_fits("partitioned") && text_fits(&run.to_string()));
         self.faults.retain(|run| engine_fits(run.engine.name()) && text_fits(&run.to_string()));
     }
 
     /// Whether nothing is left.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.cases.is_empty() && self.replications.is_empty() && self.faults.is_empty()
+        self.cases.is_empty() && self.replications.is_empty() && self.partitioning.is_empty() && self.faults.is_empty()
     }
 
     /// How many things are measured.
     #[must_use]
     pub fn steps(&self) -> usize {
         let swept = self.sweeps.len() * SWEEP_SHARES.len();
-        self.rounds as usize * (self.cases.len() + swept) + self.replications.len() + self.faults.len()
+        let once = self.replications.len() + self.partitioning.len() + self.faults.len();
+        self.rounds as usize * (self.cases.len() + swept) + once
     }
 
     /// How long the suite takes, about.
@@ -241,7 +257,8 @@ impl Suite {
         let starts = deployments.map(|cases| start_estimate(cases[0].engine)).sum::<Duration>();
         let faults = self.faults.iter().map(|fault| fault.estimate()).sum::<Duration>();
         let replications = self.replications.iter().map(|run| run.estimate()).sum::<Duration>();
-        self.rounds * (cases + sweeps + starts) + replications + faults + 8 * self.probe
+        let partitioning = self.partitioning.iter().map(PartitioningRun::estimate).sum::<Duration>();
+        self.rounds * (cases + sweeps + starts) + replications + partitioning + faults + 8 * self.probe
     }
 }
 
@@ -326,6 +343,7 @@ fn smoke(keys: u32) -> Vec<Case> {
         Case { reads: Reads::Local, ..case(MultiLeader, LeaderDisk, 50, Zipf, keys, 64) },
         quorums(Sizes::Majorities, 50, Zipf, keys, 64),
         agreed(Askers::One, 0, AGREED_KEYS, 1),
+        case(EngineKind::Partitioned(Partitions::Sixteen), Quorum, 50, Zipf, keys, 64),
         plain(Architecture::SingleThread, Sync::Group, 1),
         plain(Architecture::SingleThread, Sync::Group, 64),
         plain(Architecture::SingleThread, Sync::Never, 64),
@@ -385,6 +403,10 @@ fn default(keys: u32) -> Vec<Case> {
     for clients in [1, 64] {
         cases.push(agreed(Askers::All, 0, 1, clients));
     }
+    for clients in [1, 64] {
+        cases.push(case(EngineKind::Partitioned(Partitions::Sixteen), Quorum, 0, Uniform, keys, clients));
+    }
+    cases.push(case(EngineKind::Partitioned(Partitions::Sixteen), Quorum, 95, Uniform, keys, 64));
     for architecture in [Architecture::SingleThread, Architecture::SharedMemory, Architecture::SharedDisk] {
         for clients in [1, 64] {
             cases.push(baseline(architecture, Sync::Group, 0, keys, clients));
@@ -412,6 +434,20 @@ fn sweeps(keys: u32) -> Vec<Case> {
     ]
 }
 
+/// Writes and reads with one order of all writes, through one partition, and through several.
+fn partitioned(keys: u32) -> Vec<Case> {
+    let one = EngineKind::Partitioned(Partitions::One);
+    let several = EngineKind::Partitioned(Partitions::Sixteen);
+    let mut cases = Vec::new();
+    for engine in [EngineKind::SingleLeader, one, several] {
+        for clients in [1, 64, 256] {
+            cases.push(case(engine, WriteLevel::Quorum, 0, Spread::Uniform, keys, clients));
+        }
+        cases.push(case(engine, WriteLevel::Quorum, 95, Spread::Uniform, keys, 64));
+    }
+    cases
+}
+
 /// One case for each path that a change may slow down.
 fn gate(keys: u32) -> Vec<Case> {
     use EngineKind::{MultiLeader, SingleLeader};
@@ -424,6 +460,7 @@ fn gate(keys: u32) -> Vec<Case> {
         case(MultiLeader, LeaderDisk, 0, Uniform, keys, 64),
         quorums(Sizes::Majorities, 50, Zipf, keys, 64),
         agreed(Askers::One, 0, AGREED_KEYS, 64),
+        case(EngineKind::Partitioned(Partitions::Sixteen), Quorum, 0, Uniform, keys, 64),
         baseline(Architecture::SingleThread, Sync::Group, 0, keys, 64),
         baseline(Architecture::SingleThread, Sync::Never, 0, keys, 64),
     ]
@@ -441,7 +478,7 @@ mod tests {
 
     #[test]
     fn an_engine_is_started_once() {
-        for name in [SuiteName::Smoke, SuiteName::Default, SuiteName::All, SuiteName::Gate] {
+        for name in [SuiteName::Smoke, SuiteName::Default, SuiteName::All, SuiteName::Gate, SuiteName::Partitioning] {
             let suite = Suite::new(name, Asked::default());
             let mut engines: Vec<_> = suite.cases.iter().map(|case| case.engine).collect();
             engines.dedup();

@@ -5,8 +5,8 @@ use replikit_benches::suite::{Asked, SWEEP_SHARES, Suite, SuiteName};
 pub(crate) fn list(name: SuiteName) {
     let suite = Suite::new(name, Asked::default());
     println!(
-        "single-leader, multi-leader, leaderless and leaderless-cas need the node program, which `cargo xtask bench` builds; \
-         single-thread, shared-memory and shared-disk need nothing"
+        "single-leader, multi-leader, leaderless, leaderless-cas and partitioned need the node program, which `cargo xtask \
+         bench` builds; single-thread, shared-memory and shared-disk need nothing"
     );
     for case in &suite.cases {
         println!("{case}");
@@ -19,15 +19,20 @@ pub(crate) fn list(name: SuiteName) {
     for run in &suite.replications {
         println!("{run}");
     }
+    for run in &suite.partitioning {
+        println!("{run}");
+    }
     for fault in &suite.faults {
         println!("{fault}");
     }
     println!(
-        "{} cases and {} rates of sweeps in {} rounds, {} runs of contending writers, {} fault runs, about {} s",
+        "{} cases and {} rates of sweeps in {} rounds, {} runs of contending writers, {} of partitioning, {} \
+         fault runs, about {} s",
         suite.cases.len(),
         suite.sweeps.len() * SWEEP_SHARES.len(),
         suite.rounds,
         suite.replications.len(),
+        suite.partitioning.len(),
         suite.faults.len(),
         suite.estimate().as_secs()
     );

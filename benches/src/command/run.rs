@@ -23,14 +23,15 @@ const INTERRUPTED: u8 = 130;
 
 #[derive(Args)]
 pub(crate) struct RunArguments {
-    /// What to run: smoke ends within a minute, default within five; all takes half an hour; gate is for `compare`.
+    /// What to run: smoke ends within a minute, default within five; all takes half an hour; gate is for `compare`;
+    /// partitioning takes three.
     #[arg(long, value_enum, default_value_t = SuiteName::Default)]
     suite: SuiteName,
     /// Only cases whose line in `bench list` contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Only this engine, as `bench list` names them.
-    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "single-thread", "shared-memory", "shared-disk"])]
+    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "partitioned", "single-thread", "shared-memory", "shared-disk"])]
     engine: Option<String>,
     /// What all randomness of the run comes from.
     #[arg(long, default_value_t = 1)]
@@ -102,7 +103,7 @@ pub(crate) struct FaultArguments {
     kind: Vec<Fault>,
     /// On this engine.
     #[arg(long, default_value = "single-leader")]
-    #[arg(value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas"])]
+    #[arg(value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "partitioned"])]
     engine: String,
     /// Between the nodes: loopback, a built-in network, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "loopback")]

@@ -9,7 +9,7 @@ use replikit_core::Guarantees;
 
 use super::{Judged, Play, Played, Until};
 use crate::engine::baseline::Architecture;
-use crate::engine::{Askers, Engine, EngineKind, Sizes, Sync};
+use crate::engine::{Askers, Engine, EngineKind, Partitions, Sizes, Sync};
 use crate::error::BenchError;
 use crate::fault::FaultRun;
 use crate::figure::{Better, Figure, Subject};
@@ -193,12 +193,13 @@ impl Row {
 }
 
 /// The engines that traces are played on.
-const ENGINES: [EngineKind; 6] = [
+const ENGINES: [EngineKind; 7] = [
     EngineKind::SingleLeader,
     EngineKind::MultiLeader,
     EngineKind::Leaderless(Sizes::Majorities),
     EngineKind::Leaderless(Sizes::One),
     EngineKind::LeaderlessCas(Askers::All),
+    EngineKind::Partitioned(Partitions::Sixteen),
     EngineKind::Baseline(Architecture::SingleThread, Sync::Group),
 ];
 

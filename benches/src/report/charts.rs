@@ -30,6 +30,8 @@ pub enum Section {
     Staleness,
     /// Writers that get in each other's way.
     Conflicts,
+    /// What only a partitioned store does.
+    Partitioning,
     /// What a request costs.
     Cost,
 }
@@ -40,6 +42,7 @@ pub fn charts(summary: &Summary<'_>) -> Vec<Chart> {
     let mut charts = vec![throughput(summary), latency_throughput(summary, "p50"), latency_throughput(summary, "p99")];
     charts.extend(faults(summary));
     charts.extend([staleness(summary), lag(summary), convergence(summary), conflicts(summary)]);
+    charts.extend(handoffs(summary));
     charts.extend(costs(summary));
     charts
 }
@@ -125,21 +128,49 @@ fn latency_throughput(summary: &Summary<'_>, quantile: &str) -> Chart {
     }
 }
 
+/// Acknowledged writes over time, with what happened meanwhile.
+fn over_time(row: &Row, title: &str) -> Lines {
+    let series = row.curve("acked writes").map(|curve| Series {
+        name: format!("{}, {}", row.subject(), row.workload),
+        engine: row.engine.clone(),
+        points: curve.points.clone(),
+    });
+    let mut plot = lines(
+        title,
+        axis("time [s]", Scale::Linear),
+        axis("acknowledged writes per second [1/s]", Scale::Linear),
+        series.into_iter().collect(),
+    );
+    plot.marks = row.marks.iter().map(|mark| (mark.at, mark.what.clone())).collect();
+    plot.filled = true;
+    plot
+}
+
+fn handoffs(summary: &Summary<'_>) -> Vec<Chart> {
+    let rows = summary.of_kind(Kind::Partitioning).filter(|row| row.curve("acked writes").is_some());
+    let charts = rows.enumerate().map(|(number, row)| {
+        let id = format!("handoff-{}", number + 1);
+        let pause = row.median("pause of writes, max").map_or_else(String::new, |pause| {
+            format!(" Longest time without an acknowledged write: {}.", micros(pause))
+        });
+        let lost = row.metrics.get("acked writes lost").map_or(0.0, Spread::most);
+        Chart {
+            svg: over_time(row, "Writes to a partition that is handed over, again and again").svg(&id),
+            id,
+            section: Section::Partitioning,
+            caption: format!(
+                "Between its two marks a partition is copied; writes go on, and wait only where it changes hands.{pause} \
+                 Acknowledged writes lost: {lost:.0}."
+            ),
+        }
+    });
+    charts.collect()
+}
+
 fn faults(summary: &Summary<'_>) -> Vec<Chart> {
     let charts = summary.of_kind(Kind::Fault).enumerate().map(|(number, row)| {
-        let series = row.curve("acked writes").map(|curve| Series {
-            name: format!("{}, {}", row.subject(), row.workload),
-            engine: row.engine.clone(),
-            points: curve.points.clone(),
-        });
-        let mut plot = lines(
-            &format!("Writes around a fault: {}", row.workload.trim_start_matches("fault: ")),
-            axis("time [s]", Scale::Linear),
-            axis("acknowledged writes per second [1/s]", Scale::Linear),
-            series.into_iter().collect(),
-        );
-        plot.marks = row.marks.iter().map(|mark| (mark.at, mark.what.clone())).collect();
-        plot.filled = true;
+        let title = format!("Writes around a fault: {}", row.workload.trim_start_matches("fault: "));
+        let plot = over_time(row, &title);
         let id = format!("fault-{}", number + 1);
         let gap = row.median("longest gap without an acked write, during the fault");
         let lost = row.metrics.get("acked writes lost").map_or(0.0, Spread::most);

@@ -9,7 +9,7 @@ use super::markdown::single_client;
 use super::plot::{STYLE, colour, colours, escape};
 use super::prose::{BIAS, READING};
 use super::summary::{Row, Spread, Summary};
-use super::terminal::{lines, micros, range, short};
+use super::terminal::{amount, lines, micros, range, short};
 use crate::record::Kind;
 use crate::suite::{OBJECTIVE, SWEEP_CLIENTS};
 use crate::table::{count, latency};
@@ -75,8 +75,13 @@ pub fn page(summary: &Summary<'_>, raw: &str) -> String {
     verdict(summary, &mut out);
     out.push_str(
         "<nav><a href=\"#summary\">Summary</a><a href=\"#speed\">Speed</a><a href=\"#faults\">Faults</a>\
-         <a href=\"#staleness\">Staleness</a><a href=\"#conflicts\">Conflicts</a><a href=\"#cost\">Cost</a>\
-         <a href=\"#losses\">Where we lose</a><a href=\"#cases\">All cases</a><a href=\"#setup\">Set-up</a>\
+         <a href=\"#staleness\">Staleness</a><a href=\"#conflicts\">Conflicts</a><a href=\"#cost\">Cost</a>",
+    );
+    if summary.of_kind(Kind::Partitioning).next().is_some() {
+        out.push_str("<a href=\"#partitioning\">Partitions</a>");
+    }
+    out.push_str(
+        "<a href=\"#losses\">Where we lose</a><a href=\"#cases\">All cases</a><a href=\"#setup\">Set-up</a>\
          <a href=\"#bias\">Bias</a><a href=\"#raw\">Raw data</a></nav>\n",
     );
     heading("summary", "What each gives, and what it promises for it", &mut out);
@@ -97,6 +102,11 @@ pub fn page(summary: &Summary<'_>, raw: &str) -> String {
         if section == Section::Cost {
             list(&findings::efficiency(summary), &mut out);
         }
+    }
+    if summary.of_kind(Kind::Partitioning).next().is_some() {
+        heading("partitioning", "Partitions", &mut out);
+        plots(&charts, Section::Partitioning, &mut out);
+        partitioning(summary, &mut out);
     }
     heading("losses", "Where we lose", &mut out);
     losses(&findings::losses(summary), &mut out);
@@ -300,6 +310,20 @@ fn replications(summary: &Summary<'_>, out: &mut String) {
         out.push_str("</tr>\n");
     }
     out.push_str("</tbody></table></div>\n");
+}
+
+/// Everything that runs of partitioning found, a table each.
+fn partitioning(summary: &Summary<'_>, out: &mut String) {
+    for row in summary.of_kind(Kind::Partitioning) {
+        add(out, &format!("<h3>{}</h3>", escape(&row.name)));
+        head(&["figure", "value"], 1, out);
+        for (metric, spread) in &row.metrics {
+            let _ = write!(out, "<tr><td class=\"w\">{}</td>", escape(metric));
+            cell(Some(amount(spread)), out);
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</tbody></table></div>\n");
+    }
 }
 
 fn losses(losses: &[Loss], out: &mut String) {

@@ -18,9 +18,9 @@ const BUCKETS_PER_LINE: usize = 10;
 pub fn render(summary: &Summary<'_>) -> String {
     let mut text = cases(summary);
     text.push_str(&replications(summary));
-    for row in summary.of_kind(Kind::Fault) {
+    for row in summary.of_kind(Kind::Partitioning).chain(summary.of_kind(Kind::Fault)) {
         text.push('\n');
-        text.push_str(&fault(row));
+        text.push_str(&timed(row));
     }
     for finding in findings::efficiency(summary) {
         let _ = write!(text, "\n{finding}\n");
@@ -196,11 +196,15 @@ pub fn replications(summary: &Summary<'_>) -> String {
     if table.is_empty() { String::new() } else { format!("\n{}", table.render()) }
 }
 
-/// The time line of a fault and what it amounts to.
+/// What was done, the time line of what it was done to, and what it amounts to.
 #[must_use]
-pub fn fault(row: &Row) -> String {
-    let mut text =
-        format!("{}, {}, {} clients, write level {}\n", row.engine, row.name, row.clients, row.setting("write"));
+pub fn timed(row: &Row) -> String {
+    let mut text = match row.kind {
+        Kind::Fault => {
+            format!("{}, {}, {} clients, write level {}\n", row.engine, row.name, row.clients, row.setting("write"))
+        }
+        _ => format!("{}\n", row.name),
+    };
     if let Some(curve) = row.curve("acked writes") {
         let _ = writeln!(text, "  acked writes/s, one column per {} ms", BUCKET.as_millis());
         for points in curve.points.chunks(BUCKETS_PER_LINE) {
@@ -216,8 +220,20 @@ pub fn fault(row: &Row) -> String {
         }
     }
     for (metric, spread) in &row.metrics {
-        let unit = if spread.unit == "1" { String::new() } else { format!(" {}", spread.unit) };
-        let _ = writeln!(text, "  {metric}: {}{unit}", count(spread.median().round()));
+        let _ = writeln!(text, "  {metric}: {}", amount(spread));
     }
     text
+}
+
+/// A figure with its unit, times and small values as people read them.
+#[must_use]
+pub fn amount(spread: &Spread) -> String {
+    let value = spread.median();
+    match spread.unit.as_str() {
+        "us" => micros(value),
+        "1" if value.abs() >= 100.0 || value.fract() == 0.0 => count(value.round()),
+        "1" => short(value),
+        unit if value.abs() >= 100.0 => format!("{} {unit}", count(value.round())),
+        unit => format!("{} {unit}", short(value)),
+    }
 }

@@ -61,6 +61,14 @@ pub const PIECES_WINDOW: usize = 4;
 /// Most entries in one answer with a tail.
 pub const TAIL_ENTRIES_MAX: usize = 1_024;
 
+/// About so many bytes are in one answer with a tail: more than in a piece, for one follows the other only once it is in the target's
+/// log, and tails have to come faster than writes.
+pub const TAIL_BYTES: usize = 512 << 10;
+
+/// After every so many tails the target asks for the seal with twice as much left to copy: the writes come as fast as it copies them,
+/// and a longer gap is better than no end.
+pub const TAILS_PATIENT: u32 = 32;
+
 /// What a group writes into its own log for handoffs. Applied in order by every replica: see [`Holdings::apply`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {

@@ -57,6 +57,9 @@ pub trait Keyed: StateMachine + Default {
     /// Makes the machine know this of a key, and nothing else.
     fn set_state(&mut self, key: &[u8], state: Option<&[u8]>);
 
+    /// How many keys it knows something of.
+    fn keys(&self) -> usize;
+
     /// Calls `visit` for the keys from a bound on, in the order of their bytes, with their states, until it breaks. `visit` must not use
     /// the machine.
     fn each_from(&self, from: Bound<&[u8]>, visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>);

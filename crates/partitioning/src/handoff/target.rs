@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use replikit_core::{GroupId, LogIndex};
 
 use super::{
-    Answer, Ask, BACKLOG_ENTRIES_MAX, Copied, Holdings, Letter, Output, Record, Seal, Staged, TargetStore, Verdict,
-    verdict,
+    Answer, Ask, BACKLOG_ENTRIES_MAX, Copied, Holdings, Letter, Output, Record, Seal, Staged, TAILS_PATIENT,
+    TargetStore, Verdict, verdict,
 };
 use crate::id::{HandoffId, PlacementVersion};
 use crate::map::{Change, Handoff, Partition, PartitionMap};
@@ -26,6 +26,8 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
     seal: Option<Seal>,
+    // Tails that have come.
+    tails: u32,
     // Little is left to copy: the seal may be asked for.
     close: bool,
     compacted: bool,
@@ -94,9 +96,11 @@ impl Target {
             }
             Answer::Tail { after, to, entries, left, seal } => {
                 seen.seal = seal.or(seen.seal);
-                seen.close = left <= BACKLOG_ENTRIES_MAX;
+                let patience = (seen.tails / TAILS_PATIENT).min(u64::BITS / 2);
+                seen.close = left <= BACKLOG_ENTRIES_MAX << patience;
                 if !on_its_way && after < to && staged.is_some_and(|staged| staged.to == after) {
                     seen.proposed = Some(to);
+                    seen.tails += 1;
                     return vec![Output::Propose(Record::Tail { handoff: handoff.id, after, to, entries })];
                 }
             }

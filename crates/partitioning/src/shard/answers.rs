@@ -178,6 +178,16 @@ impl Answers {
         self.by_key.range::<[u8], _>((from, core::ops::Bound::Unbounded)).map(|(key, _)| key)
     }
 
+    /// Takes all of these beside its own.
+    pub(super) fn join(&mut self, others: &Self) {
+        self.raise_floor(others.floor);
+        for (&client, of_client) in &others.clients {
+            for (&sequence, (key, reply)) in &of_client.answers {
+                self.insert(key, Answer { client, sequence, reply: reply.clone() });
+            }
+        }
+    }
+
     /// These are all answers about a key.
     pub(super) fn set_key(&mut self, key: &[u8], answers: Vec<Answer>) {
         for (client, sequence) in self.by_key.remove(key).unwrap_or_default() {

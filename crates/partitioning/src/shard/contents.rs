@@ -1,10 +1,12 @@
 //! What a group has: the user's machine, the answers given, what is staged, and which keys were written of late.
 //!
 //! Invariant: what is staged for a handoff is apart from all else until it is published. The keys written of late are a hint that
-//! this process keeps for itself: where it does not reach back far enough, a copy begins anew.
+//! this process keeps for itself: where it does not reach back far enough, a copy begins anew. While somebody copies from here it
+//! reaches back as far as that copy needs, with each key once.
 
+use core::cell::{Cell, RefCell};
 use core::ops::{Bound, ControlFlow};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use replikit_core::LogIndex;
@@ -13,11 +15,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::answers::{Answer, Answers, ClientId, Known, Request};
 use super::{HandoffId, Keyed, Scheme, SourceStore, Span, TargetStore};
-use crate::handoff::{PIECE_BYTES, Piece, TAIL_ENTRIES_MAX, Tail};
+use crate::handoff::{Piece, TAIL_BYTES, TAIL_ENTRIES_MAX, Tail};
 use crate::partitioner::Partitioner as _;
 
 /// Writes that a replica remembers the keys of, for the tails of handoffs.
 pub(super) const RECENT_MAX: usize = 8 << 10;
+/// A copy that has asked for nothing while so many entries were applied is over.
+const COPYING_ENTRIES_MAX: u64 = 1 << 20;
+/// More writes than these are not remembered for anybody: the copy begins anew.
+const RECENT_COPYING_MAX: usize = 4 << 20;
 
 /// All about one key, as it travels.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,14 +45,21 @@ struct Items {
 pub(super) struct Portion<M> {
     pub(super) machine: M,
     pub(super) answers: Answers,
+    /// Of all keys, once it was asked for; none after a change.
+    digest: Cell<Option<u64>>,
 }
 
 impl<M: Keyed> Portion<M> {
+    pub(super) const fn of(machine: M, answers: Answers) -> Self {
+        Self { machine, answers, digest: Cell::new(None) }
+    }
+
     fn item(&self, key: &[u8]) -> Item {
         Item { key: Bytes::copy_from_slice(key), state: self.machine.state(key), answers: self.answers.of_key(key) }
     }
 
     fn take(&mut self, items: Items) {
+        self.digest.set(None);
         self.answers.raise_floor(items.floor);
         for Item { key, state, answers } in items.items {
             self.machine.set_state(&key, state.as_deref());
@@ -75,6 +88,20 @@ pub struct Contents<M> {
     recent: VecDeque<(LogIndex, Bytes)>,
     // Keys written behind it are in `recent`; none before the first entry that this process has applied.
     recent_after: Option<LogIndex>,
+    applied: LogIndex,
+    // By where the span begins that is copied.
+    copying: RefCell<BTreeMap<Bytes, Copying>>,
+    // Of each key only the newest is kept, once there are so many.
+    thinned_at: usize,
+}
+
+/// Somebody copies what is here.
+#[derive(Clone, Copy, Debug)]
+struct Copying {
+    /// It needs the keys written behind this.
+    after: LogIndex,
+    /// What was applied when it asked last.
+    asked: LogIndex,
 }
 
 impl<M: Keyed> Contents<M> {
@@ -83,7 +110,16 @@ impl<M: Keyed> Contents<M> {
     }
 
     pub(super) const fn of(scheme: Scheme, main: Portion<M>, staged: BTreeMap<HandoffId, Portion<M>>) -> Self {
-        Self { scheme, main, staged, recent: VecDeque::new(), recent_after: None }
+        Self {
+            scheme,
+            main,
+            staged,
+            recent: VecDeque::new(),
+            recent_after: None,
+            applied: LogIndex(0),
+            copying: RefCell::new(BTreeMap::new()),
+            thinned_at: 2 * RECENT_MAX,
+        }
     }
 
     pub(super) const fn machine(&self) -> &M {
@@ -93,6 +129,44 @@ impl<M: Keyed> Contents<M> {
     /// An entry is about to be applied.
     pub(super) fn follow(&mut self, at: LogIndex) {
         self.recent_after.get_or_insert(at.prev());
+        self.applied = at;
+    }
+
+    /// Remembers that a key was written. Without a copy under way the oldest go; with one, those that it needs stay, but of each
+    /// key the newest write only: an entry of a tail shows the key as it is.
+    fn remember(&mut self, at: LogIndex, key: &[u8]) {
+        self.recent.push_back((at, Bytes::copy_from_slice(key)));
+        if self.recent.len() <= RECENT_MAX {
+            return;
+        }
+        let copying = self.copying.get_mut();
+        copying.retain(|_, it| at.0 - it.asked.0 <= COPYING_ENTRIES_MAX);
+        if self.recent.len() > RECENT_COPYING_MAX {
+            copying.clear();
+        }
+        let after = copying.values().map(|it| it.after).min().unwrap_or(at);
+        while self.recent.len() > RECENT_MAX
+            && let Some((index, _)) = self.recent.pop_front_if(|(index, _)| *index <= after)
+        {
+            self.recent_after = Some(index);
+        }
+        if self.recent.len() > self.thinned_at {
+            let mut seen = HashSet::with_capacity(self.recent.len());
+            let mut newest = VecDeque::with_capacity(self.recent.len());
+            while let Some((index, key)) = self.recent.pop_back() {
+                if seen.insert(key.clone()) {
+                    newest.push_front((index, key));
+                }
+            }
+            // So each write pays for looking at a few.
+            self.thinned_at = 2 * newest.len().max(RECENT_MAX);
+            self.recent = newest;
+        }
+    }
+
+    /// Somebody copies from here, and has everything up to `after`.
+    fn copies(&self, span: &Span, after: LogIndex) {
+        self.copying.borrow_mut().insert(span.start.clone(), Copying { after, asked: self.applied });
     }
 
     pub(super) fn look_up(&self, request: Request) -> Known {
@@ -104,12 +178,7 @@ impl<M: Keyed> Contents<M> {
         if let Some(request) = request {
             self.main.answers.record(request, key, reply.clone());
         }
-        if self.recent.len() == RECENT_MAX
-            && let Some((index, _)) = self.recent.pop_front()
-        {
-            self.recent_after = Some(index);
-        }
-        self.recent.push_back((at, Bytes::copy_from_slice(key)));
+        self.remember(at, key);
         reply
     }
 
@@ -195,6 +264,9 @@ impl<M: Keyed> Contents<M> {
 
 impl<M: Keyed> SourceStore for Contents<M> {
     fn piece(&self, span: &Span, after: Option<&[u8]>, bytes_max: usize) -> Piece {
+        // The first one says from where on a tail will be asked for.
+        let known = self.copying.borrow().get(&span.start).map(|it| it.after);
+        self.copies(span, known.filter(|_| after.is_some()).unwrap_or(self.applied));
         let (items, through) = self.keys(span, after, bytes_max);
         Piece { items: self.encode(items), through }
     }
@@ -203,6 +275,7 @@ impl<M: Keyed> SourceStore for Contents<M> {
         if self.recent_after.is_none_or(|known| after < known) {
             return None;
         }
+        self.copies(span, after);
         let first = self.recent.partition_point(|(index, _)| *index <= after);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for (index, key) in self.recent.range(first..).take_while(|(index, _)| *index <= to) {
@@ -213,7 +286,7 @@ impl<M: Keyed> SourceStore for Contents<M> {
             let entry = self.encode(vec![self.main.item(key)]);
             bytes += entry.len();
             entries.push(entry);
-            if entries.len() == TAIL_ENTRIES_MAX || bytes >= PIECE_BYTES {
+            if entries.len() == TAIL_ENTRIES_MAX || bytes >= TAIL_BYTES {
                 return Some(Tail { entries, to: *index });
             }
         }
@@ -238,18 +311,24 @@ impl<M: Keyed> TargetStore for Contents<M> {
     }
 
     fn staged_digest(&self, handoff: HandoffId) -> u64 {
-        self.staged.get(&handoff).map_or(0, |portion| portion.digest(|_| true))
+        let Some(portion) = self.staged.get(&handoff) else { return 0 };
+        let digest = portion.digest.get().unwrap_or_else(|| portion.digest(|_| true));
+        portion.digest.set(Some(digest));
+        digest
     }
 
     fn publish(&mut self, handoff: HandoffId) {
-        let Some(portion) = self.staged.remove(&handoff) else { return };
-        let mut keys: Vec<Bytes> = portion.answers.keys_from(Bound::Unbounded).cloned().collect();
-        portion.machine.each_from(Bound::Unbounded, &mut |key, _| {
-            keys.push(Bytes::copy_from_slice(key));
-            ControlFlow::Continue(())
-        });
-        let items = keys.iter().map(|key| portion.item(key)).collect();
-        self.main.take(Items { floor: portion.answers.floor(), items });
+        let Some(Portion { machine, answers, .. }) = self.staged.remove(&handoff) else { return };
+        let main = &mut self.main.machine;
+        if main.keys() == 0 {
+            *main = machine;
+        } else {
+            machine.each_from(Bound::Unbounded, &mut |key, state| {
+                main.set_state(key, Some(state));
+                ControlFlow::Continue(())
+            });
+        }
+        self.main.answers.join(&answers);
     }
 
     fn discard(&mut self, handoff: HandoffId) {
@@ -257,10 +336,20 @@ impl<M: Keyed> TargetStore for Contents<M> {
     }
 
     fn remove(&mut self, span: &Span) {
-        let (items, _) = self.keys(span, None, usize::MAX);
-        for item in items {
-            self.main.machine.set_state(&item.key, None);
-            self.main.answers.set_key(&item.key, Vec::new());
+        let mut keys: Vec<Bytes> = Vec::new();
+        self.each_from(span, Bound::Unbounded, &mut |key, _| {
+            keys.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        });
+        if keys.len() == self.main.machine.keys() {
+            // Nothing else is here: no key is looked for.
+            self.main.machine = M::default();
+        } else {
+            keys.iter().for_each(|key| self.main.machine.set_state(key, None));
+        }
+        let answered = self.main.answers.keys_from(Bound::Unbounded).filter(|key| self.covers(span, key));
+        for key in answered.cloned().collect::<Vec<_>>() {
+            self.main.answers.set_key(&key, Vec::new());
         }
     }
 }

@@ -131,7 +131,7 @@ impl<M: Keyed> Restorer<M> {
                 .map_err(|_| RestoreError { what: "the head of a group's snapshot cannot be decoded" })?;
             let (handoffs, mut left): (Vec<_>, Vec<_>) = head.staged.into_iter().unzip();
             left.reverse();
-            let now = Some(Portion { machine: M::default(), answers: head.answers });
+            let now = Some(Portion::of(M::default(), head.answers));
             self.reading = Some(Reading { holdings: head.holdings, whole: Vec::new(), now, left, handoffs });
         }
         let reading = self.reading.as_mut().expect("set above");
@@ -152,7 +152,7 @@ impl<M: Keyed> Restorer<M> {
                 reading.now = Some(portion);
             } else {
                 reading.whole.push(portion);
-                reading.now = reading.left.pop().map(|answers| Portion { machine: M::default(), answers });
+                reading.now = reading.left.pop().map(|answers| Portion::of(M::default(), answers));
             }
         }
         Ok(())

@@ -30,6 +30,10 @@ impl Keyed for Keyspace {
         self.set(key, state);
     }
 
+    fn keys(&self) -> usize {
+        self.len()
+    }
+
     fn each_from(&self, from: Bound<&[u8]>, visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>) {
         self.for_each_from(from, visit);
     }

@@ -154,6 +154,30 @@ fn a_retry_behind_a_handoff_gets_the_first_answer() {
     assert!(source.shard.machine().is_empty());
 }
 
+/// Copies under load began anew again and again: more was written meanwhile than a replica remembered.
+#[test]
+fn a_copy_goes_on_however_much_is_written_meanwhile() {
+    let (map, mut source) = (map(), Group::new(1));
+    let route = map.route(b"fig");
+    let span = map.partition_of(b"fig").span.clone();
+    source.add(&route, None, "fig", 1);
+    source.shard.contents().piece(&span, None, 1);
+    let at = LogIndex(source.at);
+    let keys = ["apple", "date", "fig"];
+    for nth in 0..100_000 {
+        source.add(&route, None, keys[nth % 3], 1);
+    }
+    let end = LogIndex(source.at);
+    let (mut reached, mut entries) = (at, 0);
+    while reached < end {
+        let tail = source.shard.contents().tail(&span, reached, end).expect("it is remembered for the copy");
+        entries += tail.entries.len();
+        reached = tail.to;
+    }
+    assert!(entries < 40_000, "{entries} entries: not each write of a key");
+    assert!(source.shard.contents().tail(&span, LogIndex(at.0 - 1), end).is_none(), "what nobody needs is not");
+}
+
 #[test]
 fn what_a_client_waits_for_no_longer_is_forgotten_and_never_new() {
     let (map, mut group) = (map(), Group::new(1));
