@@ -259,9 +259,11 @@ impl Owners {
         self.each(copies).unwrap_or(Need::Count(0))
     }
 
-    /// Whether so many owners have compared a write that every write quorum has one of them.
+    /// Whether so many owners have compared a write that every write quorum has one of them. Where write quorums need not meet,
+    /// a later write may miss it in any case, and nobody is waited for.
     pub(crate) fn is_compared(&self, applied: Set) -> bool {
-        self.voters.iter().all(|voters| voters.set.intersection(applied).len() + voters.write > voters.n())
+        let meets = |voters: &Voters| voters.set.intersection(applied).len() + voters.write > voters.n();
+        self.voters.iter().all(|voters| 2 * voters.write <= voters.n() || meets(voters))
     }
 
     /// Whether so many owners are enough for every read of the set quorum to meet one of them.

@@ -96,6 +96,25 @@ fn a_write_behind_a_newer_one_is_stamped_anew_and_wins_whatever_the_clocks_say()
     group.assert_agreed();
 }
 
+/// Found by the bench: where one owner is enough, a write that came to another one behind a later write waited for ever.
+#[test]
+fn a_write_that_one_owner_is_enough_for_does_not_wait_because_another_has_a_later_one() {
+    let one = Quorums { read: Size::Exactly(1), write: Size::Exactly(1), durable: Size::Exactly(1) };
+    let mut group = Group::new(3, move |config: &mut Config| config.quorums = one);
+    for node in [1, 3] {
+        group.places.get_mut(&NodeId(node)).unwrap().disk_stopped = true;
+    }
+    group.cut.insert((NodeId(1), NodeId(2)));
+    let token = group.ask(1, &put("k", "earlier"));
+    group.deliver();
+    group.ask(3, &put("k", "later, and it has seen the earlier one"));
+    group.deliver();
+    assert!(group.outcome(token).is_none(), "it is on no disk");
+    group.cut.remove(&(NodeId(1), NodeId(2)));
+    group.run(Duration::from_secs(1));
+    assert!(matches!(group.outcome(token), Some(Outcome::Acked { .. })), "{:?}", group.outcome(token));
+}
+
 /// Owners that were told of something by reads, counted over all coordinators, and what the disks have stored.
 fn repairs(group: &Group) -> (u64, u64) {
     let told = (1..=3).map(|node| group.replica(node).figures().repaired).sum();
