@@ -84,11 +84,16 @@ impl Leaderless {
         self.taking.as_ref().map_or(&self.ownership, |(_, taking)| taking).newest()
     }
 
-    /// What this replica knows of epochs, and tells: that which is on its disk.
-    pub(crate) fn tell_epochs(&mut self, to: NodeId) {
-        if self.config.epochs.changes() {
-            let known = Box::new(self.ownership.clone());
-            self.send(to, Head::Epochs(known), Batches::None);
+    /// What this replica knows of epochs, and tells: that which is on its disk. The same is told to the same node once between
+    /// two exchanges: two nodes that wait for their disks with what they have learned would answer each other without end.
+    pub(crate) fn tell_epochs(&mut self, now: Now, to: NodeId) {
+        if !self.config.epochs.changes() {
+            return;
+        }
+        self.told_epochs.retain(|_, (until, told)| *until > now.mono && *told == self.ownership);
+        if !self.told_epochs.contains_key(&to) {
+            self.told_epochs.insert(to, (now.mono + self.config.timing.exchange, self.ownership.clone()));
+            self.send(to, Head::Epochs(Box::new(self.ownership.clone())), Batches::None);
         }
     }
 
@@ -100,7 +105,7 @@ impl Leaderless {
         self.learn_epochs(now, theirs);
         let mut both = theirs.clone();
         if both.merge(&self.ownership) {
-            self.tell_epochs(from);
+            self.tell_epochs(now, from);
         }
     }
 

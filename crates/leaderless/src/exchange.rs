@@ -44,7 +44,7 @@ impl Leaderless {
             return self.handle_epochs(now, from, theirs);
         }
         if self.config.fallbacks.nodes.contains(&from) {
-            return self.handle_fallback(from, message.head);
+            return self.handle_fallback(now, from, message.head);
         }
         let Some(member) = self.members.get_mut(&from) else {
             if !self.config.epochs.changes() {
@@ -53,7 +53,7 @@ impl Leaderless {
             // Evicted, or not named yet: one of the two has still to hear of an epoch.
             if message.head.epoch().is_some_and(|epoch| epoch != self.epoch) || matches!(message.head, Head::Report(_))
             {
-                self.tell_epochs(from);
+                self.tell_epochs(now, from);
             }
             return;
         };
@@ -65,7 +65,7 @@ impl Leaderless {
         }
         if message.head.epoch().is_some_and(|epoch| epoch != self.epoch) {
             // What is of other epochs is not answered; who is behind learns.
-            self.tell_epochs(from);
+            self.tell_epochs(now, from);
         }
         match message.head {
             Head::Push(push) if push.epoch == self.epoch => self.handle_push(now, from, push, message.batches),
@@ -89,13 +89,13 @@ impl Leaderless {
     }
 
     /// A node that stands in for owners keeps a hint, or delivers one.
-    fn handle_fallback(&mut self, from: NodeId, head: Head) {
+    fn handle_fallback(&mut self, now: Now, from: NodeId, head: Head) {
         self.down.remove(&from);
         match head {
             _ if self.failed => {}
             Head::Hinted { origin, sequence, owner } => self.handle_hinted(from, origin, sequence, owner),
             Head::Repair(repair) if repair.epoch == self.epoch => self.handle_repair(from, *repair),
-            Head::Repair(_) => self.tell_epochs(from),
+            Head::Repair(_) => self.tell_epochs(now, from),
             _ => self.misbehaved(from, "what only owners say"),
         }
     }

@@ -144,6 +144,8 @@ pub struct Leaderless {
     pub(crate) snapshot: Option<Position>,
     pub(crate) log_bytes: u64,
     pub(crate) retained_bytes: u64,
+    // To whom what was told of epochs, and until when it is not told again.
+    pub(crate) told_epochs: BTreeMap<NodeId, (Time, Ownership)>,
     pub(crate) next_exchange: Time,
     /// Whether peers may lack something that can go out now.
     pub(crate) outdated: bool,
@@ -259,6 +261,7 @@ impl Leaderless {
             snapshot: boot.snapshot,
             log_bytes: 0,
             retained_bytes: 0,
+            told_epochs: BTreeMap::new(),
             next_exchange: Time::ZERO,
             outdated: false,
             actions: VecDeque::new(),

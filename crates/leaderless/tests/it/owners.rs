@@ -6,9 +6,10 @@ use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Event, Link, NodeId, Outcome, Owners, ReadLevel, Rejection, SessionToken, WriteLevel, WriteRequest,
+    Batches, Epoch, Event, Input, Link, Membership, Message, NodeId, Outcome, Owners, ReadLevel, Rejection, SessionToken,
+    WriteLevel, WriteRequest,
 };
-use replikit_leaderless::{Counting, Head, Keyspace, Keyspaces};
+use replikit_leaderless::{Counting, Head, Keyspace, Keyspaces, Ownership};
 
 use crate::group::Group;
 
@@ -390,4 +391,45 @@ fn a_message_of_other_epochs_is_answered_with_what_is_known_of_them() {
     group.drops = |_| false;
     group.run(SECOND * 2);
     assert!(group.is_owned_by(&[1, 2, 3, 4]), "one node that has heard of it is enough");
+}
+
+/// What `leaderless-owners` seed 7890 never came to the end of: two owners that wait for their disks with what they have learned of
+/// epochs, each of which knows on its disk what the other does not.
+#[test]
+fn nodes_that_wait_for_their_disks_do_not_tell_each_other_of_epochs_without_end() {
+    let mut group = Group::changing(3, 3, |_| {});
+    let (first, second, third) = (NodeId(1), NodeId(2), NodeId(3));
+    let settled = group.replica(1).ownership().clone();
+    let with_joint = |epochs: &[u64]| {
+        let membership = settled.settled.clone().expect("founded");
+        let joint = epochs.iter().map(|epoch| Membership { epoch: Epoch(*epoch), ..membership.clone() }).collect();
+        Ownership { joint, ..settled.clone() }
+    };
+    let say = |group: &mut Group, from, to, ownership| {
+        let message = Message { head: Head::Epochs(Box::new(ownership)), batches: Batches::None };
+        group.input(to, Input::Message { from, message });
+    };
+    // On the disk of the second; the first has heard of a later one.
+    say(&mut group, third, second, with_joint(&[2]));
+    (0..4).for_each(|_| group.announce_to([], 1..=3));
+    group.announce_to([1], 1..=3);
+    group.places.get_mut(&first).expect("runs").disk_stopped = true;
+    group.places.get_mut(&second).expect("runs").disk_stopped = true;
+    group.wire.clear();
+    // On their way to the disks.
+    say(&mut group, second, first, with_joint(&[2]));
+    say(&mut group, third, second, with_joint(&[2, 3]));
+    let mut told = 0;
+    while let Some((from, to, message)) = group.wire.pop_front() {
+        told += usize::from(matches!(message.head, Head::Epochs(_)));
+        assert!(told < 20, "they go on and on");
+        if to != third {
+            group.input(to, Input::Message { from, message });
+        }
+    }
+    assert!(told > 0, "they know of different epochs");
+    group.resume_disk(first);
+    group.resume_disk(second);
+    group.run(SECOND * 5);
+    assert!(group.is_owned_by(&[1, 2, 3]));
 }
