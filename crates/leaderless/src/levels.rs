@@ -282,7 +282,7 @@ impl Owners {
 
     fn named(&self, owners: Named) -> Option<Need> {
         let count = match owners {
-            Named::One | Named::Any => return self.any_one(),
+            Named::One | Named::Any => 1,
             Named::Two => 2,
             Named::Three => 3,
             Named::All => return self.each(|voters| Some(voters.n())),
@@ -299,6 +299,8 @@ impl Owners {
         (!all.is_empty()).then(|| Need::Each(all.into()))
     }
 
+    /// Whoever it is: enough to be read from. Not to be written to, as the copy may be one of the epoch before alone, whose owners
+    /// leave with what they have.
     fn any_one(&self) -> Option<Need> {
         (!self.voters.is_empty()).then_some(Need::Count(1))
     }
@@ -306,9 +308,6 @@ impl Owners {
     /// So many owners of each epoch; all, of one that has fewer than the newest.
     fn copies(&self, copies: u8) -> Option<Need> {
         let possible = self.newest().is_some_and(|newest| (1..=newest.n()).contains(&copies));
-        if copies == 1 && possible {
-            return self.any_one();
-        }
         possible.then(|| self.each(|voters| Some(copies.min(voters.n())))).flatten()
     }
 
@@ -338,8 +337,8 @@ impl Owners {
         let both = |need: Need| WriteNeed { applied: need.clone(), durable: need, hints_count: false };
         let counts = |applied, durable| WriteNeed { applied, durable, hints_count: false };
         match level {
-            WriteLevel::Memory => Some(counts(self.any_one()?, Need::Count(0))),
-            WriteLevel::LeaderDisk => self.any_one().map(both),
+            WriteLevel::Memory => Some(counts(self.copies(1)?, Need::Count(0))),
+            WriteLevel::LeaderDisk => self.copies(1).map(both),
             WriteLevel::Received(copies) => Some(counts(self.copies(copies)?, Need::Count(0))),
             WriteLevel::Durable(copies) => self.copies(copies).map(both),
             WriteLevel::Quorum | WriteLevel::Owners(Named::Quorum) => {
@@ -358,7 +357,7 @@ impl Owners {
     /// What a read at this level needs; `None` when the group cannot meet it, or the level is not one of owners.
     pub(crate) fn read_need(&self, level: &ReadLevel) -> Option<Need> {
         match *level {
-            ReadLevel::Local => self.any_one(),
+            ReadLevel::Local | ReadLevel::Replicas(1) | ReadLevel::Owners(Named::One) => self.any_one(),
             ReadLevel::Replicas(copies) => self.copies(copies),
             ReadLevel::Owners(Named::Quorum) => self.each(|voters| Some(voters.read)),
             ReadLevel::Owners(Named::Any) => None,

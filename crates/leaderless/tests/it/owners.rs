@@ -433,3 +433,28 @@ fn nodes_that_wait_for_their_disks_do_not_tell_each_other_of_epochs_without_end(
     group.run(SECOND * 5);
     assert!(group.is_owned_by(&[1, 2, 3]));
 }
+
+/// `leaderless-owners` seed 8270: the only disk that had the write was that of an owner that left.
+#[test]
+fn a_write_at_one_owner_is_on_a_disk_that_stays() {
+    let mut group = Group::changing(3, 3, |_| {});
+    group.announce(2..=3);
+    group.isolate(NodeId(2), true);
+    for _ in 0..200 {
+        group.run(Duration::from_millis(10));
+        if [1, 3].iter().all(|node| group.replica(*node).ownership().joint.len() == 1) {
+            break;
+        }
+    }
+    assert_eq!(group.replica(3).ownership().joint.len(), 1, "no majority of the next owners can be heard");
+    group.places.get_mut(&NodeId(3)).expect("runs").disk_stopped = true;
+    let tokens = [WriteLevel::LeaderDisk, WriteLevel::Durable(1), WriteLevel::Owners(Owners::One)]
+        .map(|level| group.ask(3, &put("k", "v").at(level)));
+    group.deliver();
+    assert!(tokens.iter().all(|token| group.outcome(*token).is_none()), "only the disk of one that leaves has it");
+    group.resume_disk(NodeId(3));
+    group.deliver();
+    for token in tokens {
+        assert!(matches!(group.outcome(token), Some(Outcome::Acked { .. })), "{:?}", group.outcome(token));
+    }
+}
