@@ -434,7 +434,8 @@ impl Leaderless {
         if !self.consensus.started || self.consensus.cas.standing() != Acceptor::Serving {
             return;
         }
-        let until = now.mono + self.config.timing.read;
+        // Nobody waits for it: long enough to ask again, however little time a client's read has.
+        let until = now.mono + self.config.timing.read + self.config.timing.exchange * 4;
         while self.consensus.sweep.under_way.len() < SWEPT_MAX {
             let sweep = &mut self.consensus.sweep;
             if sweep.again.is_empty() && !sweep.is_over {

@@ -25,6 +25,8 @@ use super::work::{Phase, Plan, Work};
 const TRIES_MAX: usize = 64;
 /// Most queries for one read. A proposal instead of a further one takes the promises away from whoever writes.
 const QUERIES_MAX: u32 = 3;
+/// A query waits for this part of the time that is left for its reads at most.
+const QUERY_SHARE: u32 = 4;
 
 impl Proposers {
     /// Begins the next thing to do.
@@ -103,7 +105,12 @@ impl Proposers {
 
     /// Asks every member that has not answered yet.
     pub(super) fn ask(&mut self, now: Time, key: &Bytes, work: &mut Work) {
-        work.wake = now + self.config.resend.max(Duration::from_nanos(1));
+        let wait = match &work.phase {
+            // Who holds something else and who is silent may leave no quorum for what is held: it is proposed in time.
+            Phase::Querying { .. } => self.config.resend.min(work.left(now) / QUERY_SHARE),
+            _ => self.config.resend,
+        };
+        work.wake = now + wait.max(Duration::from_nanos(1));
         let ask = match &work.phase {
             Phase::Idle | Phase::Waiting => return,
             Phase::Querying { known, .. } => Ask::Query { known: known.0 },

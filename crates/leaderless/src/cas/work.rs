@@ -3,6 +3,7 @@
 //! Invariant: an operation is in the queue as long as no proposal contained it, so that ending it then is without effect; then
 //! it is in the batch, whose operations stay together, in order, in every further proposal until one of them took effect.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use replikit_core::{Time, Token};
@@ -127,6 +128,12 @@ impl Work {
     pub(super) fn due(&self) -> Time {
         let open = self.batch.iter().filter(|request| request.token.is_some());
         self.queue.iter().chain(open).map(|request| request.deadline).fold(self.wake, Time::min)
+    }
+
+    /// How long it is until the first queued request is too late.
+    pub(super) fn left(&self, now: Time) -> Duration {
+        let first = self.queue.iter().map(|request| request.deadline).min();
+        first.map_or(Duration::ZERO, |first| first.since(now))
     }
 
     /// What became of the batch's earlier proposals, as far as this value tells.

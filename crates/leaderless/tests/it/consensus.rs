@@ -49,7 +49,9 @@ fn wait(group: &mut Group, token: u64) {
 fn values(group: &mut Group, node: u32, key: &str, level: ReadLevel) -> Vec<String> {
     let token = group.query(node, key, level);
     wait(group, token);
-    let Some(Outcome::Value { values, strict: true, .. }) = group.outcome(token) else { panic!("no answer") };
+    let Some(Outcome::Value { values, strict: true, .. }) = group.outcome(token) else {
+        panic!("{:?}", group.outcome(token))
+    };
     let versions = decode_versions(&values[0]).unwrap();
     versions.values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect()
 }
@@ -297,4 +299,19 @@ fn without_a_majority_what_was_not_proposed_is_refused_and_what_was_is_in_doubt(
     assert_eq!(group.outcome(refused), Some(&Outcome::Rejected(Rejection::NoQuorum)));
     group.isolate(NodeId(3), false);
     assert_eq!(effect(&mut group, 2, &add("lock/n", 10)), WriteEffect::Counter { value: 11 });
+}
+
+/// `leaderless-owners` seed 21384: its owners changed for ever, for every read ended before it proposed anything.
+#[test]
+fn a_read_proposes_in_time_what_silent_owners_leave_without_a_quorum() {
+    let mut group = Group::new(3, |config| {
+        config.keyspaces = Keyspaces::default().with("lock/", Keyspace::cas());
+        (config.timing.read, config.timing.exchange) = (Duration::from_millis(60), Duration::from_millis(200));
+    });
+    assert_eq!(effect(&mut group, 2, &add("lock/n", 1)), WriteEffect::Counter { value: 1 });
+    group.isolate(NodeId(2), true);
+    assert_eq!(effect(&mut group, 1, &set("lock/a", None, "ada")), WriteEffect::Done);
+    group.isolate(NodeId(2), false);
+    group.kill(NodeId(3));
+    assert_eq!(values(&mut group, 2, "lock/a", ReadLevel::Linearizable), ["ada"]);
 }
