@@ -2,8 +2,8 @@
 //! it had.
 //!
 //! Invariants: what others had closed of its writes stays closed, so what was forgotten because every owner had it does not
-//! come back; what it had made and nobody else has is put away, durably, before its state is dropped, and stays there until it
-//! has been made again. A quorum never counted any of that.
+//! come back; what it has and nobody else has is put away, durably, before its state is dropped, and stays there until it has
+//! been made again. A quorum never counted any of that.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -11,7 +11,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 use replikit_core::dotted::{Peer, first_number};
 use replikit_core::policy::{Overwritten, Version, resolve};
-use replikit_core::{Dot, Epoch, Event, LogIndex, Now, Origin, OriginId, Persist, Rejection};
+use replikit_core::{Dot, Epoch, Event, LogIndex, Now, OriginId, Persist, Rejection};
 
 use crate::consensus::Consensus;
 use crate::content::{Content, KeyCopy, Stored, Versions};
@@ -57,10 +57,11 @@ impl Leaderless {
         }
     }
 
-    /// What only this node may have: its own writes that are not known to be everywhere.
+    /// What only this node may have: what is not known to be everywhere, own writes or not. Of a weak write this may have been the
+    /// only disk, and its writer has crashed.
     fn put_away(&mut self) {
-        let (node, stable) = (self.config.node, self.stability.stable().clone());
-        let only_here = |dot: Dot| Origin::of(dot.origin).is_some_and(|o| o.node == node) && !stable.contains(dot);
+        let stable = self.stability.stable().clone();
+        let only_here = |dot: Dot| !stable.contains(dot);
         let mut keys = Vec::new();
         self.state.map().for_each_from(Bound::Unbounded, |key, slot| {
             let mut found = false;

@@ -17,6 +17,8 @@ pub(crate) struct Place {
     log: MemoryLog,
     pub(crate) events: Vec<Event>,
     pub(crate) disk_stopped: bool,
+    // What the disk has not taken while it is stopped: a crash loses it.
+    waiting: Vec<(WriteId, Persist)>,
     /// Batches that it has stored.
     pub(crate) appends: u64,
     /// Messages that it has handed to the network.
@@ -154,7 +156,7 @@ impl Group {
         }
         replica.handle(now, Input::Recovered);
         let disk_stopped = self.starts_stopped.contains(&node);
-        let place = Place { replica, log, events: Vec::new(), disk_stopped, appends: 0, sent: 0 };
+        let place = Place { replica, log, events: Vec::new(), disk_stopped, waiting: Vec::new(), appends: 0, sent: 0 };
         self.places.insert(node, place);
         self.drain(node);
     }
@@ -215,7 +217,11 @@ impl Group {
                 match action {
                     Action::Persist { id, op } => {
                         place.appends += u64::from(matches!(op, Persist::Append { .. }));
-                        place.log.persist(id, op);
+                        if place.disk_stopped {
+                            place.waiting.push((id, op));
+                        } else {
+                            place.log.persist(id, op);
+                        }
                     }
                     Action::Send { to, message } => {
                         place.sent += 1;
@@ -243,7 +249,11 @@ impl Group {
 
     /// The disk of a node goes on.
     pub(crate) fn resume_disk(&mut self, node: NodeId) {
-        self.places.get_mut(&node).expect("the node runs").disk_stopped = false;
+        let place = self.places.get_mut(&node).expect("the node runs");
+        place.disk_stopped = false;
+        for (id, op) in place.waiting.drain(..) {
+            place.log.persist(id, op);
+        }
         self.drain(node);
     }
 

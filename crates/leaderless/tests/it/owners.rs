@@ -458,3 +458,37 @@ fn a_write_at_one_owner_is_on_a_disk_that_stays() {
         assert!(matches!(group.outcome(token), Some(Outcome::Acked { .. })), "{:?}", group.outcome(token));
     }
 }
+
+/// `leaderless-owners` seed 36046: of a weak write the only disk was that of an owner that was evicted; its writer had crashed.
+#[test]
+fn who_was_evicted_while_away_makes_again_what_others_wrote_and_only_it_had() {
+    for key in ["sib", "lww/k"] {
+        let mut group = Group::changing(3, 3, |config| {
+            config.keyspaces = Keyspaces::default().with("lww/", Keyspace::new(ConflictPolicy::Lww));
+        });
+        group.run(SECOND);
+        group.cut_off(NodeId(2));
+        group.places.get_mut(&NodeId(1)).expect("runs").disk_stopped = true;
+        let token = group.ask(1, &put(key, "v").at(WriteLevel::LeaderDisk));
+        group.deliver();
+        assert!(matches!(group.outcome(token), Some(Outcome::Acked { .. })), "on the disk of node 3");
+        group.kill(NodeId(1));
+        group.tell_links(NodeId(1), Link::Down);
+        group.cut_off(NodeId(3));
+        group.start(NodeId(1));
+        group.reconnect(NodeId(2));
+        group.isolate(NodeId(3), true);
+        group.announce_to([1, 2], 1..=2);
+        group.run(SECOND * 3);
+        assert!(group.is_owned_by(&[1, 2]));
+        assert!(group.values(1, key, QUORUM).is_empty());
+        group.announce_to([1, 2], 1..=3);
+        group.reconnect(NodeId(3));
+        group.run(SECOND * 5);
+        assert!(group.is_owned_by(&[1, 2, 3]));
+        for node in 1..=3 {
+            assert_eq!(group.values(node, key, ReadLevel::Local), ["v"], "node {node}");
+        }
+        group.assert_agreed();
+    }
+}

@@ -26,6 +26,8 @@ struct Acked {
     level: WriteLevel,
     strict: bool,
     at: Time,
+    /// On whose disks it was by then.
+    disks: Vec<NodeId>,
 }
 
 /// What a quorum read has returned.
@@ -233,6 +235,10 @@ impl LeaderlessSubject {
         (held as u8, self.places.values().filter(|place| place.durable.contains(dot)).count() as u8)
     }
 
+    fn disks_with(&self, dot: Dot) -> impl Iterator<Item = NodeId> + '_ {
+        self.places.iter().filter(move |(_, place)| place.durable.contains(dot)).map(|(node, _)| *node)
+    }
+
     /// Whether a write was on disks only that have told that their end was cut.
     fn is_cut_off(&self, dot: Dot) -> bool {
         let has = |(node, place): (&NodeId, &Place)| {
@@ -301,7 +307,8 @@ impl LeaderlessSubject {
                 }
             }
         }
-        self.acked.push(Acked { dot, level: *level, strict, at });
+        let disks = self.disks_with(dot).collect();
+        self.acked.push(Acked { dot, level: *level, strict, at, disks });
         Ok(())
     }
 
@@ -428,11 +435,15 @@ impl LeaderlessSubject {
         Ok(())
     }
 
-    /// Whether a write that no quorum took part in is of a node that was no owner at some time: it is made again under another
-    /// name when that comes back.
+    /// Whether a write that no quorum took part in is of a node that was no owner at some time, or was on disks of such nodes only:
+    /// it is made again, maybe under another name, when one of them comes back.
     fn is_of_outsider(&self, acked: &Acked) -> bool {
-        let outside = |origin: Origin| self.census.is_ever_outside(origin.node);
-        !acked.strict && Origin::of(acked.dot.origin).is_some_and(outside)
+        let outside = |node: NodeId| self.census.is_ever_outside(node);
+        let has_left = || {
+            let mut disks = acked.disks.iter().copied().chain(self.disks_with(acked.dot));
+            !acked.disks.is_empty() && disks.all(outside)
+        };
+        !acked.strict && (Origin::of(acked.dot.origin).is_some_and(|origin| outside(origin.node)) || has_left())
     }
 
     /// Asks a node for its audit.
