@@ -134,8 +134,8 @@ impl<M: Keyed> Contents<M> {
 
     /// Remembers that a key was written. Without a copy under way the oldest go; with one, those that it needs stay, but of each
     /// key the newest write only: an entry of a tail shows the key as it is.
-    fn remember(&mut self, at: LogIndex, key: &[u8]) {
-        self.recent.push_back((at, Bytes::copy_from_slice(key)));
+    fn remember(&mut self, at: LogIndex, key: Bytes) {
+        self.recent.push_back((at, key));
         if self.recent.len() <= RECENT_MAX {
             return;
         }
@@ -143,6 +143,9 @@ impl<M: Keyed> Contents<M> {
         copying.retain(|_, it| at.0 - it.asked.0 <= COPYING_ENTRIES_MAX);
         if self.recent.len() > RECENT_COPYING_MAX {
             copying.clear();
+        }
+        if copying.is_empty() {
+            self.main.answers.forget_index();
         }
         let after = copying.values().map(|it| it.after).min().unwrap_or(at);
         while self.recent.len() > RECENT_MAX
@@ -175,8 +178,9 @@ impl<M: Keyed> Contents<M> {
 
     pub(super) fn write(&mut self, at: LogIndex, key: &[u8], request: Option<Request>, body: &[u8]) -> Bytes {
         let reply = self.main.machine.apply(at, body);
+        let key = Bytes::copy_from_slice(key);
         if let Some(request) = request {
-            self.main.answers.record(request, key, reply.clone());
+            self.main.answers.record(request, key.clone(), reply.clone());
         }
         self.remember(at, key);
         reply
@@ -244,18 +248,18 @@ impl<M: Keyed> Contents<M> {
             bytes >= bytes_max
         };
         self.each_from(span, from, &mut |key, state| {
-            while !is_full && let Some(other) = answered.next_if(|other| **other < *key) {
-                is_full = push(other, None);
+            while !is_full && let Some(other) = answered.next_if(|other| other[..] < *key) {
+                is_full = push(&other, None);
             }
             if is_full {
                 return ControlFlow::Break(());
             }
-            answered.next_if(|other| **other == *key);
+            answered.next_if(|other| other[..] == *key);
             is_full = push(key, Some(state));
             ControlFlow::Continue(())
         });
         while !is_full && let Some(other) = answered.next() {
-            is_full = push(other, None);
+            is_full = push(&other, None);
         }
         let through = if is_full { items.last().map(|item| item.key.clone()) } else { None };
         (items, through)
@@ -348,8 +352,12 @@ impl<M: Keyed> TargetStore for Contents<M> {
             keys.iter().for_each(|key| self.main.machine.set_state(key, None));
         }
         let answered = self.main.answers.keys_from(Bound::Unbounded).filter(|key| self.covers(span, key));
-        for key in answered.cloned().collect::<Vec<_>>() {
+        for key in answered.collect::<Vec<_>>() {
             self.main.answers.set_key(&key, Vec::new());
+        }
+        self.copying.get_mut().remove(&span.start);
+        if self.copying.get_mut().is_empty() {
+            self.main.answers.forget_index();
         }
     }
 }
