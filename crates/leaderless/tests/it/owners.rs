@@ -6,8 +6,8 @@ use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtOp};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Batches, Epoch, Event, Input, Link, Membership, Message, NodeId, Outcome, Owners, ReadLevel, Rejection, SessionToken,
-    WriteLevel, WriteRequest,
+    Batches, Epoch, Event, Input, Link, Membership, Message, NodeId, Outcome, Owners, ReadLevel, Rejection,
+    SessionToken, WriteLevel, WriteRequest,
 };
 use replikit_leaderless::{Counting, Head, Keyspace, Keyspaces, Ownership};
 
