@@ -390,7 +390,8 @@ pub struct Boot {
     pub incarnation: u32,
     /// Streams whose tail was cut because its last group was torn: it cannot be told from an acknowledged one, so such a
     /// replica must not vote as if it remembered everything. When it is not empty, streams of which nothing is left may have
-    /// begun in the torn group as well.
+    /// begun in the torn group as well. It is told at every start until the group's next register is durable: who is not yet whole by
+    /// then has to write that into it.
     pub tail_cut: Vec<StreamId>,
 }
 

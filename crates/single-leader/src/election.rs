@@ -191,6 +191,7 @@ impl<M: StateMachine> Raft<M> {
             && self.durable_index.min(follower.matched) >= index
         {
             self.memory = Memory::Whole;
+            self.persist_ballot();
         }
         if matches!(self.state, State::Candidate(_)) {
             self.count_votes();

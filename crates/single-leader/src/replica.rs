@@ -111,7 +111,7 @@ impl<M: StateMachine> Raft<M> {
     /// [`ConfigError`] says which setting is out of range, or that the vote record cannot be read.
     pub fn new(config: Config, boot: &Boot, machine: M) -> Result<Self, ConfigError> {
         config.check()?;
-        let ballot = Ballot::decode(&boot.register).ok_or(ConfigError::Register { group: config.group })?;
+        let (ballot, was_cut) = Ballot::decode(&boot.register).ok_or(ConfigError::Register { group: config.group })?;
         let quorum = Quorum::majority(config.voters.clone()).expect("this node is a voter, so there is one");
         let stream = StreamId::consensus(config.group);
         let mut rng = fastrand::Rng::with_seed(config.seed);
@@ -144,7 +144,7 @@ impl<M: StateMachine> Raft<M> {
             storage_failed: false,
             state: State::Follower(Follower::new(Time::NEVER)),
             leader: None,
-            memory: if tail_cut { Memory::Cut { whole_at: None } } else { Memory::Whole },
+            memory: if tail_cut || was_cut { Memory::Cut { whole_at: None } } else { Memory::Whole },
             install: None,
             snapshots: Snapshots { newest: boot.snapshot, ..Snapshots::default() },
             recovery: Some(Recovery::default()),
@@ -273,9 +273,14 @@ impl<M: StateMachine> Raft<M> {
         );
         if ballot != self.ballot {
             self.ballot = ballot;
-            let op = Persist::Register { group: self.config.group, bytes: ballot.encode() };
-            self.ballot_write = self.persist(op);
+            self.persist_ballot();
         }
+    }
+
+    /// With what is remembered: the log forgets with this that the tail was cut.
+    pub(crate) fn persist_ballot(&mut self) {
+        let bytes = self.ballot.encode(self.memory != Memory::Whole);
+        self.ballot_write = self.persist(Persist::Register { group: self.config.group, bytes });
     }
 
     pub(crate) fn send_when_term_is_durable(&mut self, to: NodeId, head: Head) {

@@ -80,6 +80,48 @@ fn a_replica_whose_tail_was_cut_does_not_vote_for_a_log_that_may_lack_what_it_ac
     }
 }
 
+/// `partitioned-log` seed 701293: the log tells of a cut tail until the group's next register, which said nothing of it; after another
+/// crash the replica voted as if it remembered everything, and a committed write was gone.
+#[test]
+fn a_replica_whose_tail_was_cut_remembers_that_over_another_crash() {
+    for asked in [false, true] {
+        let mut group = Group::new(3);
+        let leader = group.elect();
+        let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
+        let (cut, lagging) = (others[0], others[1]);
+        group.isolate(lagging);
+        group.write(leader, "acknowledged by the leader and the one whose tail is cut");
+        group.kill(cut);
+        group.kill(leader);
+        group.heal();
+        group.cut_tail(cut);
+        group.start(cut, &[StreamId::consensus(GROUP)]);
+        if asked {
+            // Its ballot is written for that.
+            let vote = Vote { term: Term(9), last: LogId::default(), unanimous: false };
+            let message = Message { head: Head::Vote(vote), batches: Batches::None };
+            group.input(cut, Input::Message { from: lagging, message });
+        }
+        group.kill(cut);
+        // The log tells it no more once a register was written.
+        let told = [StreamId::consensus(GROUP)];
+        group.start(cut, if asked { &[] } else { &told });
+        group.run(Duration::from_secs(3));
+        assert_eq!(group.leader(), None, "one member is missing, and it holds more");
+        group.start(leader, &[]);
+        group.elect();
+        group.run(Duration::from_millis(100));
+        assert!([1, 2, 3].map(node).iter().all(|id| group.list(*id).starts_with("acknowledged")));
+        // It has caught up, and says so in its register: two of three suffice again.
+        group.kill(cut);
+        group.start(cut, &[]);
+        group.run(Duration::from_millis(200));
+        group.kill(leader);
+        group.run(Duration::from_secs(2));
+        assert!(group.leader().is_some());
+    }
+}
+
 #[test]
 fn a_replica_whose_tail_was_cut_votes_again_once_it_has_caught_up() {
     let mut group = Group::new(3);
