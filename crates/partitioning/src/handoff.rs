@@ -217,7 +217,7 @@ pub enum Answer {
     Cleaned,
 }
 
-/// A seal in the source's log.
+/// A seal in the source's log, as its leader tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seal {
     /// Its index.
@@ -275,7 +275,8 @@ pub trait SourceStore {
     /// earlier seal must not be carried out at the target. An entry may show later writes of its key already.
     fn tail(&self, span: &Span, after: LogIndex, to: LogIndex) -> Option<Tail>;
 
-    /// A digest of the data in the span.
+    /// A digest of the data in the span. Of a span that was read in pieces from its beginning it should be at hand: it is asked for
+    /// while nobody can write.
     fn digest(&self, span: &Span) -> u64;
 }
 
@@ -287,7 +288,7 @@ pub trait TargetStore: SourceStore {
     /// Takes a piece's items, or an entry of a tail, into what is staged.
     fn stage_entry(&mut self, handoff: HandoffId, entry: &[u8]);
 
-    /// The digest of what is staged; that of the source at the same index if nothing was lost.
+    /// The digest of what is staged; that of the source at the same index if nothing was lost. To be at hand too.
     fn staged_digest(&self, handoff: HandoffId) -> u64;
 
     /// Makes what is staged visible.
@@ -298,6 +299,9 @@ pub trait TargetStore: SourceStore {
 
     /// Removes everything in the span.
     fn remove(&mut self, span: &Span);
+
+    /// Removes everything that is visible: the group holds nothing any more. As soon as a write would be, whatever there was.
+    fn clear(&mut self);
 }
 
 /// What a map says about a handoff that a group takes part in.

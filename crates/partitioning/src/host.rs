@@ -47,6 +47,11 @@ pub trait Seat<R: Replica> {
     fn applied(replica: &R) -> LogIndex;
 }
 
+/// How long it is until more of what is not held any more is freed.
+const TIDY_PAUSE: Duration = Duration::from_millis(1);
+/// So many keys at a time: nobody notices.
+const TIDY_KEYS: usize = 256;
+
 /// Tokens from here on are the host's own; its driver gives smaller ones.
 pub const HOST_TOKENS: u64 = u64::MAX - (1 << 40);
 
@@ -107,6 +112,9 @@ pub struct Host<R: Replica, S> {
     next_asked: usize,
     ask_again_at: Time,
     refresh_at: Time,
+    tidy_at: Time,
+    // Groups that have memory to free.
+    untidy: BTreeSet<GroupId>,
     is_ready: bool,
     // The map has changed, or it is time to ask again.
     is_due: bool,
@@ -132,6 +140,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             next_asked: config.node.0 as usize,
             ask_again_at: Time::NEVER,
             refresh_at: Time::NEVER,
+            tidy_at: Time::NEVER,
+            untidy: BTreeSet::new(),
             is_ready: false,
             is_due: false,
             dirty: BTreeSet::new(),
@@ -357,6 +367,12 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         self.learn_here();
         let mut groups: BTreeSet<GroupId> = self.groups.take_rested().into_iter().collect();
         groups.append(&mut self.dirty);
+        for &group in &groups {
+            let shard = self.groups.replica(group).and_then(|it| S::machine(it).data());
+            if shard.is_some_and(crate::shard::Shard::is_untidy) {
+                self.untidy.insert(group);
+            }
+        }
         if core::mem::take(&mut self.is_due) {
             groups.extend(self.drivers.keys());
             for group in groups.clone() {
@@ -410,12 +426,25 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         } else if self.ask_again_at <= now || self.ask_again_at == Time::NEVER {
             self.ask_again_at = now + self.config.patience;
         }
+        if self.untidy.is_empty() {
+            self.tidy_at = Time::NEVER;
+        } else if self.tidy_at == Time::NEVER {
+            self.tidy_at = now + TIDY_PAUSE;
+        }
     }
 
     fn handle_timer(&mut self) {
         let now = self.now.mono;
         if self.ask_again_at <= now {
             self.is_due = true;
+        }
+        if self.tidy_at <= now {
+            self.tidy_at = Time::NEVER;
+            let groups = &self.groups;
+            self.untidy.retain(|group| {
+                let shard = groups.replica(*group).and_then(|it| S::machine(it).data());
+                shard.inspect(|shard| shard.tidy(TIDY_KEYS)).is_some_and(crate::shard::Shard::is_untidy)
+            });
         }
         if self.refresh_at <= now {
             self.refresh_at = now + self.config.refresh;
@@ -487,7 +516,7 @@ impl<R: Replica, S: Seat<R>> Replica for Host<R, S> {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let own = self.ask_again_at.min(self.refresh_at);
+        let own = self.ask_again_at.min(self.refresh_at).min(self.tidy_at);
         let own = (own != Time::NEVER).then_some(own);
         match (own, self.groups.deadline()) {
             (Some(own), Some(groups)) => Some(own.min(groups)),

@@ -22,7 +22,8 @@
 //!
 //! The fenced cutover is the only one: for groups with one ordered log. Joint quorums for groups without a leader and forwarding for
 //! groups with many leaders are not there. Reads of a partition are refused from the seal on, as writes are, though the source could
-//! serve them until it grants. The digests of a handoff walk over the partition's keys at the seal. Of the container: liveness of node
+//! serve them until it grants. A group has one machine for all its partitions: where it has several, opening and dropping one takes time for
+//! each key. Of the container: liveness of node
 //! pairs in place of heartbeats of groups. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!
 //! # Fault model

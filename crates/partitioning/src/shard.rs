@@ -124,6 +124,17 @@ impl<M: Keyed> Shard<M> {
         &self.contents
     }
 
+    /// Whether memory is left to free of what the group does not hold any more.
+    pub fn is_untidy(&self) -> bool {
+        self.contents.is_untidy()
+    }
+
+    /// Frees about so many keys, at least 1, of what the group does not hold any more: changes nothing that anybody can see. To be called
+    /// now and then while it [`is_untidy`](Self::is_untidy).
+    pub fn tidy(&self, keys_max: usize) {
+        self.contents.tidy(keys_max.max(1));
+    }
+
     /// Keys and bytes of each partition that the group holds: for splits by size. Walks over all of it.
     pub fn sizes(&self) -> impl Iterator<Item = (crate::id::PartitionId, u64, u64)> {
         self.holdings.held().map(|(id, held)| {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use replikit_core::{Epoch, GroupId, LogIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Seal, TargetStore};
+use super::{Record, TargetStore};
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId};
 use crate::map::{Partition, PartitionMap, Route, StaleRoute};
 use crate::partitioner::Position;
@@ -36,8 +36,8 @@ pub enum Phase {
     Sealed {
         /// By which handoff.
         handoff: HandoffId,
-        /// Where in the log, and what there was at it.
-        seal: Seal,
+        /// Where in the log.
+        at: LogIndex,
     },
 }
 
@@ -145,10 +145,10 @@ impl Holdings {
         self.staged.iter().map(|(id, staged)| (*id, staged))
     }
 
-    /// The partition that a handoff has sealed, with the seal.
-    pub fn sealed(&self, handoff: HandoffId) -> Option<(PartitionId, Seal)> {
+    /// The partition that a handoff has sealed, and where in the log.
+    pub fn sealed(&self, handoff: HandoffId) -> Option<(PartitionId, LogIndex)> {
         self.held.iter().find_map(|(id, held)| match held.phase {
-            Phase::Sealed { handoff: by, seal } if by == handoff => Some((*id, seal)),
+            Phase::Sealed { handoff: by, at } if by == handoff => Some((*id, at)),
             _ => None,
         })
     }
@@ -334,8 +334,7 @@ impl Holdings {
                 if let Some(held) = self.held.get_mut(partition).filter(|held| {
                     !over && held.phase == Phase::Serving && (held.entry.birth, held.entry.bounds) == (*birth, *bounds)
                 }) {
-                    let seal = Seal { at: index, digest: store.digest(&held.entry.span) };
-                    held.phase = Phase::Sealed { handoff: *handoff, seal };
+                    held.phase = Phase::Sealed { handoff: *handoff, at: index };
                 }
             }
             Record::Unseal { handoff, partition } => {
@@ -350,7 +349,11 @@ impl Holdings {
                 if self.sealed(*handoff).is_some_and(|(id, _)| id == *partition)
                     && let Some(held) = self.held.remove(partition)
                 {
-                    store.remove(&held.entry.span);
+                    if self.held.is_empty() {
+                        store.clear();
+                    } else {
+                        store.remove(&held.entry.span);
+                    }
                     self.depart(now);
                     self.epoch = self.epoch.max(*epoch);
                 }

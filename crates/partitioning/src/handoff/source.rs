@@ -41,7 +41,7 @@ impl Source {
     pub fn applied(&mut self, index: LogIndex, record: &Record, holdings: &Holdings) {
         match record {
             // Not for a second record of the same seal, behind which the grant may lie already.
-            Record::Seal { handoff, .. } if holdings.sealed(*handoff).is_some_and(|(_, seal)| seal.at == index) => {
+            Record::Seal { handoff, .. } if holdings.sealed(*handoff).is_some_and(|(_, at)| at == index) => {
                 self.may_read.insert(*handoff);
             }
             Record::Unseal { handoff, .. } | Record::Drop { handoff, .. } => {
@@ -79,7 +79,7 @@ impl Source {
             Ask::Cleaned if is_over => answer(Answer::Cleaned),
             _ if is_over || verdict(handoff) != Verdict::Open => Vec::new(),
             Ask::Piece { ref after } => {
-                let at = self.seal(holdings, handoff).map_or(applied, |seal| seal.at);
+                let at = sealed_at(holdings, handoff).unwrap_or(applied);
                 let (mut answers, mut after) = (Vec::new(), after.clone());
                 while answers.len() < PIECES_WINDOW {
                     let piece = store.piece(&handoff.span, after.as_deref(), self.piece_bytes);
@@ -93,8 +93,10 @@ impl Source {
                 answers
             }
             Ask::Tail { after } => {
-                let seal = self.seal(holdings, handoff);
-                let end = seal.map_or(applied, |seal| seal.at);
+                let sealed_at = sealed_at(holdings, handoff);
+                // Nothing is written in the span behind the seal: what is there is what was there at it.
+                let seal = sealed_at.map(|at| Seal { at, digest: store.digest(&handoff.span) });
+                let end = sealed_at.unwrap_or(applied);
                 if after > end {
                     return Vec::new();
                 }
@@ -107,22 +109,18 @@ impl Source {
                 };
                 answer(Answer::Tail { after, to, entries, left: end.0 - to.0, seal })
             }
-            Ask::Seal if self.seal(holdings, handoff).is_none() => vec![Output::Propose(Record::Seal {
+            Ask::Seal if sealed_at(holdings, handoff).is_none() => vec![Output::Propose(Record::Seal {
                 handoff: handoff.id,
                 partition: handoff.partition,
                 birth: handoff.birth,
                 bounds: handoff.bounds,
             })],
-            Ask::Grant if self.seal(holdings, handoff).is_some() => {
+            Ask::Grant if sealed_at(holdings, handoff).is_some() => {
                 self.may_read.remove(&handoff.id);
                 answer(Answer::Granted)
             }
             Ask::Seal | Ask::Grant | Ask::Cleaned => Vec::new(),
         }
-    }
-
-    fn seal(&self, holdings: &Holdings, handoff: &Handoff) -> Option<Seal> {
-        holdings.sealed(handoff.id).map(|(_, seal)| seal)
     }
 
     /// What is to be done by what the map says. To be called when the map or the holdings have changed, and now and then.
@@ -143,4 +141,8 @@ impl Source {
         }
         outputs
     }
+}
+
+fn sealed_at(holdings: &Holdings, handoff: &Handoff) -> Option<LogIndex> {
+    holdings.sealed(handoff.id).map(|(_, at)| at)
 }

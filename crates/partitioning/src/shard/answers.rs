@@ -237,6 +237,12 @@ impl Answers {
         })
     }
 
+    /// There are no answers about any key here any more. The clients stay, with what they wait for no longer.
+    pub(super) fn clear_keys(&mut self) {
+        self.forget_index();
+        self.clients.values_mut().for_each(|client| client.answers.clear());
+    }
+
     /// The keys that there are answers about, from one on.
     pub(super) fn keys_from(&self, from: Bound<&[u8]>) -> impl Iterator<Item = Bytes> + '_ {
         let first = |from: Bound<&[u8]>| {

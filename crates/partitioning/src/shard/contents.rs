@@ -2,7 +2,9 @@
 //!
 //! Invariant: what is staged for a handoff is apart from all else until it is published. The keys written of late are a hint that
 //! this process keeps for itself: where it does not reach back far enough, a copy begins anew. While somebody copies from here it
-//! reaches back as far as that copy needs, with each key once.
+//! reaches back as far as that copy needs, with each key once. The digest of what is copied is a sum over keys, brought up to date
+//! with every piece and every write, so that it is at hand at the seal. A machine that was cleared is taken apart bit by bit: it is no
+//! part of the state, and nobody waits for it.
 
 use core::cell::{Cell, RefCell};
 use core::ops::{Bound, ControlFlow};
@@ -16,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::answers::{Answer, Answers, ClientId, Known, Request};
 use super::{HandoffId, Keyed, Scheme, SourceStore, Span, TargetStore};
 use crate::handoff::{Piece, TAIL_BYTES, TAIL_ENTRIES_MAX, Tail};
-use crate::partitioner::Partitioner as _;
+use crate::partitioner::{Partitioner as _, Position};
 
 /// Writes that a replica remembers the keys of, for the tails of handoffs.
 pub(super) const RECENT_MAX: usize = 8 << 10;
@@ -45,8 +47,18 @@ struct Items {
 pub(super) struct Portion<M> {
     pub(super) machine: M,
     pub(super) answers: Answers,
-    /// Of all keys, once it was asked for; none after a change.
+    /// Of all keys, where it is kept: of what is staged.
     digest: Cell<Option<u64>>,
+}
+
+/// What a key adds to a digest.
+fn share(key: &[u8], state: &[u8]) -> u64 {
+    xxh3_64_with_seed(state, xxh3_64_with_seed(key, 0))
+}
+
+/// What a key adds to a digest that may not be there.
+fn share_of(key: &[u8], state: Option<&Bytes>) -> u64 {
+    state.map_or(0, |state| share(key, state))
 }
 
 impl<M: Keyed> Portion<M> {
@@ -58,10 +70,18 @@ impl<M: Keyed> Portion<M> {
         Item { key: Bytes::copy_from_slice(key), state: self.machine.state(key), answers: self.answers.of_key(key) }
     }
 
+    /// Nothing, with a digest that is kept.
+    fn empty() -> Self {
+        Self { digest: Cell::new(Some(0)), ..Self::default() }
+    }
+
     fn take(&mut self, items: Items) {
-        self.digest.set(None);
         self.answers.raise_floor(items.floor);
         for Item { key, state, answers } in items.items {
+            if let Some(digest) = self.digest.get_mut() {
+                let before = share_of(&key, self.machine.state(&key).as_ref());
+                *digest = digest.wrapping_sub(before).wrapping_add(share_of(&key, state.as_ref()));
+            }
             self.machine.set_state(&key, state.as_deref());
             self.answers.set_key(&key, answers);
         }
@@ -71,7 +91,7 @@ impl<M: Keyed> Portion<M> {
         let mut digest = 0_u64;
         self.machine.each_from(Bound::Unbounded, &mut |key, state| {
             if within(key) {
-                digest = digest.wrapping_add(xxh3_64_with_seed(state, xxh3_64_with_seed(key, 0)));
+                digest = digest.wrapping_add(share(key, state));
             }
             ControlFlow::Continue(())
         });
@@ -93,15 +113,41 @@ pub struct Contents<M> {
     copying: RefCell<BTreeMap<Bytes, Copying>>,
     // Of each key only the newest is kept, once there are so many.
     thinned_at: usize,
+    // What is not here any more, and still takes memory.
+    leaving: RefCell<Vec<M>>,
 }
 
 /// Somebody copies what is here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Copying {
+    /// What it copies.
+    span: Span,
     /// It needs the keys written behind this.
     after: LogIndex,
     /// What was applied when it asked last.
     asked: LogIndex,
+    /// Which keys it has read, from the first on.
+    read: Read,
+    /// The digest of these as they are now.
+    digest: u64,
+}
+
+/// How far somebody has read, in the order of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Read {
+    Nothing,
+    Through(Bytes),
+    Everything,
+}
+
+impl Read {
+    fn covers(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Through(last) => key <= &last[..],
+            Self::Everything => true,
+        }
+    }
 }
 
 impl<M: Keyed> Contents<M> {
@@ -119,6 +165,28 @@ impl<M: Keyed> Contents<M> {
             applied: LogIndex(0),
             copying: RefCell::new(BTreeMap::new()),
             thinned_at: 2 * RECENT_MAX,
+            leaving: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Whether there is something to [`tidy`](Self::tidy).
+    pub(super) fn is_untidy(&self) -> bool {
+        !self.leaving.borrow().is_empty()
+    }
+
+    /// Frees about so many keys of what was cleared.
+    pub(super) fn tidy(&self, keys_max: usize) {
+        let mut leaving = self.leaving.borrow_mut();
+        let Some(machine) = leaving.last_mut() else { return };
+        let mut keys: Vec<Bytes> = Vec::with_capacity(keys_max);
+        machine.each_from(Bound::Unbounded, &mut |key, _| {
+            keys.push(Bytes::copy_from_slice(key));
+            if keys.len() < keys_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if keys.len() < keys_max {
+            leaving.pop();
+        } else {
+            keys.iter().for_each(|key| machine.set_state(key, None));
         }
     }
 
@@ -169,7 +237,55 @@ impl<M: Keyed> Contents<M> {
 
     /// Somebody copies from here, and has everything up to `after`.
     fn copies(&self, span: &Span, after: LogIndex) {
-        self.copying.borrow_mut().insert(span.start.clone(), Copying { after, asked: self.applied });
+        self.copying_of(span, |it| (it.after, it.asked) = (after, self.applied));
+    }
+
+    /// What is known of who copies this, from now on if nobody has before.
+    fn copying_of<T>(&self, span: &Span, run: impl FnOnce(&mut Copying) -> T) -> T {
+        let mut copying = self.copying.borrow_mut();
+        let new = || {
+            let (span, at) = (span.clone(), self.applied);
+            Copying { span, after: at, asked: at, read: Read::Nothing, digest: 0 }
+        };
+        let it = copying.entry(span.start.clone()).or_insert_with(new);
+        if it.span != *span {
+            *it = new();
+        }
+        run(it)
+    }
+
+    /// A piece was read: what is in it is in the digest from now on, if all before it is.
+    fn has_read(&self, span: &Span, after: Option<&[u8]>, items: &[Item], through: Option<&Bytes>) {
+        self.copying_of(span, |it| {
+            match after {
+                None => (it.read, it.digest) = (Read::Nothing, 0),
+                Some(after) if matches!(&it.read, Read::Through(last) if *last == *after) => {}
+                Some(_) => return,
+            }
+            for item in items {
+                it.digest = it.digest.wrapping_add(share_of(&item.key, item.state.as_ref()));
+            }
+            it.read = through.map_or(Read::Everything, |key| Read::Through(key.clone()));
+        });
+    }
+
+    /// Keys come or go other than by writes: digests are of what was.
+    fn is_reread(&mut self) {
+        self.copying.get_mut().values_mut().for_each(|it| it.read = Read::Nothing);
+    }
+
+    /// Takes what a key adds out of the digests, or puts it in.
+    fn count(&mut self, key: &[u8], add: bool) {
+        let copying = self.copying.get_mut();
+        if copying.is_empty() {
+            return;
+        }
+        let position = self.scheme.position(key);
+        let mut share = None;
+        for it in copying.values_mut().filter(|it| it.read.covers(key) && holds(&it.span, &position)) {
+            let share = *share.get_or_insert_with(|| share_of(key, self.main.machine.state(key).as_ref()));
+            it.digest = if add { it.digest.wrapping_add(share) } else { it.digest.wrapping_sub(share) };
+        }
     }
 
     pub(super) fn look_up(&self, request: Request) -> Known {
@@ -177,7 +293,9 @@ impl<M: Keyed> Contents<M> {
     }
 
     pub(super) fn write(&mut self, at: LogIndex, key: &[u8], request: Option<Request>, body: &[u8]) -> Bytes {
+        self.count(key, false);
         let reply = self.main.machine.apply(at, body);
+        self.count(key, true);
         let key = Bytes::copy_from_slice(key);
         if let Some(request) = request {
             self.main.answers.record(request, key.clone(), reply.clone());
@@ -187,8 +305,7 @@ impl<M: Keyed> Contents<M> {
     }
 
     fn covers(&self, span: &Span, key: &[u8]) -> bool {
-        let position = self.scheme.position(key);
-        position.cmp_bound(&span.start).is_ge() && span.end.as_deref().is_none_or(|end| position.cmp_bound(end).is_lt())
+        holds(span, &self.scheme.position(key))
     }
 
     /// Calls `visit` for the keys in a span of positions, ascending, from a key on.
@@ -266,12 +383,17 @@ impl<M: Keyed> Contents<M> {
     }
 }
 
+fn holds(span: &Span, position: &Position<'_>) -> bool {
+    position.cmp_bound(&span.start).is_ge() && span.end.as_deref().is_none_or(|end| position.cmp_bound(end).is_lt())
+}
+
 impl<M: Keyed> SourceStore for Contents<M> {
     fn piece(&self, span: &Span, after: Option<&[u8]>, bytes_max: usize) -> Piece {
         // The first one says from where on a tail will be asked for.
         let known = self.copying.borrow().get(&span.start).map(|it| it.after);
         self.copies(span, known.filter(|_| after.is_some()).unwrap_or(self.applied));
         let (items, through) = self.keys(span, after, bytes_max);
+        self.has_read(span, after, &items, through.as_ref());
         Piece { items: self.encode(items), through }
     }
 
@@ -298,13 +420,20 @@ impl<M: Keyed> SourceStore for Contents<M> {
     }
 
     fn digest(&self, span: &Span) -> u64 {
-        self.main.digest(|key| self.covers(span, key))
+        let known = |it: &Copying| (it.read == Read::Everything).then_some(it.digest);
+        if let Some(digest) = self.copying_of(span, |it| known(it)) {
+            return digest;
+        }
+        // It was read at another leader.
+        let digest = self.main.digest(|key| self.covers(span, key));
+        self.copying_of(span, |it| (it.read, it.digest) = (Read::Everything, digest));
+        digest
     }
 }
 
 impl<M: Keyed> TargetStore for Contents<M> {
     fn stage_anew(&mut self, handoff: HandoffId) {
-        self.staged.insert(handoff, Portion::default());
+        self.staged.insert(handoff, Portion::empty());
     }
 
     fn stage_entry(&mut self, handoff: HandoffId, entry: &[u8]) {
@@ -323,6 +452,7 @@ impl<M: Keyed> TargetStore for Contents<M> {
 
     fn publish(&mut self, handoff: HandoffId) {
         let Some(Portion { machine, answers, .. }) = self.staged.remove(&handoff) else { return };
+        self.is_reread();
         let main = &mut self.main.machine;
         if main.keys() == 0 {
             *main = machine;
@@ -339,18 +469,23 @@ impl<M: Keyed> TargetStore for Contents<M> {
         self.staged.remove(&handoff);
     }
 
+    fn clear(&mut self) {
+        let machine = core::mem::take(&mut self.main.machine);
+        if machine.keys() > 0 {
+            self.leaving.get_mut().push(machine);
+        }
+        self.main.answers.clear_keys();
+        self.copying.get_mut().clear();
+    }
+
     fn remove(&mut self, span: &Span) {
+        self.is_reread();
         let mut keys: Vec<Bytes> = Vec::new();
         self.each_from(span, Bound::Unbounded, &mut |key, _| {
             keys.push(Bytes::copy_from_slice(key));
             ControlFlow::Continue(())
         });
-        if keys.len() == self.main.machine.keys() {
-            // Nothing else is here: no key is looked for.
-            self.main.machine = M::default();
-        } else {
-            keys.iter().for_each(|key| self.main.machine.set_state(key, None));
-        }
+        keys.iter().for_each(|key| self.main.machine.set_state(key, None));
         let answered = self.main.answers.keys_from(Bound::Unbounded).filter(|key| self.covers(span, key));
         for key in answered.collect::<Vec<_>>() {
             self.main.answers.set_key(&key, Vec::new());

@@ -132,12 +132,13 @@ fn a_retry_behind_a_handoff_gets_the_first_answer() {
     source.record(Record::Seal { handoff, partition, birth, bounds });
     assert_eq!(source.add(&route, request(4, 1), "fig", 1), Reply::Refused(Refusal::HandingOff(id)));
     let Some((_, held)) = source.shard.holdings().held().next() else { panic!() };
-    let Phase::Sealed { seal, .. } = held.phase else { panic!() };
-    let Tail { entries, to } = source.shard.contents().tail(&span, at, seal.at).unwrap();
-    assert_eq!(to, seal.at);
-    target.record(Record::Tail { handoff, after: at, to: seal.at, entries });
-    assert_eq!(target.shard.contents().staged_digest(id), seal.digest);
-    target.record(Record::Prepared { handoff, sealed: seal.at });
+    let Phase::Sealed { at: sealed, .. } = held.phase else { panic!() };
+    let digest = source.shard.contents().digest(&span);
+    let Tail { entries, to } = source.shard.contents().tail(&span, at, sealed).unwrap();
+    assert_eq!(to, sealed);
+    target.record(Record::Tail { handoff, after: at, to: sealed, entries });
+    assert_eq!(target.shard.contents().staged_digest(id), digest);
+    target.record(Record::Prepared { handoff, sealed });
     let (decided, _) = planned.changed(&Change::CommitHandoff(id)).unwrap();
     let entry = decided.partition(partition).unwrap().clone();
     let route = entry.route();
@@ -152,6 +153,12 @@ fn a_retry_behind_a_handoff_gets_the_first_answer() {
     let Reply::Refused(Refusal::Stale(stale)) = source.get(&map.route(b"fig"), "fig") else { panic!() };
     assert_eq!(stale.current, [entry]);
     assert!(source.shard.machine().is_empty());
+    // Nobody has waited until its memory was free.
+    assert!(source.shard.is_untidy());
+    source.shard.tidy(2);
+    assert!(source.shard.is_untidy() && source.shard.machine().is_empty());
+    source.shard.tidy(2);
+    assert!(!source.shard.is_untidy());
 }
 
 /// Copies under load began anew again and again: more was written meanwhile than a replica remembered.
@@ -246,5 +253,57 @@ fn the_bytes_of_version_1_are_frozen() {
     assert_eq!(Reply::Refused(Refusal::Ahead { epoch: Epoch(5) }).encode()[..], [1, 1, 1, 5]);
     for reply in [Reply::Expired, Reply::Malformed, Reply::Recorded, Reply::Done(Bytes::from_static(&[0]))] {
         assert_eq!(decode_reply(&reply.clone().encode()), Ok(reply));
+    }
+}
+
+proptest::proptest! {
+    /// Writes and deletes come between the pieces of a copy and its tail: the digest that was kept beside it is that of all keys, at the
+    /// source and at the target.
+    #[test]
+    fn a_digest_that_is_kept_beside_a_copy_is_that_of_all_keys(
+        before in proptest::collection::vec(0_u8..10, 0..20),
+        meanwhile in proptest::collection::vec(proptest::collection::vec((0_u8..10, proptest::bool::ANY), 0..4), 0..14),
+    ) {
+        let (map, mut source, mut target) = (map(), Group::new(1), Group::new(2));
+        let (route, entry) = (map.route(b"a"), map.partition_of(b"a").clone());
+        let key = |nth: u8| ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"][usize::from(nth)];
+        let write = |group: &mut Group, nth: u8, is_delete: bool| {
+            if is_delete {
+                let delete = put(&WriteRequest::delete(key(nth))).unwrap();
+                group.apply(&encode_write(&route, None, &delete));
+            } else {
+                group.add(&route, None, key(nth), 1);
+            }
+        };
+        before.into_iter().for_each(|nth| write(&mut source, nth, false));
+        let (span, id) = (entry.span.clone(), HandoffId(9));
+        let (mut after, mut is_whole, at) = (None::<Bytes>, false, LogIndex(source.at));
+        target.shard.contents.stage_anew(id);
+        for writes in meanwhile {
+            if !is_whole {
+                let piece = source.shard.contents().piece(&span, after.as_deref(), 1);
+                // Questions are doubled, and those of long ago come late.
+                source.shard.contents().piece(&span, after.as_deref(), 1);
+                target.shard.contents.stage_entry(id, &piece.items);
+                (is_whole, after) = (piece.through.is_none(), piece.through);
+            }
+            writes.into_iter().for_each(|(nth, is_delete)| write(&mut source, nth, is_delete));
+        }
+        while !is_whole {
+            let piece = source.shard.contents().piece(&span, after.as_deref(), 1);
+            target.shard.contents.stage_entry(id, &piece.items);
+            (is_whole, after) = (piece.through.is_none(), piece.through);
+        }
+        // Who has everything asks for no tail.
+        if LogIndex(source.at) > at {
+            let tail = source.shard.contents().tail(&span, at, LogIndex(source.at)).unwrap();
+            tail.entries.iter().for_each(|entry| target.shard.contents.stage_entry(id, entry));
+        }
+        let mut anew = Group::new(1);
+        source.bytes(1 << 20).iter().for_each(|piece| assert_eq!(anew.shard.restore(piece, false), Ok(())));
+        anew.shard.restore(&[], true).unwrap();
+        let digest = anew.shard.contents().digest(&span);
+        proptest::prop_assert_eq!(source.shard.contents().digest(&span), digest);
+        proptest::prop_assert_eq!(target.shard.contents().staged_digest(id), digest);
     }
 }

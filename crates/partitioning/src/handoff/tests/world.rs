@@ -163,6 +163,10 @@ impl TargetStore for Store {
         self.staged.remove(&handoff);
     }
 
+    fn clear(&mut self) {
+        self.portion = Portion::default();
+    }
+
     fn remove(&mut self, span: &Span) {
         self.portion.lists.retain(|key, _| !span.contains(key));
         self.portion.sessions.retain(|(_, key), _| !span.contains(key));
