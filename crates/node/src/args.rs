@@ -379,13 +379,42 @@ pub(crate) struct Split {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Balance {
-    /// Print the plan. Nothing else can be done yet, because groups cannot change their nodes.
-    #[arg(long)]
+#[group(id = "what", required = true, multiple = false)]
+pub(crate) struct Todo {
+    /// Print the plan only.
+    #[arg(long, group = "what")]
     pub(crate) dry_run: bool,
-    /// Plan as if this node were to be emptied.
+    /// Carry it out, one partition after the other, while clients go on. Ctrl-C pauses: what is under way is finished, and the same
+    /// command goes on later.
+    #[arg(long, group = "what")]
+    pub(crate) apply: bool,
+    /// Take back every handoff that is under way and not decided, whoever has asked for it; its partition stays where it is.
+    #[arg(long, group = "what", conflicts_with_all = ["drain", "by", "most"])]
+    pub(crate) cancel: bool,
+}
+
+/// What is to be even.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum By {
+    /// How many partitions have a replica on a node.
+    Count,
+    /// How many bytes of keys and values are on a node.
+    Bytes,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Balance {
+    #[command(flatten)]
+    pub(crate) todo: Todo,
+    /// Empty this node as well.
     #[arg(long, value_name = "ID")]
     pub(crate) drain: Option<u32>,
+    /// What is to be even.
+    #[arg(long, value_enum, default_value = "count")]
+    pub(crate) by: By,
+    /// Hand over this many partitions for evenness at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) most: Option<usize>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -1,12 +1,16 @@
 //! The commands for a partitioned cluster: what its partitions are, where to cut them, where to bring them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId};
-use replikit_partitioning::store::{StoreClient, StoreClientConfig};
+use replikit_partitioning::balance::Objective;
+use replikit_partitioning::store::{ChangeError, StoreClient, StoreClientConfig};
 use replikit_partitioning::{
-    DomainId, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology, balance,
+    Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology,
+    balance,
 };
 
 use crate::args::{self, Reach};
@@ -154,39 +158,82 @@ fn topology(map: &PartitionMap, nodes: &[(NodeId, String)], draining: Option<Nod
 }
 
 pub(crate) fn balance(args: args::Balance) -> CommandResult {
-    if !args.dry_run {
-        return Err(
-            "groups cannot change their nodes yet, so a plan cannot be carried out: say --dry-run to see it".into()
-        );
-    }
     connected(&args.reach, async |client| {
         let map = client.map().await?;
+        if args.todo.cancel {
+            return cancel(&client, &map).await;
+        }
         let (sizes, _) = surveyed(&client, &map).await;
         let load = |(id, size): (&PartitionId, &Size)| (*id, Load { bytes: size.bytes, ..Load::default() });
         let loads: BTreeMap<PartitionId, Load> = sizes.iter().map(load).collect();
-        let draining = args.drain.map(NodeId);
-        let topology = topology(&map, &client.nodes(), draining)?;
-        let copies = map.partitions().map(|it| it.replicas.len()).max().unwrap_or(1);
-        let plan = balance::plan(&map, &loads, &topology, &balance::Settings::even(copies));
-        for (nth, round) in plan.rounds.iter().enumerate() {
-            for step in round {
-                let from = step.from.map_or_else(|| "-".to_owned(), |from| from.to_string());
-                say(format_args!(
-                    "round {}: group {}: replica from node {from} to node {}, {} bytes ({:?})",
-                    nth + 1,
-                    step.group,
-                    step.to,
-                    step.bytes,
-                    step.why
-                ));
+        let topology = topology(&map, &client.nodes(), args.drain.map(NodeId))?;
+        let objective = match args.by {
+            args::By::Count => Objective::Count,
+            args::By::Bytes if loads.len() < map.len() => {
+                return Err("not every partition says how large it is: ask again, or say --by count".into());
             }
+            args::By::Bytes => Objective::Load,
+        };
+        let plan = balance::shifts(&map, &loads, &topology, objective, args.most.unwrap_or(usize::MAX));
+        for shift in &plan.shifts {
+            say(format_args!(
+                "partition {} from group {} to group {} on nodes {}: {} bytes ({:?})",
+                shift.partition,
+                shift.from,
+                shift.to,
+                listed(&shift.replicas),
+                shift.bytes,
+                shift.why
+            ));
         }
-        for stuck in &plan.stuck {
-            say(format_args!("stuck: {stuck}"));
+        for partition in &plan.stuck {
+            say(format_args!("stuck: partition {partition} finds no group without the node that is to be emptied"));
         }
         say(&plan);
-        Ok(())
+        if args.todo.apply { carry_out(&client, plan.shifts).await } else { Ok(()) }
     })
+}
+
+/// Hands over one partition after the other, until Ctrl-C.
+async fn carry_out(client: &StoreClient, shifts: Vec<balance::Shift>) -> Result<(), Failure> {
+    let (all, began) = (shifts.len(), Instant::now());
+    let paused = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&paused);
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            flag.store(true, Ordering::Relaxed);
+            say("pausing: what is under way is finished first");
+        }
+    });
+    for (nth, shift) in shifts.into_iter().enumerate() {
+        if paused.load(Ordering::Relaxed) {
+            say(format_args!("paused with {nth} of {all} handed over; the same command goes on"));
+            return Ok(());
+        }
+        hand_off(client, shift.partition, shift.to, shift.replicas).await?;
+        let left = began.elapsed() / (nth as u32 + 1) * (all - nth - 1) as u32;
+        say(format_args!("{} of {all}, about {:.0} s left", nth + 1, left.as_secs_f64().ceil()));
+    }
+    Ok(())
+}
+
+/// Takes back what is not decided yet.
+async fn cancel(client: &StoreClient, map: &PartitionMap) -> Result<(), Failure> {
+    let open: Vec<_> = map.handoffs().filter(|handoff| handoff.decision == Decision::Open).cloned().collect();
+    for handoff in &open {
+        let (id, partition) = (handoff.id, handoff.partition);
+        match client.change(Expected::Any, Change::AbortHandoff(id)).await {
+            Ok(_) => say(format_args!("handoff {id} of partition {partition} is taken back")),
+            Err(ChangeError::Refused { why }) => {
+                say(format_args!("handoff {id} of partition {partition} goes on: {why}"))
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if open.is_empty() {
+        say("no handoff is under way");
+    }
+    Ok(())
 }
 
 /// How long one handoff may take before it is taken back.

@@ -4,11 +4,13 @@
 //! before its successor is there, never lowers the number of failure domains that a group is on for the sake of evenness, and
 //! keeps to its budget in every round. What is planned again after a plan was carried out to its end is nothing.
 //!
-//! What is moved are groups: the partitions of a group move together. Lost copies come first, then drains, then groups whose
+//! What is moved are groups: the partitions of a group move together. Where groups stay on their nodes, [`shifts`] says which partitions
+//! should go to which other group. Lost copies come first, then drains, then groups whose
 //! copies share a failure domain, then evenness. Sources: research on FoundationDB's data distributor (priorities, limits
 //! per node, move only what is below half of the gap), CockroachDB's rebalancing regressions (a minimum benefit), Slicer.
 
 mod rounds;
+mod shifts;
 mod state;
 
 #[cfg(test)]
@@ -25,6 +27,7 @@ use crate::load::Load;
 use crate::map::PartitionMap;
 use crate::split::Advice;
 use crate::topology::Topology;
+pub use shifts::{Shift, Shifts, shifts};
 use state::State;
 
 /// What is to be even, in proportion to the capacities of the nodes.

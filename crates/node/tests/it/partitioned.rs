@@ -53,12 +53,40 @@ fn keys_are_found_through_any_node_and_a_router_also_after_a_crash_a_split_and_a
     assert!(listed.contains("7 partitions at epoch 2"), "{listed}");
     let drained = client(&at, &["drain", "4"]);
     assert!(drained.contains("node 4 holds no partition any more"), "{drained}");
-    assert!(client(&at, &["balance", "--dry-run"]).contains("worst node over its part"));
+    let plan = client(&at, &["balance", "--dry-run", "--drain", "4"]);
+    assert!(plan.contains("worst node over its part") && !plan.contains("node 4 "), "{plan}");
     nodes[3].take().unwrap().kill();
     assert_eq!(client(&address(1), &["scan"]), all.replace("count\t5", "count\t6"));
 
     router.kill().unwrap();
     router.wait().unwrap();
+}
+
+#[test]
+fn a_cluster_is_balanced_by_handing_partitions_to_other_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(4);
+    let _nodes: Vec<Node> = (1..=NODES).map(|id| Node::start_with(id, ports, NODES, dir.path(), &SHAPE)).collect();
+    let at = (1..=NODES).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect::<Vec<_>>().join(",");
+    for key in ["a", "apple", "apricot", "avocado", "b", "banana"] {
+        client(&at, &["put", key, "x"]);
+    }
+    let before = client(&at, &["scan"]);
+    // All of it is in one group, in five parts.
+    for key in ["ap", "apr", "av", "b"] {
+        assert!(client(&at, &["split", key]).starts_with("ok: partition"));
+    }
+    let plan = client(&at, &["balance", "--dry-run"]);
+    let moves = plan.lines().filter(|line| line.contains("(Evenness)")).count();
+    assert!(moves > 0, "{plan}");
+    let done = client(&at, &["balance", "--apply", "--most", "1"]);
+    assert!(done.contains("1 of 1") && done.contains("ok: partition"), "{done}");
+    let done = client(&at, &["balance", "--apply"]);
+    let last = done.lines().rev().find(|line| line.contains("about 0 s left"));
+    assert_eq!(last.is_some(), moves > 1, "{done}");
+    assert!(client(&at, &["balance", "--dry-run"]).starts_with("0 partitions to hand over"), "it is even now");
+    assert_eq!(client(&at, &["scan"]), before);
+    assert_eq!(client(&at, &["balance", "--cancel"]), "no handoff is under way\n");
 }
 
 #[test]
@@ -69,4 +97,6 @@ fn wrong_shapes_are_refused_in_one_line() {
     refused(&["cluster", "--partitions", "4", "--groups", "2"], &["at least as many groups"]);
     refused(&["router", "--listen", "127.0.0.1:1"], &["--peers"]);
     refused(&["partitions", "--at", "127.0.0.1:1"], &["127.0.0.1:1"]);
+    refused(&["balance", "--at", "127.0.0.1:1"], &["--dry-run"]);
+    refused(&["balance", "--cancel", "--most", "1", "--at", "127.0.0.1:1"], &["--most"]);
 }

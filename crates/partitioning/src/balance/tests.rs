@@ -6,6 +6,7 @@ use crate::map::Change;
 use crate::partitioner::{HashSlots, Scheme};
 use crate::placement::{Method, assign};
 use crate::topology::{Node, Standing};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 fn topology(nodes: u32, domains: u32) -> Topology {
@@ -274,5 +275,90 @@ proptest! {
         // No thrashing: nothing is left to be done.
         let again = plan(&after, &loads, &now, &settings);
         prop_assert_eq!(again.moves().count(), 0, "{}", again);
+    }
+}
+
+/// The map once it is cut at a slot; none if it is cut there already.
+fn cut(map: &PartitionMap, slot: [u8; 2]) -> Option<PartitionMap> {
+    let at = Bytes::copy_from_slice(&slot);
+    let partition = map.partitions().find(|it| it.span.contains(&at))?.id;
+    Some(map.changed(&Change::Split { partition, at }).ok()?.0)
+}
+
+/// The map after shifts; on the way everything that they promise is checked.
+fn handed_over(map: &PartitionMap, topology: &Topology, plan: &Shifts) -> PartitionMap {
+    let mut map = map.clone();
+    for it in &plan.shifts {
+        let partition = map.partition(it.partition).expect("it is there");
+        assert_eq!(partition.group, it.from);
+        assert!(it.to != it.from && map.of_group(it.to).all(|other| other.replicas == it.replicas));
+        assert!(it.replicas.iter().all(|id| topology.node(*id).is_some_and(|node| node.standing == Standing::Serving)));
+        let planned = Change::PlanHandoff { partition: it.partition, target: it.to, replicas: it.replicas.clone() };
+        map = map.changed(&planned).expect("nothing is under way").0;
+        let id = map.open_handoff(it.partition).expect("planned just now").id;
+        map = map.changed(&Change::CommitHandoff(id)).expect("it is open").0;
+        map = map.changed(&Change::ForgetHandoff(id)).expect("it is decided").0;
+    }
+    map
+}
+
+#[test]
+fn what_was_split_where_all_keys_go_spreads_over_the_groups() {
+    let topology = topology(6, 6);
+    let mut map = placed(&topology, 6, 3, Method::Table);
+    // One partition is cut again and again; its group has all the pieces.
+    let start = map.partitions().next().expect("six").span.end.clone().expect("not the last");
+    for nth in 1..8_u16 {
+        let at = (u16::from_be_bytes([start[0], start[1]]) * nth / 8).to_be_bytes();
+        map = cut(&map, at).expect("a bound of its own");
+    }
+    let loads = all(&map, |_| bytes(1 << 20));
+    for objective in [Objective::Count, Objective::Load] {
+        let plan = shifts(&map, &loads, &topology, objective, usize::MAX);
+        assert!(plan.before.count > 1.3 && plan.after.count < 1.11 && plan.after.bytes < 1.11, "{plan}");
+        let after = handed_over(&map, &topology, &plan);
+        assert!(shifts(&after, &loads, &topology, objective, usize::MAX).shifts.is_empty(), "once is enough");
+        assert!(shifts(&map, &loads, &topology, objective, 2).shifts.len() <= 2);
+    }
+}
+
+#[test]
+fn a_node_is_emptied_by_handing_its_partitions_to_groups_without_it() {
+    let topology = topology(5, 5);
+    let map = placed(&topology, 15, 3, Method::Table);
+    let leaving = with_standing(&topology, NodeId(3), Standing::Draining);
+    let plan = shifts(&map, &BTreeMap::new(), &leaving, Objective::Count, 0);
+    assert!(plan.stuck.is_empty() && plan.shifts.iter().all(|it| it.why == Why::Drain));
+    let after = handed_over(&map, &leaving, &plan);
+    assert!(after.partitions().all(|it| !it.replicas.contains(&NodeId(3))));
+    // Where every group is on it there is nowhere to go, and nothing is done by halves.
+    let three = self::topology(3, 3);
+    let map = placed(&three, 4, 3, Method::Table);
+    let leaving = with_standing(&three, NodeId(3), Standing::Draining);
+    let plan = shifts(&map, &BTreeMap::new(), &leaving, Objective::Count, 9);
+    assert!(plan.shifts.is_empty() && plan.stuck.len() == 4, "{plan}");
+}
+
+proptest! {
+    #[test]
+    fn shifts_help_end_and_leave_nothing_to_do(
+        nodes in 3_u32..8, partitions in 4_u16..24, cuts in proptest::collection::vec((0_u16..16_384, 1_u64..1_000), 0..12),
+        by_load in proptest::bool::ANY,
+    ) {
+        let topology = topology(nodes, nodes);
+        let mut map = placed(&topology, partitions, 3, Method::Table);
+        for (at, _) in &cuts {
+            map = cut(&map, at.to_be_bytes()).unwrap_or(map);
+        }
+        let weights: Vec<u64> = cuts.iter().map(|(_, weight)| *weight).chain([100]).collect();
+        let loads = all(&map, |id| bytes(weights[id as usize % weights.len()]));
+        let objective = if by_load { Objective::Load } else { Objective::Count };
+        let plan = shifts(&map, &loads, &topology, objective, usize::MAX);
+        let worst = |it: &Evenness| if by_load { it.bytes } else { it.count };
+        prop_assert!(worst(&plan.after) <= worst(&plan.before), "{}", plan);
+        prop_assert_eq!(&plan, &shifts(&map, &loads, &topology, objective, usize::MAX));
+        let after = handed_over(&map, &topology, &plan);
+        let again = shifts(&after, &loads, &topology, objective, usize::MAX);
+        prop_assert!(again.shifts.is_empty(), "{} and then {}", plan, again);
     }
 }
