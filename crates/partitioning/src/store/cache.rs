@@ -90,8 +90,10 @@ pub(super) struct MapCache {
     known: Swap<Known>,
     /// The newest deltas, for those who are behind this.
     deltas: Mutex<Option<DeltaLog>>,
-    /// Held by who asks.
-    asking: tokio::sync::Mutex<()>,
+    /// Held by who asks: the number of the last question that was answered. Questions are numbered as they are put.
+    asking: tokio::sync::Mutex<u64>,
+    /// Questions that were put.
+    put: AtomicU64,
     /// Questions that were answered.
     answered: AtomicU64,
 }
@@ -101,7 +103,8 @@ impl MapCache {
         Self {
             known: Swap::new(Arc::default()),
             deltas: Mutex::default(),
-            asking: tokio::sync::Mutex::new(()),
+            asking: tokio::sync::Mutex::new(0),
+            put: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         }
     }
@@ -127,13 +130,15 @@ impl MapCache {
         news
     }
 
-    /// Reads what is new, unless somebody else has since this was called.
+    /// Reads what is new, unless somebody else has put the question since this was called and was answered: what was asked before
+    /// may not include what the caller has just changed.
     pub(super) async fn refresh(&self, source: &Client) -> Result<(), ReadError> {
-        let before = self.answered.load(Ordering::Acquire);
-        let _asking = self.asking.lock().await;
-        if self.answered.load(Ordering::Acquire) != before {
+        let before = self.put.load(Ordering::Acquire);
+        let mut last_answered = self.asking.lock().await;
+        if *last_answered > before {
             return Ok(());
         }
+        let number = self.put.fetch_add(1, Ordering::AcqRel) + 1;
         loop {
             let have = self.load().epoch();
             let answer = source.query(MetaQuery::Since(have).encode()).await?;
@@ -142,6 +147,7 @@ impl MapCache {
                 break;
             }
         }
+        *last_answered = number;
         self.answered.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

@@ -228,3 +228,30 @@ fn a_partition_is_handed_to_another_group_while_a_client_counts_in_it() {
         assert_eq!(all(&store, 10).await.len(), 53);
     });
 }
+
+/// A handoff under load was reported as taken back: the map that was looked at had been asked for by somebody else before the plan.
+#[test]
+fn a_map_that_is_read_anew_has_what_its_reader_has_changed_before() {
+    bounded(async {
+        let cluster = StoreCluster::open(&founding(3, 1).groups(2)).unwrap();
+        let store = client(&cluster).await;
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    loop {
+                        store.map().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        let groups: Vec<_> = cluster.layout().groups().map(|(group, nodes)| (group, nodes.to_vec())).collect();
+        let partition = store.map().await.unwrap().partition_of(b"a").id;
+        for nth in 0..40 {
+            let (group, nodes) = groups[(nth + 1) % 2].clone();
+            let map = store.hand_off(partition, group, nodes, Duration::from_secs(60)).await.unwrap();
+            assert_eq!(map.partition_of(b"a").group, group);
+        }
+        readers.iter().for_each(|reader| reader.abort());
+    });
+}
