@@ -79,6 +79,14 @@ pub trait Engine {
         Ok(None)
     }
 
+    /// Hands partitions to other groups, one after the other, for about so long; how many.
+    ///
+    /// # Errors
+    /// When there are none to hand over, or one could not be.
+    async fn migrate(&mut self, _time: std::time::Duration) -> Result<usize, BenchError> {
+        Err(BenchError::Usage("an engine without partitions has none to hand over".to_owned()))
+    }
+
     /// What each node has counted since its start.
     ///
     /// # Errors

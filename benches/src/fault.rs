@@ -294,6 +294,10 @@ async fn strike(plan: &Plan, engine: &mut dyn Engine, begun: Instant) -> Result<
             struck.marks.push((begun.elapsed(), format!("node {node} started anew")));
             tokio::time::sleep((pause / victims.len() as u32).max(SETTLED)).await;
         }
+    } else if plan.fault == Fault::Migration {
+        struck.marks.push((begun.elapsed(), "handoffs begin".to_owned()));
+        let moved = engine.migrate(pause).await?;
+        struck.marks.push((begun.elapsed(), format!("{moved} partitions handed over")));
     } else {
         if let Some(done) = inflict(plan, engine, &victims)? {
             struck.marks.push((begun.elapsed(), done));

@@ -192,6 +192,24 @@ impl Engine for Partitioned {
         self.serves().await
     }
 
+    async fn migrate(&mut self, time: Duration) -> Result<usize, BenchError> {
+        let (client, begun) = (self.clients[0].clone(), Instant::now());
+        let mut moved = 0;
+        while begun.elapsed() < time {
+            let map = client.map().await.map_err(|error| self.failed(error.to_string()))?;
+            let partitions: Vec<_> = map.partitions().cloned().collect();
+            let partition = &partitions[moved % partitions.len()];
+            let after = partitions.iter().cycle().skip(moved % partitions.len() + 1).take(partitions.len());
+            let target = after.into_iter().find(|other| other.group != partition.group);
+            let target = target.ok_or_else(|| self.failed("all partitions are in one group"))?;
+            let (group, replicas) = (target.group, target.replicas.clone());
+            let handed = client.hand_off(partition.id, group, replicas, START_MAX).await;
+            handed.map_err(|error| self.failed(error.to_string()))?;
+            moved += 1;
+        }
+        Ok(moved)
+    }
+
     async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
         Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
     }

@@ -41,11 +41,13 @@ pub enum Fault {
     Leave,
     /// Every node is shut down and started anew, one after the other.
     RollingRestart,
+    /// Partitions are handed to other groups, one after the other.
+    Migration,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::None,
         Self::Crash,
         Self::LeaderCrash,
@@ -60,6 +62,7 @@ impl Fault {
         Self::Join,
         Self::Leave,
         Self::RollingRestart,
+        Self::Migration,
     ];
 
     /// Why it cannot be done to processes of this engine; `None` when it can.
@@ -77,6 +80,9 @@ impl Fault {
                 Some("setting the clock of one process takes rights that a user does not have; simulated")
             }
             Self::Join | Self::Leave => Some("the node program has no change of members yet"),
+            Self::Migration if !matches!(engine, EngineKind::Partitioned(it) if it.count() > 1) => {
+                Some("there are no partitions to hand over")
+            }
             _ => None,
         }
     }
@@ -88,6 +94,7 @@ impl Fault {
             Self::LeaderCrash | Self::LeaderPause if !leads => Some("nobody leads"),
             Self::RegionCrash if minority_region(network).is_none() => Some("no region has a minority of the nodes"),
             Self::Join | Self::Leave => Some("the simulated cluster has no change of members yet"),
+            Self::Migration => Some("the simulated cluster has no partitions"),
             _ => None,
         }
     }
@@ -110,6 +117,7 @@ impl fmt::Display for Fault {
             Self::Join => "a node joins",
             Self::Leave => "a node leaves",
             Self::RollingRestart => "rolling restart",
+            Self::Migration => "partitions are handed over",
         })
     }
 }
@@ -165,7 +173,7 @@ impl Plan {
         rng.shuffle(&mut shuffled);
         let minority = ((count - 1) / 2).max(1);
         let victims = match fault {
-            Fault::None => Victims::Nobody,
+            Fault::None | Fault::Migration => Victims::Nobody,
             Fault::LeaderCrash | Fault::LeaderPause => Victims::Leader,
             Fault::RegionCrash => {
                 Victims::Nodes(minority_region(network).map_or_else(Vec::new, |region| network.of_region(region)))
@@ -206,7 +214,8 @@ impl Plan {
             (1..).zip(&self.sides).filter(|(_, at)| **at == side).map(|(node, _)| format!("{node}")).collect();
         let what = match (self.fault, side) {
             (Fault::SplitEven, _) => "a side",
-            (Fault::None | Fault::RollingRestart, _) | (Fault::LeaderCrash | Fault::LeaderPause, _) => "everybody",
+            (Fault::None | Fault::RollingRestart | Fault::Migration, _)
+            | (Fault::LeaderCrash | Fault::LeaderPause, _) => "everybody",
             (_, 0) => "the others",
             (Fault::SplitMinority | Fault::OneWay, _) => "cut off",
             _ => "struck",
