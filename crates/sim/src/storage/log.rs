@@ -264,7 +264,8 @@ impl SimStorage for LogStorage {
             match opening? {
                 Opening::Opened(log, recovery) => {
                     let doubt = self.disk.take_doubt();
-                    self.impaired = recovery.boots.groups.values().any(|boot| !boot.tail_cut.is_empty());
+                    // The log tells it until the next register; from then on the replica remembers it, over other starts too.
+                    self.impaired |= recovery.boots.groups.values().any(|boot| !boot.tail_cut.is_empty());
                     self.shadow.recovered(&recovery, doubt).map_err(StartError::Broken)?;
                     self.log = Some(*log);
                     return Ok(recovery);

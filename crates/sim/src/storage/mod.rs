@@ -132,7 +132,7 @@ pub trait SimStorage: Sized {
         false
     }
 
-    /// Whether the last start was refused or told of a cut tail: such a node may have to wait for all others.
+    /// Whether the last start was refused, or one so far told of a cut tail: such a node may have to wait for all others.
     fn is_impaired(&self) -> bool {
         false
     }
