@@ -56,6 +56,8 @@ struct Place {
     audit: BTreeSet<Dot>,
     /// What it had applied each time when it began anew.
     dropped: VersionVector,
+    /// Batches that it has sent.
+    sent: u64,
 }
 
 /// Alarms from this one on are for nodes that hear of an epoch.
@@ -112,7 +114,7 @@ pub(crate) struct LeaderlessSubject {
     /// Nodes that have told that their log was cut: its end, acknowledged or not, is gone from that disk.
     cut: BTreeSet<NodeId>,
     /// Batches that nodes sent to each other.
-    pub(crate) sent: u64,
+    sent: u64,
     /// Whether times may be compared: no clock is suspended.
     clocks_run: bool,
     /// How much a clock may be off, in parts per million.
@@ -217,6 +219,11 @@ impl LeaderlessSubject {
             place.held.contains(dot) || place.durable.contains(dot) || *node != writer && place.applied.contains(dot)
         };
         self.places.iter().any(has) || self.acked.iter().any(|acked| acked.dot == dot)
+    }
+
+    /// Batches that these nodes have sent.
+    pub(crate) fn sent_by(&self, nodes: &[NodeId]) -> u64 {
+        nodes.iter().filter_map(|node| self.places.get(node)).map(|place| place.sent).sum()
     }
 
     /// Batches go from everybody to everybody a few times at most, lost ones and late joiners included.
@@ -540,7 +547,9 @@ impl Subject<Leaderless> for LeaderlessSubject {
                     Head::CasGiven(_) => self.probes.hit(Probe::PromisesGathered),
                     _ => {}
                 }
-                self.sent += message.batches.as_slice().len() as u64;
+                let batches = message.batches.as_slice().len() as u64;
+                self.sent += batches;
+                self.place(node).sent += batches;
                 self.check_sent()
             }
             Action::ReadLog { .. } => {
