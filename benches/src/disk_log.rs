@@ -1,6 +1,7 @@
 //! The shared log alone, on real files: each append waits for its fsync. Beside it the floor: the same bytes written to one
-//! file of written zeros, with fdatasync.
+//! file of written zeros, with fdatasync. And, to tell the disk's share from the log's own, appends that wait for no fsync.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ use replikit_core::{
     Batch, BatchKind, BatchMeta, ClusterId, GroupId, HybridTimestamp, LogIndex, NodeId, Persist, StreamId, Term,
     WriteId,
 };
-use replikit_log::{FileDisk, Log, LogConfig, LogOutput, Storage, drive};
+use replikit_log::{Disk, DiskAnswer, DiskError, DiskOp, FileDisk, Log, LogConfig, LogOutput, Storage, drive};
 use replikit_sync::{Watermark, group_queue};
 
 use crate::error::BenchError;
@@ -32,6 +33,39 @@ const ENTRY: [u8; ENTRY_BYTES] = [7; ENTRY_BYTES];
 /// The log is released this far behind its end, as a replica that takes snapshots would.
 const KEPT_BYTES: u64 = 128 << 20;
 const QUEUE_ITEMS_MAX: usize = 4_096;
+
+/// Whether an append waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// It is durable before the next one begins.
+    Each,
+    /// The bytes are the kernel's, which writes them when it likes.
+    Never,
+}
+
+impl fmt::Display for Syncs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Each => "fsync each",
+            Self::Never => "no fsync",
+        })
+    }
+}
+
+/// Files whose syncs are carried out, or only said to be: the log itself has no mode without them.
+struct Files {
+    disk: FileDisk,
+    syncs: Syncs,
+}
+
+impl Disk for Files {
+    fn execute(&mut self, op: DiskOp) -> Result<DiskAnswer, DiskError> {
+        match (self.syncs, &op) {
+            (Syncs::Never, DiskOp::Sync { .. } | DiskOp::SyncDir) => Ok(DiskAnswer::Done),
+            _ => self.disk.execute(op),
+        }
+    }
+}
 
 /// What one case found.
 #[derive(Clone, Debug)]
@@ -94,7 +128,7 @@ impl Opened {
 /// A log on files, its own stream, and where the stream stands.
 struct Writer {
     log: Log,
-    disk: FileDisk,
+    disk: Files,
     stream: StreamId,
     write: WriteId,
     next: LogIndex,
@@ -113,15 +147,16 @@ fn config() -> LogConfig {
     LogConfig::new(ClusterId::from_name("bench"), NodeId(1))
 }
 
-fn open(folder: &Path) -> Result<(Log, FileDisk), BenchError> {
-    let mut disk = FileDisk::open(folder).map_err(|error| failed(error.to_string()))?;
+fn open(folder: &Path, syncs: Syncs) -> Result<(Log, Files), BenchError> {
+    let disk = FileDisk::open(folder).map_err(|error| failed(error.to_string()))?;
+    let mut disk = Files { disk, syncs };
     let (log, _) = Log::open(config(), &mut disk).map_err(|error| failed(error.to_string()))?;
     Ok((log, disk))
 }
 
 impl Writer {
-    fn create(folder: &Path) -> Result<Self, BenchError> {
-        let (log, disk) = open(folder)?;
+    fn create(folder: &Path, syncs: Syncs) -> Result<Self, BenchError> {
+        let (log, disk) = open(folder, syncs)?;
         Ok(Self {
             log,
             disk,
@@ -190,7 +225,7 @@ impl Writer {
     }
 
     fn fsyncs(&self) -> u64 {
-        let stats = self.disk.stats();
+        let stats = self.disk.disk.stats();
         stats.syncs + stats.dir_syncs
     }
 }
@@ -199,8 +234,8 @@ impl Writer {
 ///
 /// # Errors
 /// When the disk fails.
-pub fn one_writer(folder: &Path, entries: usize, measured: Duration) -> Result<Appends, BenchError> {
-    let mut writer = Writer::create(folder)?;
+pub fn one_writer(folder: &Path, entries: usize, syncs: Syncs, measured: Duration) -> Result<Appends, BenchError> {
+    let mut writer = Writer::create(folder, syncs)?;
     let mut latencies = Latencies::new();
     let (mut start, mut fsyncs, mut done) = (Instant::now(), 0, 0_u64);
     let mut warm = false;
@@ -220,7 +255,7 @@ pub fn one_writer(folder: &Path, entries: usize, measured: Duration) -> Result<A
     }
     let took = start.elapsed().as_secs_f64();
     Ok(Appends {
-        workload: format!("one writer, batches of {entries}, {ENTRY_BYTES} B, fsync each"),
+        workload: format!("one writer, batches of {entries}, {ENTRY_BYTES} B, {syncs}"),
         entries_per_second: done as f64 / took,
         latencies,
         fsyncs_per_entry: (writer.fsyncs() - fsyncs) as f64 / done.max(1) as f64,
@@ -232,7 +267,7 @@ pub fn one_writer(folder: &Path, entries: usize, measured: Duration) -> Result<A
 /// # Errors
 /// When the disk fails.
 pub fn waiting_threads(folder: &Path, measured: Duration) -> Result<Appends, BenchError> {
-    let mut writer = Writer::create(folder)?;
+    let mut writer = Writer::create(folder, Syncs::Each)?;
     let (producer, mut consumer) = group_queue::<()>(QUEUE_ITEMS_MAX);
     let durable = Arc::new(Watermark::<BenchError>::new(0));
     let over = AtomicBool::new(false);
@@ -341,7 +376,7 @@ fn raw_file(folder: &Path, entries: usize, measured: Duration) -> io::Result<App
 /// When the disk fails, or what was written does not come back.
 pub fn reopen(folder: &Path) -> Result<Opened, BenchError> {
     const ENTRIES: usize = 64;
-    let mut writer = Writer::create(folder)?;
+    let mut writer = Writer::create(folder, Syncs::Each)?;
     let mut batches = 0_u64;
     while writer.bytes < OPEN_BYTES {
         // Several batches to a sync: only the content counts here.
@@ -361,7 +396,7 @@ pub fn reopen(folder: &Path) -> Result<Opened, BenchError> {
     writer.flush()?;
     drop(writer);
     let start = Instant::now();
-    let (log, mut disk) = open(folder)?;
+    let (log, mut disk) = open(folder, Syncs::Each)?;
     let open = start.elapsed();
     let start = Instant::now();
     let mut found = 0_u64;
@@ -383,10 +418,18 @@ mod tests {
     fn a_lone_writer_pays_one_sync_an_entry_and_a_crowd_shares_them() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let measured = Duration::from_millis(200);
-        let alone = one_writer(&folder.path().join("one"), 1, measured).expect("the disk works");
+        let alone = one_writer(&folder.path().join("one"), 1, Syncs::Each, measured).expect("the disk works");
         assert!((0.99..1.5).contains(&alone.fsyncs_per_entry), "{alone:?}");
         let crowd = waiting_threads(&folder.path().join("many"), measured).expect("the disk works");
         assert!(crowd.fsyncs_per_entry < 0.5, "{crowd:?}");
         assert!(crowd.entries_per_second > 0.0);
+    }
+
+    #[test]
+    fn without_syncs_the_disk_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let appends = one_writer(folder.path(), 1, Syncs::Never, Duration::from_millis(100)).expect("the disk works");
+        assert!(appends.entries_per_second > 0.0);
+        assert_eq!(appends.fsyncs_per_entry, 0.0);
     }
 }

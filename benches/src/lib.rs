@@ -23,6 +23,7 @@ pub mod error;
 pub mod fault;
 pub mod figure;
 pub mod handle;
+pub mod interrupt;
 pub mod ledger;
 pub mod load;
 pub mod machine;

@@ -61,6 +61,26 @@ pub struct Header {
     pub rounds: u32,
 }
 
+impl Header {
+    /// The machine and the sources in one line, for people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let machine = &self.machine;
+        format!(
+            "{}, {} cores, {} MiB, {}, data on {}; {}; commit {}{}; seed {}",
+            machine.cpu,
+            machine.cores,
+            machine.memory_mib,
+            machine.kernel,
+            machine.file_system,
+            self.versions.rustc,
+            self.commit,
+            if self.dirty { " with changes" } else { "" },
+            self.seed,
+        )
+    }
+}
+
 /// A run went on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
@@ -123,6 +143,8 @@ pub enum Kind {
     Partitioning,
     /// A model that was calibrated by measurements; no measurement itself.
     Model,
+    /// A load on one of ours or on another system, both in turn.
+    Peer,
 }
 
 /// One thing that was measured once.

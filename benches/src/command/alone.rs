@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use replikit_benches::disk_log::{self, Appends};
+use replikit_benches::disk_log::{self, Appends, Syncs};
 use replikit_benches::error::BenchError;
 use replikit_benches::figure::Figure;
 use replikit_benches::handle;
 use replikit_benches::place::Place;
 use replikit_benches::record::{Kind, Line, Record, Results};
 use replikit_benches::table::{Side, Table, count, latency};
-
-use crate::command::run::machine_line;
 
 const HANDLE_WINDOW: Duration = Duration::from_secs(2);
 
@@ -26,7 +24,7 @@ fn write(results: &mut Results, kind: Kind, figures: &[Figure]) -> Result<(), Be
 pub(crate) fn protocol(repetitions: u32, out: Option<PathBuf>) -> Result<ExitCode, BenchError> {
     let place = Place::create(out)?;
     let mut results = place.results(0, "protocol", 1)?;
-    println!("{}", machine_line(&results.run().header));
+    println!("{}", results.run().header.line());
     let mut table = Table::new(vec![
         ("three replicas in one thread, memory log", Side::Left),
         ("commands a round", Side::Right),
@@ -63,7 +61,7 @@ pub(crate) fn protocol(repetitions: u32, out: Option<PathBuf>) -> Result<ExitCod
 pub(crate) fn log(measured: Duration, out: Option<PathBuf>) -> Result<ExitCode, BenchError> {
     let place = Place::create(out)?;
     let mut results = place.results(0, "log", 1)?;
-    println!("{}", machine_line(&results.run().header));
+    println!("{}", results.run().header.line());
     let mut table = Table::new(vec![
         ("the log on disk, one process", Side::Left),
         ("entries/s", Side::Right),
@@ -86,7 +84,7 @@ pub(crate) fn log(measured: Duration, out: Option<PathBuf>) -> Result<ExitCode, 
     let folder = |name: &str| place.data.path().join(name);
     for entries in [1, disk_log::BATCH_ENTRIES] {
         ended("floor", disk_log::raw(&folder("raw"), entries, measured))?;
-        ended("one writer", disk_log::one_writer(&folder(&format!("one-{entries}")), entries, measured))?;
+        ended("one writer", disk_log::one_writer(&folder(&format!("one-{entries}")), entries, Syncs::Each, measured))?;
     }
     ended("waiting threads", disk_log::waiting_threads(&folder("many"), measured))?;
     println!("\n{}", table.render());

@@ -9,17 +9,14 @@ use clap::Args;
 use replikit_benches::engine::EngineKind;
 use replikit_benches::error::BenchError;
 use replikit_benches::fault::{Fault, FaultRun};
+use replikit_benches::interrupt::{INTERRUPTED, interrupted};
 use replikit_benches::place::{Place, runs_folder};
 use replikit_benches::play::command::{network_named, workload};
-use replikit_benches::record::Header;
 use replikit_benches::report::{Summary, terminal};
 use replikit_benches::run;
 use replikit_benches::suite::{Asked, Suite, SuiteName};
 
 use crate::command::report;
-
-/// Exit code of a run that Ctrl-C or SIGTERM ended, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 #[derive(Args)]
 pub(crate) struct RunArguments {
@@ -143,7 +140,7 @@ pub(crate) fn faults(arguments: &FaultArguments) -> Result<ExitCode, BenchError>
 fn measure(suite: &Suite, seed: u64, asked: &str, place: Place, resumed: bool) -> Result<ExitCode, BenchError> {
     let results =
         if resumed { place.results_to_go_on(seed, asked)? } else { place.results(seed, asked, suite.rounds)? };
-    println!("{}", machine_line(&results.run().header));
+    println!("{}", results.run().header.line());
     let results = RefCell::new(results);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(BenchError::io("starting the load generator"))?;
@@ -151,7 +148,7 @@ fn measure(suite: &Suite, seed: u64, asked: &str, place: Place, resumed: bool) -
     let interrupted = runtime.block_on(async {
         tokio::select! {
             ended = run::run(suite, seed, &place, &results) => ended.map(|()| false),
-            signalled = signalled() => signalled.map(|()| true),
+            signalled = interrupted() => signalled.map(|()| true),
         }
     })?;
     let results = results.into_inner();
@@ -167,29 +164,4 @@ fn measure(suite: &Suite, seed: u64, asked: &str, place: Place, resumed: bool) -
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn signalled() -> Result<(), BenchError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(BenchError::io("listening for signals"))?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => interrupt.map_err(BenchError::io("listening for signals")),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-pub(crate) fn machine_line(header: &Header) -> String {
-    let machine = &header.machine;
-    format!(
-        "{}, {} cores, {} MiB, {}, data on {}; {}; commit {}{}; seed {}",
-        machine.cpu,
-        machine.cores,
-        machine.memory_mib,
-        machine.kernel,
-        machine.file_system,
-        header.versions.rustc,
-        header.commit,
-        if header.dirty { " with changes" } else { "" },
-        header.seed,
-    )
 }
