@@ -27,7 +27,10 @@ static ALLOCATOR: Counted = Counted;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 #[command(disable_help_subcommand = true)]
-#[command(after_help = "`cargo xtask bench micro [FILTER]` runs the criterion benches.")]
+#[command(
+    after_help = "`cargo xtask bench micro [FILTER]` runs the criterion benches. `cargo xtask bench --suite peers` measures \
+    other systems beside these (`--suite peers --help`); `cargo xtask bench setup-peers` installs them."
+)]
 struct Cli {
     #[command(subcommand)]
     task: Option<Task>,

@@ -5,14 +5,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::cargo;
+use crate::{cargo, peers};
 
-/// Runs the task. `bench micro` is criterion's; everything else is the bench program's.
+/// Runs the task. `bench micro` is criterion's, `bench --suite peers` that of a program of its own; everything else is the
+/// bench program's.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "micro" => micro(rest),
         Some((first, _)) if first == "compare" => compare(arguments),
-        _ => hand_over(arguments),
+        Some((first, rest)) if first == "setup-peers" => peers::setup(rest),
+        _ => match peers::asked(arguments) {
+            Some(rest) => peers(&rest),
+            None => hand_over(arguments),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,9 +31,13 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
 /// Replaces this process, so that Ctrl-C reaches the bench program alone and the terminal waits for its clean-up: returns
 /// only when that fails.
 fn hand_over(arguments: &[OsString]) -> Result<(), String> {
-    let mut program = release()?;
-    program.args(arguments);
-    Err(format!("the bench program does not start: {}", program.exec()))
+    Err(format!("the bench program does not start: {}", release()?.args(arguments).exec()))
+}
+
+/// The same for the program that measures other systems, which looks for the node program beside itself.
+fn peers(arguments: &[OsString]) -> Result<(), String> {
+    release()?;
+    Err(format!("the program of the peers does not start: {}", peers::program()?.args(arguments).exec()))
 }
 
 /// Builds those of the two sides that are commits, each in a copy of the sources of its own, and hands over.

@@ -5,6 +5,7 @@ mod cargo;
 mod ci;
 mod docs;
 mod loom;
+mod peers;
 mod phase;
 mod planted;
 mod sim;
