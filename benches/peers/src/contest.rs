@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use replikit_benches::disk_log::{ENTRY_BYTES, Syncs};
 use replikit_benches::load::Window;
 
+use crate::logs::LogKind;
 use crate::system::System;
 
-/// Size of a value, and of an entry.
+/// Size of a value.
 pub const VALUE_BYTES: usize = 256;
 
 /// What is done to each side.
@@ -18,11 +20,22 @@ pub enum Load {
         /// How many.
         clients: u32,
     },
+    /// One thread that appends one batch after the other.
+    Appends {
+        /// Entries in a batch.
+        entries: usize,
+        /// Whether it waits for the disk before the next one.
+        syncs: Syncs,
+    },
 }
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Appends { entries: 1, syncs } => write!(f, "appends of 1 entry of {ENTRY_BYTES} B, {syncs}"),
+            Self::Appends { entries, syncs } => {
+                write!(f, "appends of {entries} entries of {ENTRY_BYTES} B, {syncs}")
+            }
             Self::Writes { clients: 1 } => write!(f, "writes of {VALUE_BYTES} B, 1 client"),
             Self::Writes { clients } => write!(f, "writes of {VALUE_BYTES} B, {clients} clients"),
         }
@@ -54,30 +67,56 @@ pub struct Contest {
     pub load: Load,
     /// One of ours.
     pub ours: System,
-    /// What it is held against; [`Contest::goals`] hold for the first, the others are there to be seen.
-    pub peers: Vec<System>,
-    /// What ours should reach against the first peer.
+    /// What it is held against.
+    pub peers: Vec<Peer>,
+}
+
+/// What ours is held against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// Which.
+    pub system: System,
+    /// What ours should reach; nothing where the peer is there to be seen.
     pub goals: Vec<Goal>,
 }
 
 impl Contest {
     /// Ours, and then its peers.
     pub fn systems(&self) -> impl Iterator<Item = System> + '_ {
-        std::iter::once(self.ours).chain(self.peers.iter().copied())
+        std::iter::once(self.ours).chain(self.peers.iter().map(|peer| peer.system))
+    }
+
+    /// What ours should reach against a system.
+    #[must_use]
+    pub fn goals(&self, system: System) -> &[Goal] {
+        self.peers.iter().find(|peer| peer.system == system).map_or(&[], |peer| &peer.goals)
     }
 }
 
 /// Every contest, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Contest> {
-    let rate = |times| vec![Goal { metric: Metric::Rate, times }];
-    let redis = |clients, times| Contest {
+    let redis = [(1, 2.0), (16, 2.5), (64, 2.5)].map(|(clients, times)| redis(clients, times));
+    let synced = [(1, 1.0), (64, 1.2), (1_000, 1.2)].map(|(entries, times)| logs(entries, Syncs::Each, times));
+    let not_synced = [1, 64, 1_000].map(|entries| logs(entries, Syncs::Never, 2.0));
+    redis.into_iter().chain(synced).chain(not_synced).collect()
+}
+
+/// Single clients have nobody to share a connection with.
+fn redis(clients: u32, times: f64) -> Contest {
+    let shared = (clients > 1).then(|| Peer { system: System::RedisShared, goals: Vec::new() });
+    let own = Peer { system: System::Redis, goals: vec![Goal { metric: Metric::Rate, times }] };
+    Contest {
         load: Load::Writes { clients },
         ours: System::SingleLeader,
-        peers: if clients == 1 { vec![System::Redis] } else { vec![System::Redis, System::RedisShared] },
-        goals: rate(times),
-    };
-    vec![redis(1, 2.0), redis(16, 2.5), redis(64, 2.5)]
+        peers: std::iter::once(own).chain(shared).collect(),
+    }
+}
+
+fn logs(entries: usize, syncs: Syncs, times: f64) -> Contest {
+    let peers = [LogKind::OkayWal, LogKind::RaftEngine]
+        .map(|kind| Peer { system: System::Log(kind), goals: vec![Goal { metric: Metric::Rate, times }] });
+    Contest { load: Load::Appends { entries, syncs }, ours: System::Log(LogKind::Replikit), peers: peers.into() }
 }
 
 /// How long a load is put on each side.
@@ -94,8 +133,20 @@ mod tests {
     fn every_contest_is_ours_against_others() {
         for contest in all() {
             assert!(contest.ours.is_ours(), "{contest:?}");
-            assert!(!contest.peers.is_empty() && contest.peers.iter().all(|peer| !peer.is_ours()), "{contest:?}");
-            assert!(contest.goals.iter().all(|goal| goal.times >= 1.0), "{contest:?}");
+            assert!(
+                !contest.peers.is_empty() && contest.peers.iter().all(|peer| !peer.system.is_ours()),
+                "{contest:?}"
+            );
+            assert!(contest.peers.iter().flat_map(|peer| &peer.goals).all(|goal| goal.times >= 1.0), "{contest:?}");
         }
+    }
+
+    #[test]
+    fn loads_are_told_apart_by_their_description() {
+        let mut names: Vec<_> = all().iter().map(|contest| contest.load.to_string()).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "{names:?}");
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Invariant: a ratio is one of samples of the same round, so that a machine that changes meanwhile changes both of its sides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use replikit_benches::figure::Better;
 use replikit_benches::report::Spread;
 use replikit_benches::table::{Side, Table, count, latency};
 
-use crate::contest::{Contest, Goal, Metric};
+use crate::contest::{Contest, Goal, Load, Metric};
 use crate::sample::Sample;
 use crate::system::System;
 
@@ -43,10 +43,10 @@ impl Outcome {
         &self.contests
     }
 
-    /// Why a system is not measured; `None` where it is.
+    /// Why a system is not put under a load; `None` where it is.
     #[must_use]
-    pub fn absent(&self, system: System) -> Option<&str> {
-        self.absent.get(&system).map(String::as_str)
+    pub fn absent(&self, system: System, load: Load) -> Option<&str> {
+        self.absent.get(&system).map(String::as_str).or_else(|| system.cannot(load))
     }
 
     /// Adds what a system did in a round of a contest.
@@ -93,20 +93,21 @@ impl Outcome {
             ("goal", Side::Left),
         ]);
         for (number, contest) in self.contests.iter().enumerate() {
-            for (place, system) in contest.systems().enumerate() {
-                table.row(&contest.load.to_string(), self.row(number, place, system));
+            for system in contest.systems() {
+                table.row(&contest.load.to_string(), self.row(number, system));
             }
         }
         table.render()
     }
 
-    fn row(&self, contest: usize, place: usize, system: System) -> Vec<String> {
+    fn row(&self, number: usize, system: System) -> Vec<String> {
+        let contest = &self.contests[number];
         let none = || "-".to_owned();
         let name = system.name().to_owned();
-        let samples: Vec<&Sample> = self.samples(contest, system).map(|taken| &taken.sample).collect();
+        let samples: Vec<&Sample> = self.samples(number, system).map(|taken| &taken.sample).collect();
         let rates = samples.iter().map(|sample| sample.rate).collect();
         let Some(rates) = Spread::of(rates, "1/s", Better::Higher) else {
-            let why = if self.absent.contains_key(&system) { "N/A" } else { "failed" };
+            let why = if self.absent(system, contest.load).is_some() { "N/A" } else { "failed" };
             return vec![name, why.to_owned(), none(), none(), none(), none(), none()];
         };
         let quantile = |share: f64| {
@@ -118,13 +119,10 @@ impl Outcome {
         let mut row = vec![name, ranged(&rates, count), quantile(0.5), quantile(0.99)];
         let times = |value: f64| format!("{value:.2}");
         for metric in [Metric::Rate, Metric::P99] {
-            let ratio = if place == 0 { None } else { self.ratio(contest, system, metric) };
+            let ratio = if system == contest.ours { None } else { self.ratio(number, system, metric) };
             row.push(ratio.map_or_else(none, |ratio| ranged(&ratio, times)));
         }
-        let goals: Vec<String> = match place {
-            1 => self.contests[contest].goals.iter().map(|goal| self.verdict(contest, system, *goal)).collect(),
-            _ => Vec::new(),
-        };
+        let goals: Vec<String> = contest.goals(system).iter().map(|goal| self.verdict(number, system, *goal)).collect();
         row.push(if goals.is_empty() { none() } else { goals.join("; ") });
         row
     }
@@ -142,36 +140,37 @@ impl Outcome {
     /// Each system: its version, how it is set up, what it promises, or why it is not measured.
     #[must_use]
     pub fn systems(&self) -> String {
-        let mut told: Vec<System> = Vec::new();
+        let mut told = BTreeSet::new();
         let mut text = String::new();
         for (number, contest) in self.contests.iter().enumerate() {
             for system in contest.systems() {
-                if told.contains(&system) {
-                    continue;
-                }
-                let lines = match (self.absent(system), self.samples(number, system).next()) {
-                    (Some(reason), _) => vec![format!("{}: N/A: {reason}", system.name())],
-                    (None, None) => continue,
-                    (None, Some(taken)) => described(system, contest, &taken.sample),
+                let (heading, described) = match self.absent(system, contest.load) {
+                    Some(reason) => (format!("{}: N/A: {reason}", system.name()), String::new()),
+                    None => match self.samples(number, system).next() {
+                        Some(taken) => described(system, contest.load, &taken.sample),
+                        None => continue,
+                    },
                 };
-                told.push(system);
-                text.push_str(&lines.join("\n"));
-                text.push('\n');
+                // What differs between loads of one promise is how many clients there are, and at which ports.
+                if told.insert(heading.clone()) {
+                    text.push_str(&format!("{heading}\n{described}"));
+                }
             }
         }
         text
     }
 }
 
-fn described(system: System, contest: &Contest, sample: &Sample) -> Vec<String> {
+/// The system and what it promises, and how it is set up.
+fn described(system: System, load: Load, sample: &Sample) -> (String, String) {
     let version = system.version().unwrap_or_else(|_| "of unknown version".to_owned());
-    let mut lines = vec![
-        format!("{}: {version}", system.name()),
-        format!("  acknowledged: {}", sample.acknowledged),
-        format!("  fsync before the acknowledgement: {}", system.syncs(contest.load)),
-    ];
-    lines.extend(sample.configuration.iter().map(|(name, value)| format!("  {name}: {value}")));
-    lines
+    let heading = format!(
+        "{}: {version}; acknowledged: {}; fsync before that: {}",
+        system.name(),
+        sample.acknowledged,
+        system.syncs(load)
+    );
+    (heading, sample.configuration.iter().map(|(name, value)| format!("  {name}: {value}\n")).collect())
 }
 
 /// The median, with the range in parentheses.
@@ -182,14 +181,16 @@ fn ranged(spread: &Spread, shown: impl Fn(f64) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contest::{self, Load};
+    use crate::contest::{self, Peer};
 
     fn contest() -> Contest {
         Contest {
             load: Load::Writes { clients: 64 },
             ours: System::SingleLeader,
-            peers: vec![System::Redis],
-            goals: vec![Goal { metric: Metric::Rate, times: 2.5 }, Goal { metric: Metric::P99, times: 4.0 }],
+            peers: vec![Peer {
+                system: System::Redis,
+                goals: vec![Goal { metric: Metric::Rate, times: 2.5 }, Goal { metric: Metric::P99, times: 4.0 }],
+            }],
         }
     }
 

@@ -48,7 +48,7 @@ pub async fn run(
             set += 1;
             distance(results, "before", set)?;
             for system in contest.systems() {
-                if outcome.borrow().absent(system).is_some() {
+                if outcome.borrow().absent(system, contest.load).is_some() {
                     continue;
                 }
                 let folder = place.data.path().join(format!("set-{set}-{}", system.name().replace([' ', ','], "-")));
@@ -88,11 +88,8 @@ fn write_sample(
     sample: &Sample,
 ) -> Result<(), BenchError> {
     let name = system.name();
-    eprintln!(
-        "  round {round}: {name}, {load}: {}/s, p99 {}",
-        count(sample.rate),
-        latency(sample.latencies.quantile(0.99))
-    );
+    let p99 = latency(sample.latencies.quantile(0.99));
+    eprintln!("  round {round}: {name}, {load}: {}/s, p99 {p99}", count(sample.rate));
     let mut configuration = sample.configuration.clone();
     configuration.extend(system.version().ok().map(|version| ("version".to_owned(), version)));
     write(results, Line::Engine(EngineLine { engine: name.to_owned(), configuration }))?;

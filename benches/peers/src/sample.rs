@@ -44,6 +44,7 @@ impl Sample {
         ];
         let clients = match load {
             Load::Writes { clients } => clients,
+            Load::Appends { .. } => 1,
         };
         let subject = Subject {
             engine: system.name().to_owned(),

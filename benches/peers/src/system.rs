@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 
+use replikit_benches::disk_log::Syncs;
 use replikit_benches::engine::{Engine, EngineKind};
 use replikit_benches::error::BenchError;
 use replikit_benches::ledger::Ledger;
@@ -13,6 +14,7 @@ use replikit_benches::workload::{Spread, Workload};
 use replikit_core::WriteLevel;
 
 use crate::contest::{Load, VALUE_BYTES};
+use crate::logs::LogKind;
 use crate::redis::{self, Redis};
 use crate::sample::Sample;
 
@@ -30,7 +32,12 @@ pub enum System {
     Redis,
     /// The same, with all clients on few connections: what comes together shares a `WAIT`.
     RedisShared,
+    /// A log as a library; ours among them.
+    Log(LogKind),
 }
+
+/// What this program was built of.
+const LOCK_FILE: &str = include_str!("../Cargo.lock");
 
 impl System {
     /// What it is called.
@@ -40,6 +47,9 @@ impl System {
             Self::SingleLeader => "replikit single-leader, Quorum",
             Self::Redis => "Redis, WAIT 1",
             Self::RedisShared => "Redis, WAIT 1, connections shared",
+            Self::Log(LogKind::Replikit) => "replikit-log",
+            Self::Log(LogKind::OkayWal) => "okaywal",
+            Self::Log(LogKind::RaftEngine) => "raft-engine",
         }
     }
 
@@ -47,8 +57,8 @@ impl System {
     #[must_use]
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::SingleLeader => true,
-            Self::Redis | Self::RedisShared => false,
+            Self::SingleLeader | Self::Log(LogKind::Replikit) => true,
+            Self::Redis | Self::RedisShared | Self::Log(_) => false,
         }
     }
 
@@ -56,10 +66,23 @@ impl System {
     #[must_use]
     pub const fn syncs(self, load: Load) -> &'static str {
         match (self, load) {
+            (_, Load::Appends { syncs: Syncs::Each, .. }) => "yes",
+            (_, Load::Appends { syncs: Syncs::Never, .. }) | (Self::Log(_), _) => "no",
             (Self::SingleLeader, Load::Writes { .. }) => "yes, on a majority of the nodes",
             (Self::Redis | Self::RedisShared, Load::Writes { .. }) => {
                 "yes, on the primary; on a replica as well, as it is set up, but WAIT does not promise that"
             }
+        }
+    }
+
+    /// Why it cannot be put under this load on any machine; `None` when it can.
+    #[must_use]
+    pub const fn cannot(self, load: Load) -> Option<&'static str> {
+        match (self, load) {
+            (Self::Log(LogKind::OkayWal), Load::Appends { syncs: Syncs::Never, .. }) => {
+                Some("it has no commit without fsync")
+            }
+            _ => None,
         }
     }
 
@@ -68,8 +91,10 @@ impl System {
     /// # Errors
     /// Why it cannot be measured here.
     pub fn version(self) -> Result<String, String> {
+        let locked = |package| locked_version(LOCK_FILE, package).ok_or_else(|| format!("no `{package}` is built in"));
         match self {
-            Self::SingleLeader => Ok(env!("CARGO_PKG_VERSION").to_owned()),
+            Self::SingleLeader => locked("replikit-single-leader"),
+            Self::Log(kind) => locked(kind.package()),
             Self::Redis | Self::RedisShared => program_version(redis::PROGRAM, redis::version_in),
         }
     }
@@ -79,14 +104,29 @@ impl System {
     /// # Errors
     /// When it does not serve, or the machine refuses.
     pub async fn measure(self, load: Load, folder: &Path, window: Window, seed: u64) -> Result<Sample, BenchError> {
-        let Load::Writes { clients } = load;
-        let engine: Box<dyn Engine> = match self {
-            Self::SingleLeader => EngineKind::SingleLeader.start(folder).await?,
-            Self::Redis => Box::new(Redis::start(folder, clients as usize).await?),
-            Self::RedisShared => Box::new(Redis::start(folder, CONNECTIONS_SHARED).await?),
-        };
-        writes(engine, clients, window, seed).await
+        match (self, load) {
+            (Self::SingleLeader, Load::Writes { clients }) => {
+                writes(EngineKind::SingleLeader.start(folder).await?, clients, window, seed).await
+            }
+            (Self::Redis, Load::Writes { clients }) => {
+                writes(Box::new(Redis::start(folder, clients as usize).await?), clients, window, seed).await
+            }
+            (Self::RedisShared, Load::Writes { clients }) => {
+                writes(Box::new(Redis::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
+            }
+            (Self::Log(kind), Load::Appends { entries, syncs }) => appends(kind, entries, syncs, folder, window).await,
+            (Self::Log(_), Load::Writes { .. }) | (_, Load::Appends { .. }) => {
+                Err(BenchError::Usage(format!("{} is not made for {load}", self.name())))
+            }
+        }
     }
+}
+
+/// The version of a package in the text of a lock file.
+#[must_use]
+pub fn locked_version(lock_file: &str, package: &str) -> Option<String> {
+    let (_, behind) = lock_file.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    Some(behind.split_once('"')?.0.to_owned())
 }
 
 /// The version that a program prints; the error says how to get the program.
@@ -138,9 +178,35 @@ async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed:
     Ok(sample)
 }
 
+/// Appends in a thread that may block. It ends with its window, also where nobody waits for it any more.
+async fn appends(
+    kind: LogKind,
+    entries: usize,
+    syncs: Syncs,
+    folder: &Path,
+    window: Window,
+) -> Result<Sample, BenchError> {
+    let folder = folder.to_owned();
+    let appending = tokio::task::spawn_blocking(move || kind.measure(&folder, entries, syncs, window));
+    appending
+        .await
+        .map_err(|error| BenchError::Engine { engine: kind.package().to_owned(), what: error.to_string() })?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_of_a_crate_is_that_of_the_lock_file() {
+        let lock_file = "[[package]]\nname = \"okaywal\"\nversion = \"0.3.1\"\n\n[[package]]\nname = \"okay\"\nversion = \"1.0.0\"\n";
+        assert_eq!(locked_version(lock_file, "okaywal").as_deref(), Some("0.3.1"));
+        assert_eq!(locked_version(lock_file, "okay").as_deref(), Some("1.0.0"));
+        assert_eq!(locked_version(lock_file, "raft-engine"), None);
+        for kind in [LogKind::Replikit, LogKind::OkayWal, LogKind::RaftEngine] {
+            assert!(System::Log(kind).version().is_ok(), "{kind:?}");
+        }
+    }
 
     #[test]
     fn a_program_that_is_absent_says_how_to_get_it() {
