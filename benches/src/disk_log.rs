@@ -8,13 +8,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use replikit_core::{
     Batch, BatchKind, BatchMeta, ClusterId, GroupId, HybridTimestamp, LogIndex, NodeId, Persist, StreamId, Term,
     WriteId,
 };
-use replikit_log::{Disk, DiskAnswer, DiskError, DiskOp, FileDisk, Log, LogConfig, LogOutput, Storage, drive};
+use replikit_log::{Disk, DiskAnswer, DiskError, DiskOp, FileDisk, Lane, Log, LogConfig, LogOutput, OpId, Storage};
 use replikit_sync::{Watermark, group_queue};
 
 use crate::error::BenchError;
@@ -53,6 +55,7 @@ impl fmt::Display for Syncs {
 }
 
 /// Files whose syncs are carried out, or only said to be: the log itself has no mode without them.
+#[derive(Clone)]
 struct Files {
     disk: FileDisk,
     syncs: Syncs,
@@ -64,6 +67,59 @@ impl Disk for Files {
             (Syncs::Never, DiskOp::Sync { .. } | DiskOp::SyncDir) => Ok(DiskAnswer::Done),
             _ => self.disk.execute(op),
         }
+    }
+}
+
+/// What no commit waits for, on a thread of its own, as a node has it: segments that are prepared, sealed and used again.
+struct Background {
+    /// `None` once nothing more comes.
+    operations: Option<Sender<(OpId, DiskOp)>>,
+    ended: Receiver<(OpId, Result<DiskAnswer, DiskError>)>,
+    under_way: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    fn start(mut disk: Files) -> Self {
+        let (operations, coming) = mpsc::channel();
+        let (answers, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            for (id, op) in coming {
+                // Nobody asks any more once the log is gone.
+                let _ = answers.send((id, disk.execute(op)));
+            }
+        });
+        Self { operations: Some(operations), ended, under_way: 0, thread: Some(thread) }
+    }
+
+    fn begin(&mut self, id: OpId, op: DiskOp) {
+        let operations = self.operations.as_ref().expect("the thread is told to end by dropping this only");
+        operations.send((id, op)).expect("the thread reports its errors");
+        self.under_way += 1;
+    }
+
+    /// An operation that has ended; `None` when none has.
+    fn ended(&mut self) -> Option<(OpId, Result<DiskAnswer, DiskError>)> {
+        let ended = self.ended.try_recv().ok()?;
+        self.under_way -= 1;
+        Some(ended)
+    }
+
+    /// The next operation that ends; `None` when none is under way.
+    fn wait(&mut self) -> Option<(OpId, Result<DiskAnswer, DiskError>)> {
+        if self.under_way == 0 {
+            return None;
+        }
+        self.under_way -= 1;
+        Some(self.ended.recv().expect("the thread answers everything"))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.operations.take());
+        // A thread that has panicked has said so itself.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -129,6 +185,7 @@ impl Opened {
 struct Writer {
     log: Log,
     disk: Files,
+    background: Background,
     stream: StreamId,
     write: WriteId,
     next: LogIndex,
@@ -159,6 +216,7 @@ impl Writer {
         let (log, disk) = open(folder, syncs)?;
         Ok(Self {
             log,
+            background: Background::start(disk.clone()),
             disk,
             stream: StreamId::consensus(GroupId(1)),
             write: WriteId(0),
@@ -210,9 +268,27 @@ impl Writer {
         }
     }
 
-    /// Carries out what the log wants done; the newest durable write.
+    /// Carries out what the log wants done, and where that is nothing waits for the background; the newest durable write.
     fn flush(&mut self) -> Result<WriteId, BenchError> {
-        drive(&mut self.log, &mut self.disk);
+        let mut idle = true;
+        loop {
+            while let Some((id, result)) = self.background.ended() {
+                self.log.complete(id, result);
+            }
+            match self.log.poll_disk() {
+                Some((id, op)) if id.lane == Lane::Commit => {
+                    let result = self.disk.execute(op);
+                    self.log.complete(id, result);
+                    idle = false;
+                }
+                Some((id, op)) => self.background.begin(id, op),
+                None if idle && let Some((id, result)) = self.background.wait() => {
+                    self.log.complete(id, result);
+                    idle = false;
+                }
+                None => break,
+            }
+        }
         let mut durable = WriteId(0);
         while let Some(output) = self.log.poll() {
             match output {
@@ -230,7 +306,7 @@ impl Writer {
     }
 }
 
-/// One thread, one batch of so many entries at a time.
+/// One batch of so many entries at a time, by the thread that waits for it.
 ///
 /// # Errors
 /// When the disk fails.
@@ -393,7 +469,9 @@ pub fn reopen(folder: &Path) -> Result<Opened, BenchError> {
     }
     let bytes = writer.bytes;
     writer.log.close();
-    writer.flush()?;
+    while !writer.log.is_closed() {
+        writer.flush()?;
+    }
     drop(writer);
     let start = Instant::now();
     let (log, mut disk) = open(folder, Syncs::Each)?;
