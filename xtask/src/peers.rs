@@ -16,7 +16,10 @@ struct Package {
     service: &'static str,
 }
 
-const PACKAGES: [Package; 1] = [Package { name: "redis-server", program: "redis-server", service: "redis-server" }];
+const PACKAGES: [Package; 2] = [
+    Package { name: "redis-server", program: "redis-server", service: "redis-server" },
+    Package { name: "etcd-server", program: "etcd", service: "etcd" },
+];
 
 /// Where Debian asks whether a package may start its service. What stands there already is left alone; what this puts there is
 /// removed however the installation ends.

@@ -80,6 +80,13 @@ pub struct Peer {
     pub goals: Vec<Goal>,
 }
 
+impl fmt::Display for Contest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peers: Vec<_> = self.peers.iter().map(|peer| peer.system.name()).collect();
+        write!(f, "{}: {} against {}", self.load, self.ours.name(), peers.join(" and "))
+    }
+}
+
 impl Contest {
     /// Ours, and then its peers.
     pub fn systems(&self) -> impl Iterator<Item = System> + '_ {
@@ -99,7 +106,7 @@ pub fn all() -> Vec<Contest> {
     let redis = [(1, 2.0), (16, 2.5), (64, 2.5)].map(|(clients, times)| redis(clients, times));
     let synced = [(1, 1.0), (64, 1.2), (1_000, 1.2)].map(|(entries, times)| logs(entries, Syncs::Each, times));
     let not_synced = [1, 64, 1_000].map(|entries| logs(entries, Syncs::Never, 2.0));
-    redis.into_iter().chain(synced).chain(not_synced).collect()
+    redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd)).collect()
 }
 
 /// Single clients have nobody to share a connection with.
@@ -110,6 +117,15 @@ fn redis(clients: u32, times: f64) -> Contest {
         load: Load::Writes { clients },
         ours: System::SingleLeader,
         peers: std::iter::once(own).chain(shared).collect(),
+    }
+}
+
+fn etcd(clients: u32) -> Contest {
+    let goals = vec![Goal { metric: Metric::Rate, times: 8.0 }, Goal { metric: Metric::P99, times: 4.0 }];
+    Contest {
+        load: Load::Writes { clients },
+        ours: System::SingleLeader,
+        peers: vec![Peer { system: System::Etcd, goals }],
     }
 }
 
@@ -142,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn loads_are_told_apart_by_their_description() {
-        let mut names: Vec<_> = all().iter().map(|contest| contest.load.to_string()).collect();
+    fn contests_are_told_apart_by_their_description() {
+        let mut names: Vec<_> = all().iter().map(Contest::to_string).collect();
         let count = names.len();
         names.sort();
         names.dedup();

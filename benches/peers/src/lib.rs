@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod contest;
+pub mod etcd;
 pub mod logs;
 pub mod outcome;
 pub mod redis;

@@ -20,7 +20,7 @@ use replikit_peers::system::System;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench --suite peers", bin_name = "cargo xtask bench --suite peers")]
 struct Cli {
-    /// Only contests whose load, or one of whose systems, contains this.
+    /// Only contests whose line contains this; one that fits none shows all lines.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// How often each system is measured, the others in between.
@@ -40,7 +40,7 @@ struct Cli {
 impl Cli {
     fn keeps(&self, contest: &Contest) -> bool {
         let Some(only) = &self.only else { return true };
-        contest.load.to_string().contains(only) || contest.systems().any(|system| system.name().contains(only))
+        contest.to_string().contains(only)
     }
 
     /// The part that decides what is measured.
@@ -76,8 +76,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode, BenchError> {
     let contests: Vec<Contest> = contest::all().into_iter().filter(|contest| cli.keeps(contest)).collect();
     if contests.is_empty() {
-        let all = contest::all().iter().map(|contest| contest.load.to_string()).collect::<Vec<_>>().join("; ");
-        return Err(BenchError::Usage(format!("no contest fits; there are: {all}")));
+        let all = contest::all().iter().map(Contest::to_string).collect::<Vec<_>>().join("\n");
+        return Err(BenchError::Usage(format!("no contest fits; there are\n{all}")));
     }
     let absent = absent(&contests);
     for (system, reason) in &absent {

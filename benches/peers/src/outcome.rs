@@ -94,7 +94,7 @@ impl Outcome {
         ]);
         for (number, contest) in self.contests.iter().enumerate() {
             for system in contest.systems() {
-                table.row(&contest.load.to_string(), self.row(number, system));
+                table.row(&contest.to_string(), self.row(number, system));
             }
         }
         table.render()

@@ -11,7 +11,7 @@ use replikit_benches::probe;
 use replikit_benches::record::{EngineLine, Failed, Kind, Line, Record, Results};
 use replikit_benches::table::{count, latency};
 
-use crate::contest::Load;
+use crate::contest::Contest;
 use crate::outcome::Outcome;
 use crate::sample::Sample;
 use crate::system::System;
@@ -59,7 +59,7 @@ pub async fn run(
                 }
                 match measured {
                     Ok(sample) => {
-                        write_sample(results, system, contest.load, round, set, &sample)?;
+                        write_sample(results, contest, system, (round, set), &sample)?;
                         outcome.borrow_mut().add(number, round, system, sample);
                     }
                     Err(error) => {
@@ -81,20 +81,20 @@ fn write(results: &RefCell<Results>, line: Line) -> Result<(), BenchError> {
 
 fn write_sample(
     results: &RefCell<Results>,
+    contest: &Contest,
     system: System,
-    load: Load,
-    round: u32,
-    set: u32,
+    (round, set): (u32, u32),
     sample: &Sample,
 ) -> Result<(), BenchError> {
-    let name = system.name();
+    let (name, load) = (system.name(), contest.load);
     let p99 = latency(sample.latencies.quantile(0.99));
     eprintln!("  round {round}: {name}, {load}: {}/s, p99 {p99}", count(sample.rate));
     let mut configuration = sample.configuration.clone();
     configuration.extend(system.version().ok().map(|version| ("version".to_owned(), version)));
     write(results, Line::Engine(EngineLine { engine: name.to_owned(), configuration }))?;
     let figures = sample.figures(system, load);
-    let record = Record::of(Kind::Peer, format!("{name}: {load}"), &figures).expect("a sample has figures");
+    // The same system may be under the same load in two contests.
+    let record = Record::of(Kind::Peer, format!("{contest}: {name}"), &figures).expect("a sample has figures");
     let (notes, wrong) = (sample.notes.clone(), sample.wrong.clone());
     write(results, Line::Measured(Record { round, set, notes, wrong, ..record }))
 }

@@ -14,6 +14,7 @@ use replikit_benches::workload::{Spread, Workload};
 use replikit_core::WriteLevel;
 
 use crate::contest::{Load, VALUE_BYTES};
+use crate::etcd::{self, Etcd};
 use crate::logs::LogKind;
 use crate::redis::{self, Redis};
 use crate::sample::Sample;
@@ -32,6 +33,8 @@ pub enum System {
     Redis,
     /// The same, with all clients on few connections: what comes together shares a `WAIT`.
     RedisShared,
+    /// etcd with three nodes.
+    Etcd,
     /// A log as a library; ours among them.
     Log(LogKind),
 }
@@ -47,6 +50,7 @@ impl System {
             Self::SingleLeader => "replikit single-leader, Quorum",
             Self::Redis => "Redis, WAIT 1",
             Self::RedisShared => "Redis, WAIT 1, connections shared",
+            Self::Etcd => "etcd",
             Self::Log(LogKind::Replikit) => "replikit-log",
             Self::Log(LogKind::OkayWal) => "okaywal",
             Self::Log(LogKind::RaftEngine) => "raft-engine",
@@ -58,7 +62,7 @@ impl System {
     pub const fn is_ours(self) -> bool {
         match self {
             Self::SingleLeader | Self::Log(LogKind::Replikit) => true,
-            Self::Redis | Self::RedisShared | Self::Log(_) => false,
+            Self::Redis | Self::RedisShared | Self::Etcd | Self::Log(_) => false,
         }
     }
 
@@ -68,7 +72,7 @@ impl System {
         match (self, load) {
             (_, Load::Appends { syncs: Syncs::Each, .. }) => "yes",
             (_, Load::Appends { syncs: Syncs::Never, .. }) | (Self::Log(_), _) => "no",
-            (Self::SingleLeader, Load::Writes { .. }) => "yes, on a majority of the nodes",
+            (Self::SingleLeader | Self::Etcd, Load::Writes { .. }) => "yes, on a majority of the nodes",
             (Self::Redis | Self::RedisShared, Load::Writes { .. }) => {
                 "yes, on the primary; on a replica as well, as it is set up, but WAIT does not promise that"
             }
@@ -96,6 +100,7 @@ impl System {
             Self::SingleLeader => locked("replikit-single-leader"),
             Self::Log(kind) => locked(kind.package()),
             Self::Redis | Self::RedisShared => program_version(redis::PROGRAM, redis::version_in),
+            Self::Etcd => program_version(etcd::PROGRAM, etcd::version_in),
         }
     }
 
@@ -113,6 +118,9 @@ impl System {
             }
             (Self::RedisShared, Load::Writes { clients }) => {
                 writes(Box::new(Redis::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
+            }
+            (Self::Etcd, Load::Writes { clients }) => {
+                writes(Box::new(Etcd::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
             }
             (Self::Log(kind), Load::Appends { entries, syncs }) => appends(kind, entries, syncs, folder, window).await,
             (Self::Log(_), Load::Writes { .. }) | (_, Load::Appends { .. }) => {
