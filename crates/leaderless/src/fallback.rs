@@ -16,7 +16,7 @@ use replikit_core::{
 
 use crate::config::{Config, ConfigError};
 use crate::content::KeyCopy;
-use crate::hints::{Hints, HintsImage, Kept, NotTaken};
+use crate::hints::{Hints, HintsImage, Kept};
 use crate::message::{Head, Hint, Repair};
 use crate::ownership::Ownership;
 use crate::record::own_batch;
@@ -25,6 +25,15 @@ use crate::replica::{LOCAL_BYTES_MAX, position};
 
 /// Hints that are on their way to one owner at once.
 const UNDER_WAY_MAX: usize = 64;
+
+/// Why a hint is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotKept {
+    /// There is no room for it.
+    TooLarge,
+    /// The copy is none that its keyspace can have.
+    Malformed,
+}
 
 /// The replica of a node that is no owner.
 pub struct Fallback {
@@ -193,12 +202,11 @@ impl Fallback {
         }
     }
 
-    /// What is kept for those who own nothing any more is kept for an owner from now on.
+    /// What is kept for those who own nothing any more is kept for all owners from now on: one of them alone may be the one
+    /// that has it already, and then only its disk would.
     fn hand_on(&mut self) {
-        let newest = self.ownership.in_force().last().map(|newest| newest.ids().collect::<Vec<NodeId>>());
-        let newest = newest.unwrap_or_default();
-        let up = newest.iter().find(|node| !self.down.contains(node)).or(newest.first()).copied();
-        let Some(heir) = up.filter(|_| !self.ownership.is_joint()) else { return };
+        let newest = self.ownership.in_force().last().filter(|_| !self.ownership.is_joint());
+        let Some(heirs) = newest.map(|newest| newest.ids().collect::<Vec<NodeId>>()) else { return };
         for owner in self.hints.owners() {
             if self.owners.contains(&owner) {
                 continue;
@@ -206,21 +214,30 @@ impl Fallback {
             let kept: Vec<(Bytes, KeyCopy)> =
                 self.hints.of(owner).map(|(key, hint)| (key.clone(), hint.copy.clone())).collect();
             for (key, copy) in kept {
-                let number = self.next_number();
-                let keyspace = self.config.keyspaces.of(&key);
                 // What was taken once is kept, whatever the limit is by now.
-                let Ok(copy) = self.hints.add(heir, &key, copy, number, keyspace, usize::MAX) else { continue };
-                let record = Kept::Hint { owner: heir, key: key.clone(), copy: copy.clone() }.encode();
-                if record.len() <= LOCAL_BYTES_MAX {
-                    self.log(&record);
+                let inherits = |heir: &NodeId| self.keep(*heir, &key, copy.clone(), usize::MAX).is_ok();
+                if heirs.iter().all(inherits) {
                     self.hints.forget(owner, &key);
                     self.log(&Kept::Delivered { owner, key }.encode());
-                } else {
-                    self.hints.forget(heir, &key);
                 }
             }
         }
         self.maybe_snapshot();
+    }
+
+    /// Keeps a copy of a key for an owner, joined with what is kept already; returns behind which storage action it is on disk.
+    /// Changes nothing when it cannot.
+    fn keep(&mut self, owner: NodeId, key: &Bytes, copy: KeyCopy, bytes_max: usize) -> Result<WriteId, NotKept> {
+        let keyspace = self.config.keyspaces.of(key);
+        let known = self.hints.joined(owner, key, copy, keyspace).ok_or(NotKept::Malformed)?;
+        let record = Kept::Hint { owner, key: key.clone(), copy: known.copy() }.encode();
+        // More siblings than a record takes: its owner gets them from the logs.
+        if record.len() > LOCAL_BYTES_MAX || !self.hints.has_room(owner, key, &known, bytes_max) {
+            return Err(NotKept::TooLarge);
+        }
+        let number = self.next_number();
+        self.hints.put(owner, key.clone(), &known, number);
+        Ok(self.log(&record))
     }
 
     fn handle_message(&mut self, now: Now, from: NodeId, head: Head) {
@@ -252,29 +269,19 @@ impl Fallback {
         if !self.owners.contains(&owner) || key.is_empty() || key.len() > KEY_BYTES_MAX {
             return self.event(Event::PeerMisbehaved { node: from, what: "a hint that nobody needs" });
         }
-        let number = self.next_number();
-        let keyspace = self.config.keyspaces.of(&key);
         let bytes_max = self.config.limits.hints_bytes_max;
-        let copy = match self.hints.add(owner, &key, copy, number, keyspace, bytes_max) {
-            Ok(copy) => copy.clone(),
-            Err(NotTaken::Full) => {
+        let write = match self.keep(owner, &key, copy, bytes_max) {
+            Ok(write) => write,
+            Err(NotKept::TooLarge) => {
                 self.refused += 1;
                 return;
             }
-            Err(NotTaken::Malformed) => {
+            Err(NotKept::Malformed) => {
                 let what = "a copy of a key that its keyspace cannot have";
                 return self.event(Event::PeerMisbehaved { node: from, what });
             }
         };
-        let record = Kept::Hint { owner, key: key.clone(), copy }.encode();
-        if record.len() > LOCAL_BYTES_MAX {
-            // More siblings than a record takes: its owner gets it from the logs.
-            self.hints.forget(owner, &key);
-            self.refused += 1;
-            return;
-        }
         self.stored += 1;
-        let write = self.log(&record);
         self.confirmations.hold(write, (from, Head::Hinted { origin, sequence, owner }));
         self.maybe_snapshot();
     }
@@ -339,10 +346,11 @@ impl Fallback {
     fn restore(&mut self, record: Kept) {
         match record {
             Kept::Hint { owner, key, copy } => {
-                let number = self.next_number();
-                let keyspace = self.config.keyspaces.of(&key);
                 // What was taken once is kept, whatever the limit is by now.
-                let _ = self.hints.add(owner, &key, copy, number, keyspace, usize::MAX);
+                if let Some(known) = self.hints.joined(owner, &key, copy, self.config.keyspaces.of(&key)) {
+                    let number = self.next_number();
+                    self.hints.put(owner, key, &known, number);
+                }
             }
             Kept::Delivered { owner, key } => self.hints.forget(owner, &key),
         }

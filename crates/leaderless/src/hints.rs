@@ -44,13 +44,9 @@ pub(crate) struct Hint {
     bytes: usize,
 }
 
-/// Why a hint is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotTaken {
-    /// It would be more than the limit.
-    Full,
-    /// The copy is none that its keyspace can have.
-    Malformed,
+/// What a hint counts for in the limit.
+fn bytes_of(key: &Bytes, known: &Known) -> usize {
+    key.len() + known.content.bytes() + 64
 }
 
 /// All hints of a fallback node.
@@ -63,37 +59,29 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    /// Joins a copy with what is kept for the owner of the key already; returns the whole.
-    pub(crate) fn add(
-        &mut self,
-        owner: NodeId,
-        key: &Bytes,
-        copy: KeyCopy,
-        number: u64,
-        keyspace: &Keyspace,
-        bytes_max: usize,
-    ) -> Result<&KeyCopy, NotTaken> {
-        let place = (owner, key.clone());
+    /// A copy joined with what is kept for the owner of the key already; `None` when it is none that its keyspace can have.
+    pub(crate) fn joined(&self, owner: NodeId, key: &Bytes, copy: KeyCopy, keyspace: &Keyspace) -> Option<Known> {
         let mut known = Known::nothing();
-        let before = self.kept.get(&place);
-        let old_bytes = before.map_or(0, |hint| hint.bytes);
-        if let Some(before) = before {
-            known.join(before.copy.clone(), keyspace).ok_or(NotTaken::Malformed)?;
+        if let Some(before) = self.kept.get(&(owner, key.clone())) {
+            known.join(before.copy.clone(), keyspace)?;
         }
-        known.join(copy, keyspace).ok_or(NotTaken::Malformed)?;
-        let bytes = key.len() + known.content.bytes() + 64;
-        let all = self.bytes - old_bytes + bytes;
-        if all > bytes_max {
-            return Err(NotTaken::Full);
-        }
-        self.bytes = all;
-        if let Some(before) = before {
-            self.numbers.remove(&before.number);
-        }
-        self.numbers.insert(number, place.clone());
-        let hint = Hint { copy: known.copy(), number, bytes };
-        let place = self.kept.entry(place).insert_entry(hint);
-        Ok(&place.into_mut().copy)
+        known.join(copy, keyspace)?;
+        Some(known)
+    }
+
+    /// Whether it takes the place of what is kept without that all together becomes more than a limit.
+    pub(crate) fn has_room(&self, owner: NodeId, key: &Bytes, known: &Known, bytes_max: usize) -> bool {
+        let before = self.kept.get(&(owner, key.clone())).map_or(0, |hint| hint.bytes);
+        self.bytes - before + bytes_of(key, known) <= bytes_max
+    }
+
+    /// Keeps this in place of what was kept for the owner of the key.
+    pub(crate) fn put(&mut self, owner: NodeId, key: Bytes, known: &Known, number: u64) {
+        self.forget(owner, &key);
+        let bytes = bytes_of(&key, known);
+        self.bytes += bytes;
+        self.numbers.insert(number, (owner, key.clone()));
+        self.kept.insert((owner, key), Hint { copy: known.copy(), number, bytes });
     }
 
     /// The owner has what bears this number; returns the key if nothing newer is kept of it.

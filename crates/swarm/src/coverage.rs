@@ -10,9 +10,9 @@ use crate::{leaderless, multi, raft};
 
 /// What somebody does to the store on purpose while faults are played: which scenarios do it, and what tells that it was met.
 const OPERATIONS: &[(&str, &str, &[Probe])] = &[
-    ("O1", "the epochs of `multi-leader` and `leaderless-owners`", &[Probe::EpochBegun, Probe::NodeBeganAnew]),
-    ("O2", "the epochs of `multi-leader` and `leaderless-owners`", &[Probe::NodeEvicted]),
-    ("O3", "the epochs of `leaderless-owners`", &[Probe::EpochsJoint, Probe::EpochSettled]),
+    ("O1", "the epochs of `multi-leader`, `leaderless-owners` and `leaderless-hints`", &[Probe::EpochBegun, Probe::NodeBeganAnew]),
+    ("O2", "the epochs of `multi-leader`, `leaderless-owners` and `leaderless-hints`", &[Probe::NodeEvicted]),
+    ("O3", "the epochs of `leaderless-owners` and `leaderless-hints`", &[Probe::EpochsJoint, Probe::EpochSettled]),
     (
         "O7",
         "the operator of `partitioned`",

@@ -10,7 +10,7 @@
 //! | `multi-leader` | one multi-leader group on the storage model |
 //! | `leaderless` | one leaderless group on the storage model |
 //! | `leaderless-owners` | one whose owners change, on the storage model only |
-//! | `leaderless-hints` | one with nodes that stand in for owners, on the storage model only |
+//! | `leaderless-hints` | one with nodes that stand in for owners, which change in every third run, on the storage model only |
 //! | `partitioned` | a store of several such groups: splits, merges and handoffs, clients whose routes go stale |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |

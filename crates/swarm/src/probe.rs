@@ -157,6 +157,8 @@ probes! {
     HintKept,
     /// An owner got what had been kept for it.
     HintArrived,
+    /// What was kept for an owner that is none any more was handed to one that is.
+    HintHandedOn,
     /// A write was acknowledged with the help of nodes that stand in for owners.
     SloppyAcked,
     /// A storage failed under a replica.
@@ -267,7 +269,7 @@ impl Probe {
     ];
 
     /// Those of nodes that stand in for owners.
-    pub const OF_HINTS: &'static [Self] = &[Self::HintKept, Self::HintArrived, Self::SloppyAcked];
+    pub const OF_HINTS: &'static [Self] = &[Self::HintKept, Self::HintArrived, Self::HintHandedOn, Self::SloppyAcked];
 
     /// Those of replicas that all take writes.
     pub const OF_MANY_LEADERS: &'static [Self] = &[

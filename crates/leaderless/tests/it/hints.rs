@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Input, Link, NodeId, Outcome, Owners, Reached, ReadLevel, Rejection, Replica, StorageEvent, WriteLevel,
-    WriteRequest,
+    CausalContext, Input, Link, NodeId, Outcome, Owners, Reached, ReadLevel, Rejection, Replica, StorageEvent,
+    WriteLevel, WriteRequest,
 };
-use replikit_leaderless::{Config, Counting};
+use replikit_leaderless::{Config, Counting, Keyspace, Keyspaces};
 
 use crate::group::Group;
 
@@ -186,6 +187,31 @@ fn a_hint_that_does_not_fit_is_refused_and_not_counted() {
     start(&mut group, &[2]);
     group.run(Duration::from_secs(1));
     assert!(matches!(group.outcome(large), Some(Outcome::Acked { strict: true, .. })), "{:?}", group.outcome(large));
+}
+
+/// Siblings that no record takes any more are refused; what was confirmed of the same key before stays.
+#[test]
+fn a_hint_that_is_too_large_for_a_record_takes_nothing_away() {
+    let configure = |config: &mut Config| {
+        config.limits.hints_bytes_max = 64 << 20;
+        config.keyspaces = Keyspaces::default().with("sib/", Keyspace::new(ConflictPolicy::Siblings));
+    };
+    let mut group = Group::with_fallbacks(3, 1, Counting::TowardsQuorums, configure);
+    stop(&mut group, &[2, 3]);
+    let mut acked = 0;
+    for number in 0..10 {
+        // Not having seen each other, all of them stay.
+        let request = put("sib/k", &format!("{number}{}", "v".repeat(1_000_000)));
+        let token = group.ask(1, &request.over(CausalContext::default()));
+        group.run(Duration::from_secs(1));
+        acked += usize::from(group.outcome(token).is_some());
+    }
+    assert!((1..10).contains(&acked), "{acked} acknowledged");
+    let keeps = |group: &Group| (2..=3).any(|node| !group.fallback(4).keys_for(NodeId(node)).is_empty());
+    assert!(keeps(&group), "what has helped to acknowledge {acked} writes is gone");
+    stop(&mut group, &[4]);
+    start(&mut group, &[4]);
+    assert!(keeps(&group));
 }
 
 #[test]

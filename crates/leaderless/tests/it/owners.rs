@@ -380,6 +380,40 @@ fn what_a_fallback_keeps_for_who_owns_nothing_any_more_an_owner_is_told() {
     assert_eq!(group.fallback(4).kept().0, 0, "an owner has it");
 }
 
+/// What `leaderless-hints` seed 1864 lost: of two owners and a fallback that had acknowledged a write, the fallback gave its copy up
+/// once the one owner had confirmed it that had the write already, and the other one was evicted.
+#[test]
+fn what_a_fallback_keeps_for_who_owns_nothing_any_more_it_keeps_until_all_owners_have_it() {
+    let mut group = Group::changing_with_fallbacks(5, 1, Counting::TowardsQuorums);
+    for node in (3..=5).map(NodeId) {
+        group.kill(node);
+        group.tell_links(node, Link::Down);
+    }
+    let token = group.ask(1, &put("k", "v"));
+    group.deliver();
+    assert!(matches!(group.outcome(token), Some(Outcome::Acked { strict: false, .. })));
+    let leaves = (3..=5).find(|node| !group.fallback(6).keys_for(NodeId(*node)).is_empty()).expect("one of the three");
+    // Those who have it reach nobody but the fallback from now on, and hand it over no second time; who leaves is not told.
+    group.drops = |head| matches!(head, Head::Hint(_));
+    group.cut.insert((NodeId(6), NodeId(leaves)));
+    for there in (3..=5).map(NodeId) {
+        for here in (1..=2).map(NodeId) {
+            group.cut.extend([(here, there), (there, here)]);
+        }
+    }
+    for node in (3..=5).map(NodeId) {
+        group.start(node);
+        group.tell_links(node, Link::Up);
+    }
+    let stay: Vec<u32> = (3..=5).filter(|node| *node != leaves).collect();
+    group.announce([1, stay[0], stay[1]]);
+    group.run(SECOND * 3);
+    assert_eq!(group.fallback(6).kept().0, 0, "everybody has it");
+    for node in stay {
+        assert!(!group.replica(node).seen(b"k").is_empty(), "node {node} was told");
+    }
+}
+
 #[test]
 fn a_message_of_other_epochs_is_answered_with_what_is_known_of_them() {
     let mut group = Group::changing(4, 3, |_| {});

@@ -11,16 +11,18 @@ use fastrand::Rng;
 use replikit_core::keyspace::decode_versions;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Action, ClusterId, Dot, Event, GroupId, NodeId, Outcome, Owners, Persist, ReadLevel, Time, Token, WriteId,
-    WriteLevel, quorum,
+    Action, ClusterId, Dot, Event, GroupId, NodeId, Outcome, Owners, Persist, ReadLevel, Time, Token, VersionVector,
+    WriteId, WriteLevel, quorum,
 };
 use replikit_leaderless::{
-    Config, Counting, Fallbacks, Founding, Head, Hint, Keyspace, Keyspaces, Leaderless, Participant, ReadRepair,
+    Config, Counting, Fallback, Fallbacks, Founding, Head, Hint, Keyspace, Keyspaces, Leaderless, Participant,
+    ReadRepair,
 };
 use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, SimStorage, Subject, World};
 
 use super::knobs;
 use crate::crowd::{Asked, Behaviour, Crowd};
+use crate::multi::census::Census;
 use crate::plan::Plan;
 use crate::probe::{Probe, Probes};
 use crate::run::{Failure, Run, Telling};
@@ -34,11 +36,14 @@ pub const INVARIANTS: &[(&str, &str)] = &[
         "A write of a quorum is on as many disks as it says, of owners and of nodes in their place.",
     ),
     ("sloppy_is_never_strict", "A write that is called strict is on the disks of a quorum of owners."),
-    ("hints_are_kept", "What a node in an owner's place has confirmed, it keeps until that owner has it."),
+    (
+        "hints_are_kept",
+        "What a node in an owner's place has confirmed, it keeps until that owner has it, or, if that is none any more, those that are.",
+    ),
     ("hints_are_delivered", "Healed, every owner has what was kept for it, and nothing is kept for it any more."),
     (
         "hints_conserve",
-        "A write of a quorum is known to some owner in the end, although one of all nodes is dead for good.",
+        "A write of a quorum is known to some owner in the end, or to one that was evicted, although one of all nodes is dead for good.",
     ),
 ];
 
@@ -47,12 +52,22 @@ pub const INVARIANTS: &[(&str, &str)] = &[
 struct Place {
     /// What was handed to its storage since it began, by storage action.
     stored: Vec<(WriteId, Vec<Dot>)>,
+    /// Snapshots that were handed to it, with what they hold as soon as that is known.
+    installed: Vec<(WriteId, VersionVector)>,
     /// Whether its replica has not run yet since it began: what it then has applied is on its disk.
     recovering: bool,
     /// The writes on its disk.
-    durable: BTreeSet<Dot>,
+    durable: VersionVector,
     /// Whether its log has been read.
     up: bool,
+}
+
+impl Place {
+    fn has_on_disk(&mut self, dots: Vec<Dot>) {
+        for dot in dots {
+            self.durable.insert(dot);
+        }
+    }
 }
 
 /// A hint that was confirmed.
@@ -64,21 +79,21 @@ struct Kept {
     dot: Dot,
 }
 
-/// A write that a client was told is there.
+/// A write of a quorum that a client was told is there.
 #[derive(Clone, Debug)]
 struct Acked {
     dot: Dot,
     key: Bytes,
-    level: WriteLevel,
 }
 
 /// Clients and invariants.
 #[derive(Debug)]
 struct HintsSubject {
     crowd: Crowd,
+    /// Who owns the keys, and when.
+    census: Census,
+    /// Nodes up to this one are owners at some time, those behind it fallbacks.
     owners: u32,
-    /// W and D.
-    write: usize,
     places: BTreeMap<NodeId, Place>,
     /// Keys of writes that were handed over.
     keys: BTreeMap<Dot, Bytes>,
@@ -86,7 +101,11 @@ struct HintsSubject {
     kept: BTreeSet<Kept>,
     /// All that were ever confirmed: who has a write in whose place.
     confirmed: BTreeMap<Dot, BTreeMap<NodeId, BTreeSet<NodeId>>>,
+    /// The same by key: who, in whose place.
+    ever: BTreeSet<(NodeId, NodeId, Bytes)>,
+    /// Acknowledged, and not seen yet at a quorum of owners at once: what they all have seen may be replaced, and forgotten.
     acked: Vec<Acked>,
+    looks: u64,
     probes: Probes,
     bounded: bool,
 }
@@ -96,6 +115,15 @@ impl HintsSubject {
         node.0 <= self.owners
     }
 
+    /// W and D; while the owners change, of the fewest that there are at some time.
+    fn write(&self) -> usize {
+        quorum::majority(usize::from(self.census.fewest()))
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        self.places.get(&node).is_some_and(|place| place.up)
+    }
+
     fn place(&mut self, node: NodeId) -> &mut Place {
         self.places.entry(node).or_default()
     }
@@ -103,7 +131,7 @@ impl HintsSubject {
     /// Owners' disks that have a write, and disks of others that have it in the place of further owners: each of them for one.
     fn disks(&self, dot: Dot) -> (usize, usize) {
         let own: BTreeSet<NodeId> =
-            self.places.iter().filter(|(_, place)| place.durable.contains(&dot)).map(|(node, _)| *node).collect();
+            self.places.iter().filter(|(_, place)| place.durable.contains(dot)).map(|(node, _)| *node).collect();
         let (mut keepers, mut owners) = (0, BTreeSet::new());
         for kept in self.confirmed.get(&dot).into_iter().flat_map(BTreeMap::values) {
             let further: Vec<NodeId> = kept.iter().copied().filter(|owner| !own.contains(owner)).collect();
@@ -116,10 +144,10 @@ impl HintsSubject {
     fn on_acked(&mut self, dot: Dot, asked: &Asked, strict: bool) -> Result<(), String> {
         let Asked::Write { key, level, .. } = asked else { return Ok(()) };
         let (own, others) = self.disks(dot);
-        if strict && own < self.write {
+        if strict && own < self.write() {
             return Err(format!("sloppy_is_never_strict: {dot:?} at {level:?} is on {own} disks of owners"));
         }
-        let wanted = if *level == WriteLevel::Quorum { self.write } else { 1 };
+        let wanted = if *level == WriteLevel::Quorum { self.write() } else { 1 };
         if own + others < wanted {
             return Err(format!(
                 "sloppy_is_on_disks: {dot:?} at {level:?} is on {own} disks of owners, {others} others"
@@ -128,15 +156,29 @@ impl HintsSubject {
         if own < wanted {
             self.probes.hit(Probe::SloppyAcked);
         }
-        self.acked.push(Acked { dot, key: key.clone(), level: *level });
+        if *level == WriteLevel::Quorum {
+            self.acked.push(Acked { dot, key: key.clone() });
+        }
         Ok(())
     }
 
-    /// What has come to an owner needs to be kept for it no more; the rest must be.
+    /// What has come to an owner needs to be kept for it no more; the rest must be. What was kept for an owner that has left
+    /// is kept for those that are there, until a quorum of them has it.
     fn check_kept(&mut self, owner: NodeId, replicas: &impl Replicas<Participant>) -> Result<(), String> {
         let Some(replica) = replicas.replica(owner).and_then(Participant::owner) else { return Ok(()) };
+        let (left, write) = (self.census.is_ever_outside(owner), self.write());
         let (places, probes) = (&self.places, &mut self.probes);
         let is_up = |node: NodeId| places.get(&node).is_some_and(|place| place.up);
+        let owners: Vec<NodeId> = (1..=self.owners).map(NodeId).collect();
+        let passed_on = |kept: &Kept, keeper: &Fallback| {
+            // Of who is down nobody can tell.
+            let may_have = |node: &&NodeId| {
+                let replica = replicas.replica(**node).and_then(Participant::owner).filter(|_| is_up(**node));
+                replica.is_none_or(|replica| replica.seen(&kept.key).contains(kept.dot))
+            };
+            left && (owners.iter().any(|node| keeper.keys_for(*node).contains(&kept.key))
+                || owners.iter().filter(may_have).count() >= write)
+        };
         let mut lost = None;
         self.kept.retain(|kept| {
             if kept.owner != owner {
@@ -147,7 +189,7 @@ impl HintsSubject {
                 return false;
             }
             let keeper = replicas.replica(kept.by).and_then(Participant::fallback).filter(|_| is_up(kept.by));
-            if keeper.is_some_and(|keeper| !keeper.keys_for(owner).contains(&kept.key)) {
+            if keeper.is_some_and(|keeper| !keeper.keys_for(owner).contains(&kept.key) && !passed_on(kept, keeper)) {
                 lost = Some(kept.clone());
             }
             true
@@ -157,25 +199,43 @@ impl HintsSubject {
 
     /// Every write of a quorum is known to somebody who is left.
     fn check_conserved(&self, owners: &[&Leaderless]) -> Result<(), String> {
-        let quorums = self.acked.iter().filter(|acked| acked.level == WriteLevel::Quorum);
-        let mut nowhere =
-            quorums.filter(|acked| owners.iter().all(|owner| !owner.seen(&acked.key).contains(acked.dot)));
-        nowhere.next().map_or(Ok(()), |acked| Err(format!("hints_conserve: {acked:?} is nowhere")))
+        let has = |acked: &Acked, owner: &&Leaderless| owner.seen(&acked.key).contains(acked.dot);
+        let nowhere = self.acked.iter().find(|acked| !owners.iter().any(|owner| has(acked, owner)));
+        nowhere.map_or(Ok(()), |acked| Err(format!("hints_conserve: {acked:?} is nowhere")))
+    }
+
+    /// Takes note of which writes a quorum of owners has seen.
+    fn look_around(&mut self, replicas: &impl Replicas<Participant>) {
+        let owners: Vec<&Leaderless> = (1..=self.owners)
+            .map(NodeId)
+            .filter(|node| self.is_up(*node))
+            .filter_map(|node| replicas.replica(node)?.owner())
+            .collect();
+        let write = self.write();
+        self.acked
+            .retain(|acked| owners.iter().filter(|owner| owner.seen(&acked.key).contains(acked.dot)).count() < write);
     }
 }
 
 impl Subject<Participant> for HintsSubject {
     fn on_alarm(&mut self, client: u32, clients: &mut Clients<Head>) {
+        if self.census.on_alarm(client) {
+            return;
+        }
+        if client == 0 {
+            self.census.alarms().into_iter().for_each(|(alarm, after)| clients.alarm(alarm, after));
+        }
         self.crowd.on_alarm(client, clients);
     }
 
     fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
         let place = self.place(node);
         place.stored.clear();
+        place.installed.clear();
         (place.recovering, place.up) = (true, false);
         for item in &recovery.items {
             if let RecoveryItem::Batch(batch) = item {
-                place.durable.extend(super::subject::dots(batch));
+                place.has_on_disk(super::subject::dots(batch));
             }
         }
         Ok(())
@@ -187,7 +247,15 @@ impl Subject<Participant> for HintsSubject {
                 let dots = super::subject::dots(batch);
                 self.place(node).stored.push((*id, dots));
             }
-            Action::Send { message, .. } => match &message.head {
+            Action::Persist { id, op: Persist::SnapshotChunk { last: true, .. } } if self.is_owner(node) => {
+                self.place(node).installed.push((*id, VersionVector::new()));
+            }
+            Action::Send { to, message } => match &message.head {
+                Head::Repair(repair)
+                    if !self.is_owner(node) && !self.ever.contains(&(node, *to, repair.key.clone())) =>
+                {
+                    self.probes.hit(Probe::HintHandedOn);
+                }
                 Head::Hint(hint) => {
                     let Hint { origin, sequence, key, .. } = &**hint;
                     self.keys.insert(Dot { origin: *origin, sequence: *sequence }, key.clone());
@@ -197,6 +265,7 @@ impl Subject<Participant> for HintsSubject {
                     let key = self.keys.get(&dot).ok_or("hints_are_kept: of a write that nobody handed over")?.clone();
                     self.probes.hit(Probe::HintKept);
                     self.confirmed.entry(dot).or_default().entry(node).or_default().insert(*owner);
+                    self.ever.insert((node, *owner, key.clone()));
                     self.kept.insert(Kept { by: node, owner: *owner, key, dot });
                 }
                 _ => {}
@@ -208,8 +277,11 @@ impl Subject<Participant> for HintsSubject {
 
     fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
         let place = self.place(node);
-        let durable = place.stored.extract_if(.., |(id, _)| *id <= up_to).flat_map(|(_, dots)| dots);
-        place.durable.extend(durable);
+        let stored: Vec<Dot> = place.stored.extract_if(.., |(id, _)| *id <= up_to).flat_map(|(_, dots)| dots).collect();
+        place.has_on_disk(stored);
+        for (_, installed) in place.installed.extract_if(.., |(id, _)| *id <= up_to) {
+            place.durable.join(&installed);
+        }
     }
 
     fn on_done(
@@ -256,14 +328,20 @@ impl Subject<Participant> for HintsSubject {
     fn check(&mut self, node: NodeId, replicas: &impl Replicas<Participant>) -> Result<(), String> {
         let Some(owner) = replicas.replica(node).and_then(Participant::owner) else { return Ok(()) };
         let place = self.places.entry(node).or_default();
+        for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
+            installed.clone_from(owner.applied());
+        }
         if !self.bounded || !place.up {
             return Ok(());
         }
         if core::mem::take(&mut place.recovering) {
             // From a snapshot too.
-            for (origin, held) in owner.applied().iter() {
-                place.durable.extend((1..=held.base()).map(|sequence| Dot { origin, sequence }));
-            }
+            place.durable.join(owner.applied());
+        }
+        // Often enough: it takes owners an exchange to forget what they all have.
+        self.looks += 1;
+        if self.looks.is_multiple_of(4) {
+            self.look_around(replicas);
         }
         self.check_kept(node, replicas)
     }
@@ -289,6 +367,12 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let counting = if rng.u8(0..4) == 0 { Counting::Never } else { Counting::TowardsQuorums };
     let fallbacks = Fallbacks { nodes: (owners + 1..=nodes).map(NodeId).collect(), counting };
     let cluster = ClusterId::from_name("sim");
+    let others = &mut plan.rng(14);
+    let changes = others.bool();
+    let census = Census::draw(others, owners, plan.lasts, changes);
+    // A fallback hears of epochs from owners; what it was told itself may be as old as what any of them was told.
+    let mut told = |node: u32| NodeId(if node > owners { others.u32(1..=owners) } else { node });
+    let sources: Option<Vec<_>> = census.changes().then(|| (1..=nodes).map(|node| census.source(told(node))).collect());
     let mut settings = plan.settings.clone();
     settings.nodes = nodes;
     let mut world: World<Participant, S> = World::new(plan.seed, settings, cluster, move |node, boots, _| {
@@ -296,6 +380,9 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         (config.timing, config.limits) = (timing, limits);
         (config.keyspaces, config.founding) = (spaces.clone(), Founding::New);
         (config.repair, config.fallbacks) = (repair, fallbacks.clone());
+        if let Some(sources) = &sources {
+            config.epochs = Box::new(sources[node.0 as usize - 1].clone());
+        }
         Participant::new(config, &boots.of(GROUP)).expect("the knobs are in range")
     });
     let behaviour = Behaviour {
@@ -313,19 +400,24 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let mut subject = HintsSubject {
         crowd: Crowd::new(behaviour, GROUP, owners),
         owners,
-        write: quorum::majority(owners as usize),
+        census,
+        ever: BTreeSet::new(),
         places: BTreeMap::new(),
         keys: BTreeMap::new(),
         kept: BTreeSet::new(),
         confirmed: BTreeMap::new(),
         acked: Vec::new(),
+        looks: 0,
         probes: Probes::default(),
         bounded: world.is_bounded(),
     };
     telling.to(&mut world);
     let patience =
         Duration::from_secs(12) + plan.workload.timeout * 4 + timing.exchange * 64 + timing.suspect_after * 4;
-    let dead = dead(&mut plan.rng(2), nodes);
+    let mut dead = dead(&mut plan.rng(2), nodes);
+    if !subject.census.outlives(&dead) {
+        dead.clear();
+    }
     play(plan, &mut world, &mut subject, &dead, patience).map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, (subject.crowd.writes, subject.crowd.reads), subject.probes))
 }
@@ -345,28 +437,53 @@ fn play<S: SimStorage>(
     let text = |violation: replikit_sim::Violation| violation.what;
     world.run_until(Time::ZERO + plan.lasts, subject).map_err(text)?;
     world.heal_all_but(dead, subject);
+    subject.census.finish(dead);
     subject.crowd.stop();
-    let owners: Vec<NodeId> = (1..=subject.owners).map(NodeId).filter(|node| !dead.contains(node)).collect();
-    let delivered = |world: &World<Participant, S>, _: &HintsSubject| {
+    let (members, changes) = (subject.census.members(), subject.census.changes());
+    let owners: Vec<NodeId> = members.iter().copied().filter(|node| !dead.contains(node)).collect();
+    // For an owner that is dead for good it stays, until it is no owner any more.
+    let served = if changes { (1..=subject.owners).map(NodeId).collect() } else { owners.clone() };
+    let delivered = |world: &World<Participant, S>, subject: &HintsSubject| {
         let replicas = world.replicas();
-        let kept = |owner: &NodeId| {
-            let keepers = replicas.nodes().into_iter().filter_map(|node| replicas.replica(node)?.fallback());
-            keepers.map(|keeper| keeper.keys_for(*owner).len()).sum::<usize>()
+        let of = |node: &NodeId| replicas.replica(*node).and_then(Participant::owner);
+        if changes && !owners.iter().all(|node| of(node).is_some_and(|owner| owner.is_serving(&members))) {
+            return false;
+        }
+        // What a keeper still has is known once its log has been read.
+        let keeps_nothing = |node: NodeId| {
+            let keeper = replicas.replica(node).and_then(Participant::fallback).filter(|_| subject.is_up(node));
+            keeper.is_some_and(|keeper| served.iter().all(|owner| keeper.keys_for(*owner).is_empty()))
         };
-        let states = owners.iter().map(|node| Some(replicas.replica(*node)?.owner()?.state_hash()));
-        let states: BTreeSet<Option<u64>> = states.collect();
-        states.len() == 1 && !states.contains(&None) && owners.iter().all(|owner| kept(owner) == 0)
+        let mut keepers = replicas.nodes().into_iter().filter(|node| !subject.is_owner(*node) && !dead.contains(node));
+        let states: BTreeSet<Option<u64>> = owners.iter().map(|node| Some(of(node)?.state_hash())).collect();
+        states.len() == 1 && !states.contains(&None) && keepers.all(keeps_nothing)
     };
     let ends = world.run_while(patience, subject, delivered).map_err(text)?;
     if !world.must_serve() || !subject.bounded {
+        return Ok(());
+    }
+    if !ends && changes && waits(world, dead) {
         return Ok(());
     }
     if !ends {
         return Err(format!("hints_are_delivered: not within {patience:?}: {}", describe(world)));
     }
     let replicas = world.replicas();
-    let alive: Vec<&Leaderless> = owners.iter().filter_map(|node| replicas.replica(*node)?.owner()).collect();
-    subject.check_conserved(&alive)
+    // Who owns nothing any more keeps what it has until it is named again.
+    let ever = (1..=subject.owners).map(NodeId).filter(|node| !dead.contains(node));
+    let alive: Vec<&Leaderless> = ever.filter_map(|node| replicas.replica(node)?.owner()).collect();
+    subject.check_conserved(&alive).map_err(|what| format!("{what}; owners {members:?}, dead {dead:?}"))
+}
+
+/// Whether an owner that may have forgotten something waits for one that is down for good, and so the epoch without that one
+/// waits for it: for then too few of its owners are ready.
+fn waits<S: SimStorage>(world: &World<Participant, S>, dead: &[NodeId]) -> bool {
+    let replicas = world.replicas();
+    let nodes = replicas.nodes();
+    let asks = |node: &NodeId| {
+        replicas.replica(*node).and_then(Participant::owner).is_some_and(|replica| replica.origin().is_none())
+    };
+    nodes.iter().any(|node| dead.contains(node) || world.is_refused(*node)) && nodes.iter().any(asks)
 }
 
 fn describe<S: SimStorage>(world: &World<Participant, S>) -> String {
