@@ -166,6 +166,10 @@ impl Fallback {
         self.number
     }
 
+    fn tell_epochs(&mut self, to: NodeId) {
+        self.send(to, Head::Epochs(Box::new(self.ownership.clone())));
+    }
+
     /// Owners have told of epochs: what is kept for who owns nothing any more, one who does is told.
     fn handle_epochs(&mut self, now: Now, from: NodeId, theirs: &Ownership) {
         if !self.config.epochs.changes() || !theirs.is_sound() {
@@ -173,7 +177,7 @@ impl Fallback {
         }
         let mut both = theirs.clone();
         if both.merge(&self.ownership) {
-            self.send(from, Head::Epochs(Box::new(self.ownership.clone())));
+            self.tell_epochs(from);
         }
         if !self.ownership.merge(theirs) {
             return;
@@ -198,7 +202,7 @@ impl Fallback {
         let announced = self.ownership.announced.iter().flat_map(Membership::ids);
         let asked: BTreeSet<NodeId> = announced.chain(self.owners.iter().copied()).collect();
         for owner in asked {
-            self.send(owner, Head::Epochs(Box::new(self.ownership.clone())));
+            self.tell_epochs(owner);
         }
     }
 
@@ -246,7 +250,7 @@ impl Fallback {
         }
         if !self.owners.contains(&from) && self.config.epochs.changes() {
             // It, or this node, has still to hear of an epoch.
-            return self.send(from, Head::Epochs(Box::new(self.ownership.clone())));
+            return self.tell_epochs(from);
         }
         if !self.owners.contains(&from) {
             return self.event(Event::PeerMisbehaved { node: from, what: "not an owner of the group" });
@@ -258,7 +262,7 @@ impl Fallback {
         match head {
             Head::Hint(hint) if hint.epoch == self.epoch => self.handle_hint(from, *hint),
             Head::Repaired { read } => self.handle_repaired(now, from, read),
-            Head::Hint(_) => self.send(from, Head::Epochs(Box::new(self.ownership.clone()))),
+            Head::Hint(_) => self.tell_epochs(from),
             // Owners that were told of one another's say; they do not speak to a fallback of anything else.
             _ => {}
         }
