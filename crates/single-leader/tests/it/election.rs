@@ -57,17 +57,27 @@ fn a_leader_that_cannot_reach_a_quorum_steps_down_and_its_writes_are_in_doubt() 
     assert!(group.leader().is_some_and(|leader| leader != old));
 }
 
-#[test]
-fn a_replica_whose_tail_was_cut_does_not_vote_for_a_log_that_may_lack_what_it_acknowledged() {
-    let mut group = Group::new(3);
+/// The leader of three, the member whose tail is to be cut, and the one that lags behind.
+fn three(group: &mut Group) -> [NodeId; 3] {
     let leader = group.elect();
-    let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
-    let (cut, lagging) = (others[0], others[1]);
+    let mut others = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader);
+    [leader, others.next().expect("three"), others.next().expect("three")]
+}
+
+/// The first two commit a write, and are stopped.
+fn commit_on_two(group: &mut Group, [leader, cut, lagging]: [NodeId; 3]) {
     group.isolate(lagging);
     group.write(leader, "acknowledged by the leader and the one whose tail is cut");
     group.kill(cut);
     group.kill(leader);
     group.heal();
+}
+
+#[test]
+fn a_replica_whose_tail_was_cut_does_not_vote_for_a_log_that_may_lack_what_it_acknowledged() {
+    let mut group = Group::new(3);
+    let members @ [leader, cut, _] = three(&mut group);
+    commit_on_two(&mut group, members);
     group.start(cut, &[StreamId::consensus(GROUP)]);
     assert!(group.nodes[&cut].events.contains(&Event::TailCut { stream: StreamId::consensus(GROUP) }));
     group.run(Duration::from_secs(3));
@@ -86,14 +96,8 @@ fn a_replica_whose_tail_was_cut_does_not_vote_for_a_log_that_may_lack_what_it_ac
 fn a_replica_whose_tail_was_cut_remembers_that_over_another_crash() {
     for asked in [false, true] {
         let mut group = Group::new(3);
-        let leader = group.elect();
-        let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
-        let (cut, lagging) = (others[0], others[1]);
-        group.isolate(lagging);
-        group.write(leader, "acknowledged by the leader and the one whose tail is cut");
-        group.kill(cut);
-        group.kill(leader);
-        group.heal();
+        let members @ [leader, cut, lagging] = three(&mut group);
+        commit_on_two(&mut group, members);
         group.cut_tail(cut);
         group.start(cut, &[StreamId::consensus(GROUP)]);
         if asked {
@@ -140,9 +144,7 @@ fn a_replica_whose_tail_was_cut_votes_again_once_it_has_caught_up() {
 #[test]
 fn a_message_of_a_former_life_does_not_make_a_cut_memory_whole() {
     let mut group = Group::new(3);
-    let leader = group.elect();
-    let others: Vec<NodeId> = [1, 2, 3].map(node).into_iter().filter(|&id| id != leader).collect();
-    let (cut, lagging) = (others[0], others[1]);
+    let members @ [leader, cut, _] = three(&mut group);
     let mut old = None;
     while old.is_none() {
         group.now = group.now + Duration::from_millis(1);
@@ -153,11 +155,7 @@ fn a_message_of_a_former_life_does_not_make_a_cut_memory_whole() {
         old = group.wire.iter().find(append).map(|(_, _, message)| message.clone());
     }
     group.settle();
-    group.isolate(lagging);
-    group.write(leader, "acknowledged by the leader and the one whose tail is cut");
-    group.kill(cut);
-    group.kill(leader);
-    group.heal();
+    commit_on_two(&mut group, members);
     group.cut_tail(cut);
     group.start(cut, &[StreamId::consensus(GROUP)]);
     group.input(cut, Input::Message { from: leader, message: old.unwrap() });
