@@ -10,7 +10,11 @@ use crate::{leaderless, multi, raft};
 
 /// What somebody does to the store on purpose while faults are played: which scenarios do it, and what tells that it was met.
 const OPERATIONS: &[(&str, &str, &[Probe])] = &[
-    ("O1", "the epochs of `multi-leader`, `leaderless-owners` and `leaderless-hints`", &[Probe::EpochBegun, Probe::NodeBeganAnew]),
+    (
+        "O1",
+        "the epochs of `multi-leader`, `leaderless-owners` and `leaderless-hints`",
+        &[Probe::EpochBegun, Probe::NodeBeganAnew],
+    ),
     ("O2", "the epochs of `multi-leader`, `leaderless-owners` and `leaderless-hints`", &[Probe::NodeEvicted]),
     ("O3", "the epochs of `leaderless-owners` and `leaderless-hints`", &[Probe::EpochsJoint, Probe::EpochSettled]),
     (

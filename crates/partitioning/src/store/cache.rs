@@ -90,11 +90,11 @@ pub(super) struct MapCache {
     known: Swap<Known>,
     /// The newest deltas, for those who are behind this.
     deltas: Mutex<Option<DeltaLog>>,
-    /// Held by who asks: the number of the last question that was answered. Questions are numbered as they are put.
-    asking: tokio::sync::Mutex<u64>,
-    /// Questions that were put.
+    /// Held by who asks.
+    asking: tokio::sync::Mutex<()>,
+    /// The number of the last question that was put.
     put: AtomicU64,
-    /// Questions that were answered.
+    /// That of the last one that was answered.
     answered: AtomicU64,
 }
 
@@ -103,7 +103,7 @@ impl MapCache {
         Self {
             known: Swap::new(Arc::default()),
             deltas: Mutex::default(),
-            asking: tokio::sync::Mutex::new(0),
+            asking: tokio::sync::Mutex::default(),
             put: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         }
@@ -113,7 +113,7 @@ impl MapCache {
         self.known.load()
     }
 
-    /// Questions for the map that were answered.
+    /// The last question for the map that was answered, counted from 1; 0 before the first.
     pub(super) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Acquire)
     }
@@ -134,8 +134,8 @@ impl MapCache {
     /// may not include what the caller has just changed.
     pub(super) async fn refresh(&self, source: &Client) -> Result<(), ReadError> {
         let before = self.put.load(Ordering::Acquire);
-        let mut last_answered = self.asking.lock().await;
-        if *last_answered > before {
+        let _asking = self.asking.lock().await;
+        if self.answered() > before {
             return Ok(());
         }
         let number = self.put.fetch_add(1, Ordering::AcqRel) + 1;
@@ -147,8 +147,7 @@ impl MapCache {
                 break;
             }
         }
-        *last_answered = number;
-        self.answered.fetch_add(1, Ordering::AcqRel);
+        self.answered.store(number, Ordering::Release);
         Ok(())
     }
 

@@ -319,7 +319,7 @@ impl StoreClient {
         super::scan::gather(&self.0, scan, completeness, ANSWER_BYTES_MAX).await
     }
 
-    /// How often the map was read.
+    /// How often the map was asked for, up to the last answer.
     #[must_use]
     pub fn map_reads(&self) -> u64 {
         self.0.cache.answered()
