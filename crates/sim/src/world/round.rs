@@ -68,12 +68,13 @@ impl<R: Replica, S: SimStorage> World<R, S> {
                 return Err(format!("deadlines_end: the deadline stays in the past after {LATE_TIMERS_MAX} timers"));
             }
             replica.handle(now, Input::Timer);
-        } else {
-            node.late_timers = 0;
         }
         self.drain(at, subject)?;
-        if self.nodes[at].replica.is_none() {
-            return Ok(());
+        let node = &mut self.nodes[at];
+        let Some(replica) = &node.replica else { return Ok(()) };
+        // A node that nobody writes to has nothing but timers.
+        if replica.deadline().is_none_or(|deadline| deadline > now.mono) {
+            node.late_timers = 0;
         }
         let work = self.settings.process.per_input * (self.inputs - inputs) as u32;
         let round = around(&mut self.rng, self.settings.process.round, false);
