@@ -197,10 +197,16 @@ impl HintsSubject {
         lost.map_or(Ok(()), |kept| Err(format!("hints_are_kept: {kept:?} is neither kept nor there")))
     }
 
-    /// Every write of a quorum is known to somebody who is left.
+    /// Every write of a quorum is known to somebody who is left. Who was evicted and comes back makes writes that only it had
+    /// again, by another name: `leaderless-owners` looks at that.
     fn check_conserved(&self, owners: &[&Leaderless]) -> Result<(), String> {
         let has = |acked: &Acked, owner: &&Leaderless| owner.seen(&acked.key).contains(acked.dot);
-        let nowhere = self.acked.iter().find(|acked| !owners.iter().any(|owner| has(acked, owner)));
+        let evicted = |acked: &&Acked| {
+            let mut disks = self.places.iter().filter(|(_, place)| place.durable.contains(acked.dot));
+            disks.any(|(node, _)| self.census.is_ever_outside(*node))
+        };
+        let mut stayed = self.acked.iter().filter(|acked| !evicted(acked));
+        let nowhere = stayed.find(|acked| !owners.iter().any(|owner| has(acked, owner)));
         nowhere.map_or(Ok(()), |acked| Err(format!("hints_conserve: {acked:?} is nowhere")))
     }
 
