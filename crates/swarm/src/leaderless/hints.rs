@@ -103,6 +103,10 @@ struct HintsSubject {
     confirmed: BTreeMap<Dot, BTreeMap<NodeId, BTreeSet<NodeId>>>,
     /// The same by key: who, in whose place.
     ever: BTreeSet<(NodeId, NodeId, Bytes)>,
+    /// What keepers have sent to owners, by number.
+    sent: BTreeMap<(NodeId, u64), (NodeId, Bytes)>,
+    /// Which of it the owner has confirmed.
+    answered: BTreeSet<(NodeId, NodeId, Bytes)>,
     /// Acknowledged, and not seen yet at a quorum of owners at once: what they all have seen may be replaced, and forgotten.
     acked: Vec<Acked>,
     looks: u64,
@@ -188,6 +192,11 @@ impl HintsSubject {
                 probes.hit(Probe::HintArrived);
                 return false;
             }
+            // What is in no log, all owners may have come to know, and to forget again, while this one looked at its messages.
+            let is_confirmed = self.answered.contains(&(kept.by, owner, kept.key.clone()));
+            if is_confirmed && places.values().all(|place| !place.durable.contains(kept.dot)) {
+                return false;
+            }
             let keeper = replicas.replica(kept.by).and_then(Participant::fallback).filter(|_| is_up(kept.by));
             if keeper.is_some_and(|keeper| !keeper.keys_for(owner).contains(&kept.key) && !passed_on(kept, keeper)) {
                 lost = Some(kept.clone());
@@ -257,10 +266,17 @@ impl Subject<Participant> for HintsSubject {
                 self.place(node).installed.push((*id, VersionVector::new()));
             }
             Action::Send { to, message } => match &message.head {
-                Head::Repair(repair)
-                    if !self.is_owner(node) && !self.ever.contains(&(node, *to, repair.key.clone())) =>
-                {
-                    self.probes.hit(Probe::HintHandedOn);
+                Head::Repair(repair) if !self.is_owner(node) => {
+                    let kept = (node, *to, repair.key.clone());
+                    self.sent.insert((node, repair.read), (*to, repair.key.clone()));
+                    if !self.ever.contains(&kept) {
+                        self.probes.hit(Probe::HintHandedOn);
+                    }
+                }
+                Head::Repaired { read } => {
+                    if let Some((owner, key)) = self.sent.get(&(*to, *read)).filter(|(owner, _)| *owner == node) {
+                        self.answered.insert((*to, *owner, key.clone()));
+                    }
                 }
                 Head::Hint(hint) => {
                     let Hint { origin, sequence, key, .. } = &**hint;
@@ -408,6 +424,8 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         owners,
         census,
         ever: BTreeSet::new(),
+        sent: BTreeMap::new(),
+        answered: BTreeSet::new(),
         places: BTreeMap::new(),
         keys: BTreeMap::new(),
         kept: BTreeSet::new(),
