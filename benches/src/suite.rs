@@ -33,6 +33,9 @@ pub enum SuiteName {
     Gate,
     /// Routes, plans, handoffs, pages and many groups of a partitioned store, and what routing costs; takes three minutes.
     Partitioning,
+    /// Reads and writes of one, 64 and 256 clients at quorums of every size, keys that are compared and set, and a node that
+    /// crashes, stands still or is slow; takes three minutes.
+    Leaderless,
 }
 
 /// Clients whose closed loop says what an open one can ask for.
@@ -176,6 +179,7 @@ impl Suite {
             SuiteName::All => (100_000, 5, [700, 2_500], 400),
             SuiteName::Gate => (5_000, 1, [200, 700], 50),
             SuiteName::Partitioning => (20_000, 3, [200, 700], 100),
+            SuiteName::Leaderless => (20_000, 3, [200, 700], 100),
         };
         let [warm_up, default_measured] = window.map(Duration::from_millis);
         let window = Window { warm_up, measured: asked.measured.unwrap_or(default_measured) };
@@ -186,6 +190,9 @@ impl Suite {
             }
             SuiteName::Gate => (gate(keys), Vec::new(), Vec::new()),
             SuiteName::Partitioning => (partitioned(keys), Vec::new(), Vec::new()),
+            SuiteName::Leaderless => {
+                (leaderless(keys), Vec::new(), vec![Fault::Crash, Fault::LeaderPause, Fault::SlowReplica])
+            }
         };
         let timed = |cases: Vec<Case>, window| cases.into_iter().map(|case| Case { window, ..case }).collect();
         let sweep_window = Window { warm_up: window.warm_up / 2, measured: window.measured.mul_f64(0.7) };
@@ -203,7 +210,11 @@ impl Suite {
                 replication(WriteLevel::Quorum, Disturbance::None, 1_000),
                 replication(WriteLevel::LeaderDisk, Disturbance::Kill, 2_000),
             ],
-            SuiteName::Gate | SuiteName::Partitioning => Vec::new(),
+            SuiteName::Gate | SuiteName::Partitioning | SuiteName::Leaderless => Vec::new(),
+        };
+        let struck = match name {
+            SuiteName::Leaderless => EngineKind::Leaderless(Sizes::Majorities),
+            _ => EngineKind::SingleLeader,
         };
         let partitioning = match name {
             SuiteName::Partitioning => partitioning::ALL.to_vec(),
@@ -215,7 +226,7 @@ impl Suite {
             sweeps: timed(sweeps, sweep_window),
             replications,
             partitioning,
-            faults: faults.into_iter().map(|fault| FaultRun::new(EngineKind::SingleLeader, fault)).collect(),
+            faults: faults.into_iter().map(|fault| FaultRun::new(struck, fault)).collect(),
             probe: Duration::from_millis(probe),
         }
     }
@@ -448,6 +459,25 @@ fn partitioned(keys: u32) -> Vec<Case> {
     cases
 }
 
+/// Writes and reads by quorums of every size, and beside them one thread and keys that are compared and set.
+fn leaderless(keys: u32) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for sizes in [Sizes::Majorities, Sizes::One, Sizes::WriteAll] {
+        for reads_percent in [0, 100] {
+            for clients in [1, 64, 256] {
+                cases.push(quorums(sizes, reads_percent, Spread::Uniform, keys, clients));
+            }
+        }
+    }
+    for reads_percent in [0, 100] {
+        for clients in [1, 64] {
+            cases.push(agreed(Askers::One, reads_percent, AGREED_KEYS, clients));
+        }
+    }
+    cases.push(baseline(Architecture::SingleThread, Sync::Group, 0, keys, 1));
+    cases
+}
+
 /// One case for each path that a change may slow down.
 fn gate(keys: u32) -> Vec<Case> {
     use EngineKind::{MultiLeader, SingleLeader};
@@ -478,8 +508,8 @@ mod tests {
 
     #[test]
     fn an_engine_is_started_once() {
-        for name in [SuiteName::Smoke, SuiteName::Default, SuiteName::All, SuiteName::Gate, SuiteName::Partitioning] {
-            let suite = Suite::new(name, Asked::default());
+        for name in <SuiteName as clap::ValueEnum>::value_variants() {
+            let suite = Suite::new(*name, Asked::default());
             let mut engines: Vec<_> = suite.cases.iter().map(|case| case.engine).collect();
             engines.dedup();
             for (at, engine) in engines.iter().enumerate() {
