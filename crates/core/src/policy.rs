@@ -100,6 +100,8 @@ pub enum Cause {
     Merged,
     /// It is no value of the keyspace's type.
     Malformed,
+    /// A majority of the owners, which have applied the same writes, have something else: this copy is taken for damaged.
+    Outvoted,
 }
 
 /// A version that was acknowledged and is not shown: one entry of the audit log.

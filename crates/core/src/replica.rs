@@ -557,6 +557,28 @@ pub enum Event {
         /// The last entry that it holds.
         at: Position,
     },
+    /// A record in memory is not the one that was put there. Blame: the memory, or a bug here. It is compared with those of the
+    /// others, and what it shows until then may be wrong.
+    RecordDamaged {
+        /// Of which key; `None` when all that is known is that some record has gone or has come.
+        key: Option<Bytes>,
+    },
+    /// This replica's record of a key was not the one that a majority of the owners has, with the same writes applied: it took
+    /// theirs. Values that only it had are in its audit.
+    RecordRepaired {
+        /// Of which key.
+        key: Bytes,
+        /// How many owners have what it took.
+        copies: u8,
+    },
+    /// Owners that have applied the same writes have different records of a key, and no majority has the same one, as far as they
+    /// can be reached: nothing was changed. Told once for a key and what is found of it.
+    RecordsDiffer {
+        /// Of which key.
+        key: Bytes,
+        /// How many different records there are.
+        records: u8,
+    },
 }
 
 /// How a replica describes itself to an operator.

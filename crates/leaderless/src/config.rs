@@ -194,6 +194,9 @@ pub struct Timing {
     pub hedge_max: Duration,
     /// A timestamp further ahead of the own wall clock than this is reported. Default 500 ms.
     pub drift_max: Duration,
+    /// How often an owner compares its records with those of the others; `None` leaves that to nobody, and the walk over its own
+    /// records too. Default 10 s.
+    pub scrub: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -205,6 +208,7 @@ impl Default for Timing {
             read: Duration::from_secs(5),
             hedge_max: Duration::from_millis(10),
             drift_max: Duration::from_millis(500),
+            scrub: Some(Duration::from_secs(10)),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::hash::Hasher;
 
 use bytes::Bytes;
 use replikit_core::crdt::{CrdtKind, CrdtState};
-use replikit_core::policy::{ConflictPolicy, Live, Overwritten, Version, resolve};
+use replikit_core::policy::{Cause, ConflictPolicy, Live, Overwritten, Version, resolve};
 use replikit_core::{CausalContext, Dot, Stamp, VersionVector, WriteId};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -86,6 +86,14 @@ impl Versions {
                 List::Many(siblings)
             }
         };
+    }
+
+    #[cfg(test)]
+    pub(crate) fn flip_a_bit(&mut self) {
+        let value = self.as_mut_slice()[0].version.value.as_mut().expect("a value");
+        let mut bytes = value.to_vec();
+        bytes[0] ^= 1;
+        *value = bytes.into();
     }
 
     /// What the key has seen above the vector of its replica.
@@ -357,6 +365,65 @@ impl Content {
         Found { values, stamps, pending: WriteId(0) }
     }
 
+    /// What every owner that has applied the same writes has of the key as well: the last write where that wins, all versions
+    /// elsewhere, with dots, times and values.
+    pub(crate) fn decided(&self, key: &[u8], keyspace: &Keyspace) -> Decided {
+        if self.above().is_some() {
+            return Decided::Open;
+        }
+        let mut hash = Xxh3::new();
+        hash.write_usize(key.len());
+        hash.write(key);
+        let mut value = |value: &[u8]| {
+            hash.write_usize(value.len());
+            hash.write(value);
+        };
+        match self {
+            Self::Versions(versions) => {
+                // Losers and deletes are dropped once everybody has them, which each owner learns at its own time.
+                let last = versions.last().filter(|_| keyspace.is_lww());
+                let kept = versions.as_slice().iter().map(|sibling| &sibling.version);
+                let kept = kept.filter(|version| last.is_none_or(|last| last.stamp == version.stamp));
+                let mut is_empty = true;
+                for Version { stamp, value: kept } in kept {
+                    let Some(kept) = kept else { continue };
+                    is_empty = false;
+                    value(&stamp.time.0.to_le_bytes());
+                    value(&stamp.dot.origin.0.to_le_bytes());
+                    value(&stamp.dot.sequence.to_le_bytes());
+                    value(kept);
+                }
+                if is_empty {
+                    return Decided::Nothing;
+                }
+            }
+            Self::Merging(state) if state.is_bottom() => return Decided::Nothing,
+            Self::Merging(state) => {
+                state.visit(&mut |dot| {
+                    value(&dot.origin.0.to_le_bytes());
+                    value(&dot.sequence.to_le_bytes());
+                });
+                state.values().iter().for_each(|kept| value(kept));
+            }
+        }
+        Decided::Record(hash.finish().max(1))
+    }
+
+    /// The values of this copy that another one does not have: lost, if that takes its place.
+    pub(crate) fn lost_to(&self, other: &Self) -> Vec<Overwritten> {
+        let (Self::Versions(mine), Self::Versions(theirs)) = (self, other) else { return Vec::new() };
+        let newest = theirs.newest();
+        let kept = |version: &Version| theirs.as_slice().iter().any(|other| other.version == *version);
+        let lost = mine.as_slice().iter().map(|sibling| &sibling.version);
+        let lost = lost.filter(|version| version.value.is_some() && !kept(version));
+        let overwritten = |version: &Version| Overwritten {
+            by: newest.unwrap_or(version.stamp),
+            version: version.clone(),
+            cause: Cause::Outvoted,
+        };
+        lost.map(overwritten).collect()
+    }
+
     /// Equal for copies with the same versions, whatever else they have seen.
     pub(crate) fn digest(&self) -> u64 {
         let mut hash = Xxh3::new();
@@ -379,6 +446,27 @@ impl Content {
             }
         }
         hash.finish()
+    }
+}
+
+/// What all owners that have applied the same writes make of a key, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) enum Decided {
+    /// Whatever has been applied: the key knows more than the logs have brought here, so nobody else need have the same.
+    Open,
+    /// Nothing: such a key may be absent. What is still kept of it, each owner drops at its own time.
+    Nothing,
+    /// A record with this hash, which is never 0.
+    Record(u64),
+}
+
+impl Decided {
+    /// What stands in the tree.
+    pub(crate) const fn hash(self) -> u64 {
+        match self {
+            Self::Record(hash) => hash,
+            Self::Open | Self::Nothing => 0,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: what one owner lacks and another holds is an exact difference of vectors; a write that arrives twice changes
 //! nothing; pushes may be lost, for an answer or the next exchange finds the gap. So offline owners, slow ones and new ones are
-//! served by the same code, and no tree has to be kept or repaired. Source: DottedDB (Gonçalves et al., SRDS 2017).
+//! served by the same code, and no tree decides what is sent (the one that is kept is for the [scrub](crate::scrub)). Source: DottedDB (Gonçalves et al., SRDS 2017).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +80,10 @@ impl Leaderless {
             Head::Cas(message) => self.handle_cas(now, from, *message),
             Head::CasWanted(wanted) if wanted.epoch == self.epoch => self.handle_cas_wanted(from, &wanted),
             Head::CasGiven(given) if given.epoch == self.epoch => self.handle_cas_given(from, *given),
+            Head::Scrub(scrub) if scrub.epoch == self.epoch => self.handle_scrub(from, *scrub),
+            Head::Scrubbed(scrubbed) => self.handle_scrubbed(from, *scrubbed),
             // Of other epochs.
+            Head::Scrub(_) => {}
             Head::Push(_) | Head::Piece(_) | Head::Fetch(_) | Head::Repair(_) => {}
             Head::CasWanted(_) | Head::CasGiven(_) => {}
             Head::Epochs(_) => {}
@@ -531,6 +534,7 @@ impl Leaderless {
         let stable = self.stability.stable().clone();
         let ended = self.ended(&report);
         self.state.collect(&stable, &ended, self.durable);
+        self.scrub(now);
     }
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be. None

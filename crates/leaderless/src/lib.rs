@@ -43,6 +43,12 @@
 //! has; one that was evicted while it was away comes back with an empty state, and makes those of its writes again that no
 //! quorum had.
 //!
+//! # Damage that no log tells of
+//!
+//! Owners that have applied the same writes must hold the same. Whether they do, a [scrub](ScrubStats) looks every
+//! [`Timing::scrub`]: a tree of hashes over the records finds what memory, a snapshot or a bug has made of them. Of a record that
+//! differs a majority of all owners decides; without one it is told, and left as it is.
+//!
 //! # What it does not do
 //!
 //! Linearizable reads and compare-and-set of plain keys (both are refused); pages at more than one owner; exactly-once retries of
@@ -95,7 +101,7 @@
 //! Dynamo (DeCandia et al., SOSP 2007); writing back before returning: ABD (Attiya, Bar-Noy, Dolev 1995); dots and stripped
 //! contexts: dotted version vectors (Almeida et al. 2014) and DottedDB (Goncalves et al., SRDS 2017); causal stability: Baquero,
 //! Almeida, Shoker 2014; hedged requests: Dean and Barroso 2013; session guarantees: Terry et al., PDIS'94; the names of the
-//! levels are Cassandra's.
+//! levels are Cassandra's; trees of hashes that are combined by exclusive or: Riak's active anti-entropy.
 #![forbid(unsafe_code)]
 
 pub mod cas;
@@ -124,9 +130,11 @@ mod record;
 mod register;
 mod replica;
 mod sampling;
+mod scrub;
 mod snapshot;
 mod staleness;
 mod state;
+mod tree;
 
 pub use config::{
     Config, ConfigError, Counting, Fallbacks, Founding, Keyspace, Keyspaces, Kind, Limits, OWNERS_MAX, Quorums,
@@ -150,4 +158,5 @@ pub use replikit_liveness::Settings as Detection;
 #[cfg(feature = "runtime")]
 pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};
 pub use sampling::Measured;
+pub use scrub::{Scrub, ScrubStats, Scrubbed};
 pub use staleness::{Delays, Prediction, within_versions};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cas;
 use crate::content::KeyCopy;
 use crate::ownership::Ownership;
+use crate::scrub::{Scrub, Scrubbed};
 
 /// The typed part of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,10 @@ pub enum Head {
     CasGiven(Box<CasGiven>),
     /// What the sender knows of epochs: it counts in others than the receiver does.
     Epochs(Box<Ownership>),
+    /// An owner compares its records.
+    Scrub(Box<Scrub>),
+    /// The answer to that.
+    Scrubbed(Box<Scrubbed>),
 }
 
 impl Head {
@@ -65,6 +70,7 @@ impl Head {
             Self::Repair(repair) => Some(repair.epoch),
             Self::Hint(hint) => Some(hint.epoch),
             Self::CasWanted(wanted) => Some(wanted.epoch),
+            Self::Scrub(scrub) => Some(scrub.epoch),
             Self::Cas(message) => message.asked_in(),
             _ => None,
         }

@@ -214,6 +214,8 @@ pub(crate) enum Local {
     Owning(Box<Owning>),
     /// A key with something that this replica had made before it was evicted, as it was then.
     Stashed { key: Bytes, copy: KeyCopy },
+    /// A key of which a majority of the owners had something else, with the same writes applied: from here on it is theirs.
+    Adopted { key: Bytes, copy: KeyCopy },
 }
 
 impl Local {

@@ -26,6 +26,7 @@ use crate::reads::{Reads, Reply};
 use crate::record::{Local, Writes, own_batch};
 use crate::register::Register;
 use crate::sampling::{Measured, Sampling};
+use crate::scrub::{ScrubStats, Scrubbing};
 use crate::snapshot::Incoming;
 use crate::state::State;
 
@@ -115,6 +116,7 @@ pub struct Leaderless {
     pub(crate) last_held: WriteId,
     pub(crate) orphans: Orphans,
     pub(crate) sampling: Sampling,
+    pub(crate) scrubbing: Scrubbing,
     /// Which fallback node is tried first.
     pub(crate) hint_turn: usize,
     pub(crate) hints_sent: u64,
@@ -241,6 +243,7 @@ impl Leaderless {
             last_held: WriteId(0),
             orphans: Orphans::default(),
             sampling: Sampling::default(),
+            scrubbing: Scrubbing::default(),
             hint_turn: 0,
             hints_sent: 0,
             stability: Stability::default(),
@@ -311,6 +314,7 @@ impl Leaderless {
             sloppy: self.writing.sloppy,
             repaired: self.reads.repaired,
             staleness: self.sampling.measured,
+            scrub: self.scrubbing.stats,
             cas: self.consensus.stats(),
             suspected: self.suspected.iter().copied().collect(),
         }
@@ -463,6 +467,9 @@ impl Leaderless {
                     Some(Local::Stashed { key, copy }) => self.stash.put(key, copy),
                     Some(Local::Owning(_)) => {}
                     Some(Local::Repaired { key, copy }) => drop(self.state.repair(&key, copy, WriteId(0))),
+                    // What has been written since is in the snapshot, and must not be taken back.
+                    Some(Local::Adopted { .. }) if entry.index.0 <= self.restored_local => {}
+                    Some(Local::Adopted { key, copy }) => drop(self.state.adopt(&key, copy, WriteId(0))),
                     Some(Local::Cas(record)) => self.consensus.recover(&record),
                     None => {}
                 }
@@ -774,6 +781,8 @@ pub struct Figures {
     pub repaired: u64,
     /// How stale answers of few owners were.
     pub staleness: Measured,
+    /// What came of comparing records.
+    pub scrub: ScrubStats,
     /// Of keys that are compared and set.
     pub cas: CasStats,
     /// Owners that have been silent for too long, ascending.
@@ -795,6 +804,11 @@ impl Figures {
             Figure::new("reads of few owners looked at", self.staleness.checked),
             Figure::new("of these stale", self.staleness.stale),
             Figure::new("us the longest of these", self.staleness.worst.as_micros() as u64),
+            Figure::new("rounds of the scrub", self.scrub.rounds),
+            Figure::new("walks of it over all records", self.scrub.walks),
+            Figure::new("records found damaged", self.scrub.damaged),
+            Figure::new("records taken from a majority", self.scrub.repaired),
+            Figure::new("records that differ without a majority", self.scrub.undecided),
         ]
     }
 }

@@ -15,10 +15,11 @@ use replikit_core::policy::Version;
 use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVector, WriteId};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::config::Keyspaces;
-use crate::content::{Content, Found, KeyCopy, Known, Stored, Versions};
+use crate::config::{Keyspace, Keyspaces};
+use crate::content::{Content, Decided, Found, KeyCopy, Known, Stored, Versions};
 use crate::message::NotLast;
 use crate::record::{Change, Record, Saw, Writes};
+use crate::tree::{Leaves, Tree, leaf_of};
 
 /// A key's place.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,44 @@ pub(crate) struct Slot {
     pub(crate) content: Content,
     /// The newest storage action that changed the key and may not be durable: a reader waits for it.
     pub(crate) pending: WriteId,
+    /// The hash of the record as the tree has it.
+    hash: u64,
+}
+
+/// A walk over all records that makes their tree anew from what is stored.
+#[derive(Debug, Default)]
+struct Walk {
+    /// The keys before this one have been met.
+    next: Bytes,
+    /// Their tree, as it is now.
+    tree: Tree,
+}
+
+/// What some of the records are found to be by a walk.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Keys whose records are not what they were when they were changed last.
+    pub(crate) damaged: Vec<Bytes>,
+    /// At the end of a walk: leaves that do not hold what was put into them.
+    pub(crate) leaves: usize,
+    /// Whether this was the end of a walk.
+    pub(crate) is_over: bool,
+}
+
+/// What may become of a record.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    Alter,
+    Lose,
+}
+
+/// Some of the keys, and what each is.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) keys: BTreeMap<Bytes, Decided>,
+    /// Where the rest begins; `None` when there is none.
+    pub(crate) next: Option<Bytes>,
 }
 
 /// The data of a replica.
@@ -41,6 +80,9 @@ pub(crate) struct State {
     pub(crate) audit: Audit,
     bytes: usize,
     conflicts: u64,
+    /// Over all records; every change of one is a change of it.
+    tree: Tree,
+    walk: Walk,
 }
 
 impl State {
@@ -54,7 +96,139 @@ impl State {
             audit: Audit::new(audit_bytes_max),
             bytes: 0,
             conflicts: 0,
+            tree: Tree::default(),
+            walk: Walk::default(),
         }
+    }
+
+    /// Changes a key's place, given the vector and how the key is treated; the tree follows.
+    fn change<R>(&mut self, key: &[u8], change: impl FnOnce(&mut Slot, &VersionVector, &Keyspace) -> R) -> R {
+        let (base, tree, walk) = (&self.base, &mut self.tree, &mut self.walk);
+        let keyspace = self.keyspaces.of(key);
+        self.map.update(key, |slot| {
+            let result = change(slot, base, keyspace);
+            let hash = slot.content.decided(key, keyspace).hash();
+            let before = core::mem::replace(&mut slot.hash, hash);
+            let leaf = leaf_of(key);
+            tree.replace(leaf, before, hash);
+            if key < &walk.next[..] {
+                walk.tree.replace(leaf, before, hash);
+            }
+            result
+        })
+    }
+
+    /// Removes a key; the tree follows.
+    fn remove(&mut self, key: &[u8]) {
+        let Some(before) = self.map.peek(key).map(|slot| slot.hash) else { return };
+        let leaf = leaf_of(key);
+        self.tree.replace(leaf, before, 0);
+        if key < &self.walk.next[..] {
+            self.walk.tree.replace(leaf, before, 0);
+        }
+        self.map.remove(key);
+    }
+
+    /// Over the records as they were put there.
+    pub(crate) const fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// What a key is, as other owners should have it as well.
+    pub(crate) fn decided(&mut self, key: &[u8]) -> Decided {
+        let keyspace = self.keyspaces.of(key);
+        self.map.peek(key).map_or(Decided::Nothing, |slot| slot.content.decided(key, keyspace))
+    }
+
+    /// Looks at the next records, at most so many and about so many bytes: whether they are what was put there. From then on
+    /// the tree says what is stored, so that owners which compare theirs find it.
+    pub(crate) fn walk(&mut self, most: usize, bytes_max: usize) -> Walked {
+        let mut walked = Walked::default();
+        let (mut left, mut bytes, mut next) = (most, 0, None);
+        let (keyspaces, walk) = (&self.keyspaces, &mut self.walk);
+        self.map.for_each_from(Bound::Included(&walk.next), |key, slot| {
+            if left == 0 || bytes >= bytes_max {
+                next = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            }
+            (left, bytes) = (left - 1, bytes + key.len() + slot.content.bytes());
+            let hash = slot.content.decided(key, keyspaces.of(key)).hash();
+            walk.tree.replace(leaf_of(key), 0, hash);
+            if hash != slot.hash {
+                walked.damaged.push(Bytes::copy_from_slice(key));
+            }
+            ControlFlow::Continue(())
+        });
+        for key in &walked.damaged {
+            let keyspace = self.keyspaces.of(key);
+            let tree = &mut self.tree;
+            self.map.update(key, |slot| {
+                let hash = slot.content.decided(key, keyspace).hash();
+                tree.replace(leaf_of(key), core::mem::replace(&mut slot.hash, hash), hash);
+            });
+        }
+        match next {
+            Some(next) => self.walk.next = next,
+            None => {
+                let Walk { tree, .. } = core::mem::take(&mut self.walk);
+                walked.leaves = tree.differing(self.tree.leaves()).len();
+                walked.is_over = true;
+                self.tree = tree;
+            }
+        }
+        walked
+    }
+
+    /// The keys from `from` on that fall into some leaves, and what each is, without those that are nothing: of so many keys at
+    /// most that are looked at, and about so many bytes. The last one says where to go on.
+    pub(crate) fn list(&self, from: &[u8], leaves: &Leaves, most: usize, bytes_max: usize) -> Listing {
+        let mut listing = Listing::default();
+        let (mut left, mut bytes) = (most, 0);
+        self.map.for_each_from(Bound::Included(from), |key, slot| {
+            if left == 0 || bytes >= bytes_max {
+                listing.next = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            if leaves.contains(leaf_of(key)) {
+                let decided = slot.content.decided(key, self.keyspaces.of(key));
+                if decided != Decided::Nothing {
+                    bytes += key.len() + 16;
+                    listing.keys.insert(Bytes::copy_from_slice(key), decided);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        listing
+    }
+
+    /// Puts another owner's record of a key in the place of the own one, although both know the same writes; the storage action
+    /// `pending` makes it durable. What was there goes to the audit. Nothing is done with a malformed copy, or one of writes that
+    /// have not been applied here.
+    pub(crate) fn adopt(&mut self, key: &[u8], copy: KeyCopy, pending: WriteId) -> bool {
+        let keyspace = self.keyspaces.of(key);
+        let Some((mut theirs, _)) = copy.check(keyspace) else { return false };
+        let mut is_known = true;
+        theirs.visit(&mut |dot| is_known &= self.base.contains(dot));
+        theirs.strip(&self.base);
+        if !is_known || theirs.above().is_some() {
+            return false;
+        }
+        if let Content::Versions(versions) = &mut theirs {
+            versions.audit(keyspace);
+        }
+        let after = theirs.bytes();
+        let (before, lost) = self.change(key, |slot, _, _| {
+            slot.pending = slot.pending.max(pending);
+            let before = core::mem::replace(&mut slot.content, theirs);
+            (before.bytes(), before.lost_to(&slot.content))
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        for lost in lost {
+            self.audit.add(key, lost);
+        }
+        self.unsettled.insert(Bytes::copy_from_slice(key));
+        true
     }
 
     /// What has been applied.
@@ -130,10 +304,8 @@ impl State {
 
     fn apply_record(&mut self, saw: &Saw<'_>, stamp: Stamp, pending: WriteId) -> Option<NotLast> {
         let key = saw.record.key;
-        let base = &self.base;
-        let keyspace = self.keyspaces.of(key);
         let (mut overwritten, mut conflict, mut not_last) = (Vec::new(), false, None);
-        let (before, after, settled) = self.map.update(key, |slot| {
+        let (before, after, settled) = self.change(key, |slot, base, keyspace| {
             slot.pending = slot.pending.max(pending);
             slot.content.shape(keyspace);
             let before = slot.content.bytes();
@@ -178,8 +350,7 @@ impl State {
 
     /// Strips a key of what the vector says by now, and notes it if something is left to do.
     fn settle(&mut self, key: &[u8]) {
-        let base = &self.base;
-        let settled = self.map.update(key, |slot| {
+        let settled = self.change(key, |slot, base, _| {
             slot.content.strip(base);
             slot.content.is_settled() && !slot.content.is_void()
         });
@@ -202,7 +373,7 @@ impl State {
             Content::Merging(_) => Vec::new(),
         };
         let bytes = content.bytes();
-        let before = self.map.update(key, |slot| {
+        let before = self.change(key, |slot, _, _| {
             slot.pending = slot.pending.max(pending);
             let before = slot.content.bytes();
             slot.content = content;
@@ -370,9 +541,9 @@ impl State {
             self.bytes = (self.bytes + content.bytes()).saturating_sub(slot.content.bytes());
             let (void, settled) = (content.is_void(), content.is_settled());
             if void && !awaited {
-                self.map.remove(&key);
+                self.remove(&key);
             } else if changed {
-                self.map.update(&key, |slot| slot.content = content);
+                self.change(&key, |slot, _, _| slot.content = content);
             }
             if settled && !(void && awaited) {
                 self.unsettled.remove(&key);
@@ -401,6 +572,18 @@ impl State {
         hash.finish()
     }
 
+    /// Does to a record what no write does: for tests of who finds it.
+    #[cfg(test)]
+    pub(crate) fn damage(&mut self, key: &[u8], damage: Damage) {
+        match damage {
+            Damage::Lose => assert!(self.map.remove(key)),
+            Damage::Alter => self.map.update(key, |slot| {
+                let Content::Versions(versions) = &mut slot.content else { panic!("a plain key") };
+                versions.flip_a_bit();
+            }),
+        }
+    }
+
     /// The content, for a snapshot.
     pub(crate) const fn map(&self) -> &Map<Slot> {
         &self.map
@@ -413,10 +596,8 @@ impl State {
 
     /// Takes in another replica's state, key by key; [`State::joined`] ends it.
     pub(crate) fn join_key(&mut self, key: &[u8], theirs: &Content, their_base: &VersionVector) {
-        let keyspace = self.keyspaces.of(key);
-        let base = &self.base;
         let mut overwritten = Vec::new();
-        let (before, after) = self.map.update(key, |slot| {
+        let (before, after) = self.change(key, |slot, base, keyspace| {
             let before = slot.content.bytes();
             slot.content.shape(keyspace);
             slot.content.join(base, theirs, their_base);
@@ -464,13 +645,12 @@ impl State {
         // Until now each key remembered what the vector says from here on.
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
-            let base = &self.base;
-            let (void, settled) = self.map.update(&key, |slot| {
+            let (void, settled) = self.change(&key, |slot, base, _| {
                 slot.content.strip(base);
                 (slot.content.is_void() && slot.pending == WriteId(0), slot.content.is_settled())
             });
             if void {
-                self.map.remove(&key);
+                self.remove(&key);
             }
             if void || settled {
                 self.unsettled.remove(&key);

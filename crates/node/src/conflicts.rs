@@ -54,6 +54,7 @@ const fn why(cause: Cause) -> &'static str {
         Cause::DeleteLost => "delete-lost",
         Cause::Merged => "merged",
         Cause::Malformed => "malformed",
+        Cause::Outvoted => "outvoted",
         _ => "other",
     }
 }

@@ -172,6 +172,7 @@ pub fn page() -> String {
         ("Of a multi-leader group", multi::INVARIANTS),
         ("Of a leaderless group", leaderless::INVARIANTS),
         ("Of one with nodes that stand in for owners", leaderless::hints::INVARIANTS),
+        ("Of one one of whose disks rots", leaderless::rot::INVARIANTS),
     ] {
         write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
         for (name, sentence) in invariants {

@@ -11,6 +11,7 @@
 //! | `leaderless` | one leaderless group on the storage model |
 //! | `leaderless-owners` | one whose owners change, on the storage model only |
 //! | `leaderless-hints` | one with nodes that stand in for owners, which change in every third run, on the storage model only |
+//! | `leaderless-rot` | one of whose disks one rots behind every checksum, on the storage model only |
 //! | `partitioned` | a store of several such groups: splits, merges and handoffs, clients whose routes go stale |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
@@ -48,7 +49,7 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 17] = [
+pub const SCENARIOS: [(&str, Scenario); 18] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -66,11 +67,12 @@ pub const SCENARIOS: [(&str, Scenario); 17] = [
     ("partitioned-log", partitioned::run::<LogStorage>),
     ("leaderless-hints", leaderless::hints::run::<ModelStorage>),
     ("leaderless-owners", leaderless::run_with_changes::<ModelStorage>),
+    ("leaderless-rot", leaderless::rot::run::<ModelStorage>),
 ];
 
 /// More than a quarter of the seeds on the standard scenario, the rest on the others.
 fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
-    const TURNS: [usize; 25] = [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15];
+    const TURNS: [usize; 26] = [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 17];
     SCENARIOS[TURNS[plan.seed as usize % TURNS.len()]].1(plan, telling)
 }
 
@@ -118,21 +120,28 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
     let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
         "all" => Vec::new(),
-        "raft-log" => {
-            [Probe::OF_MANY_LEADERS, Probe::OF_QUORUMS, Probe::OF_PARTITIONS, Probe::OF_HINTS, Probe::OF_OWNERS]
-                .concat()
-        }
+        "raft-log" => [
+            Probe::OF_MANY_LEADERS,
+            Probe::OF_QUORUMS,
+            Probe::OF_PARTITIONS,
+            Probe::OF_HINTS,
+            Probe::OF_OWNERS,
+            Probe::OF_ROT,
+        ]
+        .concat(),
         "raft" => [
             Probe::OF_MANY_LEADERS,
             Probe::OF_QUORUMS,
             Probe::OF_PARTITIONS,
             Probe::OF_HINTS,
             Probe::OF_OWNERS,
+            Probe::OF_ROT,
             &[Probe::TailCut],
         ]
         .concat(),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
         "leaderless-hints" => all_but(Probe::OF_HINTS),
+        "leaderless-rot" => all_but(Probe::OF_ROT),
         "leaderless-owners" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES, leaderless::PROBES_OF_OWNERS].concat()),
         "leaderless" | "leaderless-log" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES].concat()),
         "multi-leader" | "multi-leader-log" => all_but(&[Probe::OF_MANY_LEADERS, multi::PROBES].concat()),

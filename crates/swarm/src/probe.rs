@@ -161,6 +161,12 @@ probes! {
     HintHandedOn,
     /// A write was acknowledged with the help of nodes that stand in for owners.
     SloppyAcked,
+    /// Owners have compared their records.
+    RecordsCompared,
+    /// An owner took a majority's record for its own, which was damaged.
+    RecordRepaired,
+    /// Records differed, and no majority had the same.
+    RecordsDiffered,
     /// A storage failed under a replica.
     StorageFailed,
     /// A leader gave up because its disk was slow.
@@ -270,6 +276,9 @@ impl Probe {
 
     /// Those of nodes that stand in for owners.
     pub const OF_HINTS: &'static [Self] = &[Self::HintKept, Self::HintArrived, Self::HintHandedOn, Self::SloppyAcked];
+
+    /// Those of owners one of whose disks rots.
+    pub const OF_ROT: &'static [Self] = &[Self::RecordRepaired, Self::RecordsDiffered];
 
     /// Those of replicas that all take writes.
     pub const OF_MANY_LEADERS: &'static [Self] = &[

@@ -8,9 +8,12 @@ use std::time::Duration;
 use replikit_core::keyspace::{Versions, decode_versions, encode_get, encode_write};
 use replikit_core::*;
 use replikit_leaderless::{Config, Counting, Fallback, Fallbacks, Founding, Head, Leaderless, Participant};
-use replikit_log::{MemoryLog, Storage};
+use replikit_log::{MemoryLog, RecoveryItem, Storage};
 
 pub(crate) const GROUP: GroupId = GroupId(0);
+
+/// What becomes of a snapshot on a disk.
+pub(crate) type Rot = fn(Vec<u8>) -> Vec<u8>;
 
 pub(crate) struct Place {
     pub(crate) replica: Participant,
@@ -41,6 +44,8 @@ pub(crate) struct Group {
     pub(crate) starts_stopped: BTreeSet<NodeId>,
     /// Messages that never arrive.
     pub(crate) drops: fn(&Head) -> bool,
+    /// What becomes of the snapshot of a node when it starts next, behind all checksums.
+    pub(crate) rot: Option<(NodeId, Rot)>,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
@@ -105,6 +110,7 @@ impl Group {
             pushes_lost: BTreeSet::new(),
             starts_stopped: BTreeSet::new(),
             drops: |_| false,
+            rot: None,
             outcomes: BTreeMap::new(),
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
@@ -151,8 +157,21 @@ impl Group {
         let mut replica = Participant::new(config, &Boot { tail_cut, ..log.boots().of(GROUP) })
             .expect("the configuration is in range");
         let now = self.clock(node);
+        let mut snapshot = Vec::new();
         for item in log.recovery() {
-            replica.handle(now, item.into_input());
+            match item {
+                RecoveryItem::SnapshotChunk { at, chunk, last } => {
+                    snapshot.extend_from_slice(&chunk);
+                    if last {
+                        if let Some((_, rot)) = self.rot.take_if(|(rotten, _)| *rotten == node) {
+                            snapshot = rot(snapshot);
+                        }
+                        let chunk = std::mem::take(&mut snapshot).into();
+                        replica.handle(now, Input::RecoverSnapshot { at, chunk, last });
+                    }
+                }
+                item => replica.handle(now, item.into_input()),
+            }
         }
         replica.handle(now, Input::Recovered);
         let disk_stopped = self.starts_stopped.contains(&node);

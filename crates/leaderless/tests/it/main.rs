@@ -9,4 +9,5 @@ mod lives;
 mod node;
 mod owners;
 mod quorums;
+mod scrub;
 mod snapshots;

@@ -18,7 +18,7 @@ use serde_json::json;
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
 struct Cli {
     /// Which scenario: all, raft, raft-groups, multi-leader, leaderless, register, register-groups, partitioned; each but all also
-    /// with -log for the real log; and leaderless-hints, leaderless-owners.
+    /// with -log for the real log; and leaderless-hints, leaderless-owners, leaderless-rot.
     #[arg(long, default_value = "all")]
     strategy: String,
     /// So many seeds.

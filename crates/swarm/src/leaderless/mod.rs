@@ -4,6 +4,7 @@
 pub(crate) mod comparers;
 pub mod hints;
 pub(crate) mod model;
+pub mod rot;
 pub(crate) mod subject;
 pub(crate) mod views;
 
@@ -63,6 +64,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
         "linearizable",
         "Each key that is compared and set is linearizable, whatever messages, processes, disks and clocks do.",
     ),
+    ("scrub_is_honest", "The scrub finds nothing where nothing was damaged."),
     ("collected", "When all is quiet and everybody is there, no delete, no loser and no context is kept any more."),
 ];
 
@@ -84,6 +86,7 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe::CompareMismatched,
     Probe::CounterAdded,
     Probe::Indeterminate,
+    Probe::RecordsCompared,
 ];
 
 /// What is watched beside them while owners change.
@@ -128,6 +131,7 @@ fn knobs(rng: &mut Rng) -> (Timing, Limits) {
         read: Duration::from_millis(rng.u64(50..1000)),
         hedge_max: Duration::from_millis(1 << rng.u32(0..6)),
         drift_max: Duration::from_millis(1 << rng.u32(0..10)),
+        scrub: Some(exchange),
     };
     let mut bytes = |least: u32, most: u32| if rng.bool() { 1 << rng.u32(least..most) } else { 1_usize << 20 };
     let limits = Limits {

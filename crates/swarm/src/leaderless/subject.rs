@@ -630,6 +630,11 @@ impl Subject<Leaderless> for LeaderlessSubject {
             Event::PeerMisbehaved { node, what } if self.bounded => {
                 Err(format!("honest_peers_are_not_accused: node {node}: {what}"))
             }
+            Event::RecordDamaged { .. } | Event::RecordRepaired { .. } | Event::RecordsDiffer { .. }
+                if self.bounded =>
+            {
+                Err(format!("scrub_is_honest: node {at}: {event:?}"))
+            }
             Event::EpochBegun { .. } => {
                 self.probes.hit(Probe::EpochBegun);
                 Ok(())
@@ -704,6 +709,9 @@ impl Subject<Leaderless> for LeaderlessSubject {
         }
         if figures.cas.query_reads > 0 {
             self.probes.hit(Probe::AgreedReadAnswered);
+        }
+        if figures.scrub.rounds > 0 {
+            self.probes.hit(Probe::RecordsCompared);
         }
         if figures.hedged > 0 {
             self.probes.hit(Probe::ReadHedged);
