@@ -132,6 +132,10 @@ pub enum Rejection {
     /// Too few replicas answered in time, and none was asked to keep anything of the request. Retry later, or at another one.
     #[error("too few replicas answered in time")]
     NoQuorum,
+    /// A page at several owners would have to hold keys that are compared and set, which no page shows as they are read alone. Ask
+    /// for ranges without them, or for a page of one owner, which leaves them out.
+    #[error("keys of this range are compared and set: ask for a range without them, or at level local")]
+    MixedRange,
 }
 
 fn hint(leader: &Option<NodeId>) -> String {

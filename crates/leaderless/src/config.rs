@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use bytes::Bytes;
 use replikit_core::policy::{ConflictPolicy, DeletePolicy};
 use replikit_core::{ClusterId, EpochSource, GroupId, NodeId, NodeInfo, Origin, StaticMembership, quorum};
 
@@ -255,6 +256,15 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config").field("group", &self.group).field("node", &self.node).finish_non_exhaustive()
     }
+}
+
+/// Whether some key from `from` on, and before `to`, may be compared and set.
+pub(crate) fn meets_cas(keyspaces: &Keyspaces, from: &[u8], to: Option<&[u8]>) -> bool {
+    keyspaces.bounds().any(|bound| {
+        // How keys are treated changes only where a prefix begins or ends.
+        let key = bound.max(Bytes::copy_from_slice(from));
+        to.is_none_or(|to| key < to) && keyspaces.of(&key).is_cas()
+    })
 }
 
 /// Most owners of a group: they are counted in one machine word.

@@ -342,6 +342,14 @@ impl Content {
         }
     }
 
+    /// What it takes on its way, in bytes, about.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Versions(_) => self.bytes(),
+            Self::Merging(state) => state.encode().len(),
+        }
+    }
+
     /// What the key shows.
     pub(crate) fn found(&self, keyspace: &Keyspace) -> Found {
         let versions = match self {

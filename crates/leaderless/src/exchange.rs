@@ -82,8 +82,11 @@ impl Leaderless {
             Head::CasGiven(given) if given.epoch == self.epoch => self.handle_cas_given(from, *given),
             Head::Scrub(scrub) if scrub.epoch == self.epoch => self.handle_scrub(from, *scrub),
             Head::Scrubbed(scrubbed) => self.handle_scrubbed(from, *scrubbed),
+            Head::FetchPage(fetch) if fetch.epoch == self.epoch => self.handle_fetch_page(from, fetch),
+            Head::FetchedPage(fetched) => self.handle_fetched_page(now, from, *fetched),
+            Head::RepairPage(repair) if repair.epoch == self.epoch => self.handle_repair_page(from, *repair),
             // Of other epochs.
-            Head::Scrub(_) => {}
+            Head::Scrub(_) | Head::FetchPage(_) | Head::RepairPage(_) => {}
             Head::Push(_) | Head::Piece(_) | Head::Fetch(_) | Head::Repair(_) => {}
             Head::CasWanted(_) | Head::CasGiven(_) => {}
             Head::Epochs(_) => {}

@@ -22,6 +22,9 @@
 //! | `Local`, `One`, `LocalOne` | what this node has applied; how old that is, it says when it knows |
 //! | `Linearizable` | refused: a quorum read is regular, which is less |
 //!
+//! A page of keys is read at the same levels: of each of its keys it promises what a read of that key alone does, and nothing
+//! of several together. Of a key in conflict it shows the newest value. It may hold fewer keys than were asked for, or none, and go on.
+//!
 //! A [`Keyspace`] may also be of the kind [`Kind::Cas`]: its keys are compared and set by consensus of a majority on each key
 //! alone, and all requests for them are linearizable, at every level. See [`cas`].
 //!
@@ -51,8 +54,8 @@
 //!
 //! # What it does not do
 //!
-//! Linearizable reads and compare-and-set of plain keys (both are refused); pages at more than one owner; exactly-once retries of
-//! a request (a counter's retry counts twice).
+//! Linearizable reads and compare-and-set of plain keys (both are refused); pages at several owners of ranges with keys that are
+//! compared and set; exactly-once retries of a request (a counter's retry counts twice).
 //!
 //! # Fault model
 //!
@@ -130,6 +133,7 @@ mod record;
 mod register;
 mod replica;
 mod sampling;
+mod scan;
 mod scrub;
 mod snapshot;
 mod staleness;
@@ -158,5 +162,6 @@ pub use replikit_liveness::Settings as Detection;
 #[cfg(feature = "runtime")]
 pub use replikit_runtime::{KvHandle, NodeConfig, OpenError};
 pub use sampling::Measured;
+pub use scan::{FetchPage, FetchedPage, PageWanted, RepairPage};
 pub use scrub::{Scrub, ScrubStats, Scrubbed};
 pub use staleness::{Delays, Prediction, within_versions};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cas;
 use crate::content::KeyCopy;
 use crate::ownership::Ownership;
+use crate::scan::{FetchPage, FetchedPage, RepairPage};
 use crate::scrub::{Scrub, Scrubbed};
 
 /// The typed part of a message.
@@ -57,6 +58,12 @@ pub enum Head {
     Scrub(Box<Scrub>),
     /// The answer to that.
     Scrubbed(Box<Scrubbed>),
+    /// A coordinator wants a page.
+    FetchPage(FetchPage),
+    /// The answer to that.
+    FetchedPage(Box<FetchedPage>),
+    /// A coordinator tells what keys of a page are, to an owner that knew less.
+    RepairPage(Box<RepairPage>),
 }
 
 impl Head {
@@ -71,6 +78,8 @@ impl Head {
             Self::Hint(hint) => Some(hint.epoch),
             Self::CasWanted(wanted) => Some(wanted.epoch),
             Self::Scrub(scrub) => Some(scrub.epoch),
+            Self::FetchPage(fetch) => Some(fetch.epoch),
+            Self::RepairPage(repair) => Some(repair.epoch),
             Self::Cas(message) => message.asked_in(),
             _ => None,
         }

@@ -14,17 +14,25 @@ use bytes::Bytes;
 use replikit_core::dotted::first_number;
 use replikit_core::keyspace::{KeyspaceQuery, decode_query, encode_conflict_page, encode_page, encode_versions};
 use replikit_core::{
-    Batches, KEY_BYTES_MAX, LogIndex, NodeId, Now, OriginId, Outcome, Page, Queue, Reached, ReadLevel, Rejection, Term,
-    Time, Token, WriteId,
+    Batches, Epoch, KEY_BYTES_MAX, LogIndex, NodeId, Now, OriginId, Outcome, Queue, Reached, ReadLevel, Rejection,
+    Term, Time, Token, WriteId,
 };
 
-use crate::config::ReadRepair;
-use crate::content::{Content, Known};
+use crate::config::{Keyspaces, ReadRepair, meets_cas};
+use crate::content::{Content, KeyCopy, Known};
 use crate::latency::Latency;
 use crate::levels::{Need, Set};
 use crate::message::{Answer, Fetch, Fetched, Head, Repair};
 use crate::record::Local;
 use crate::replica::{Leaderless, Standing};
+use crate::scan::{Filling, PageRead, PageWanted};
+
+/// What a client wants to read.
+#[derive(Debug)]
+enum Wanted {
+    Key(Bytes),
+    Page(PageWanted),
+}
 
 /// What leaves once something is on disk here.
 #[derive(Debug)]
@@ -35,14 +43,10 @@ pub(crate) enum Reply {
     Done(Token, Outcome),
 }
 
-/// A read under way.
+/// A key that is read at several owners.
 #[derive(Debug)]
-struct Reading {
-    token: Token,
+struct KeyRead {
     key: Bytes,
-    bytes_max: usize,
-    level: ReadLevel,
-    need: Need,
     /// What all copies so far say together.
     known: Known,
     /// This replica's copy, and in short.
@@ -50,6 +54,68 @@ struct Reading {
     mine: u64,
     /// What each owner that has answered has, in short; this one is not among them.
     answers: Vec<(u32, u64)>,
+}
+
+/// What a read asks owners for.
+#[expect(clippy::large_enum_variant, reason = "most reads are of one key, and allocate nothing more")]
+#[derive(Debug)]
+enum What {
+    Key(KeyRead),
+    Page(Box<PageRead>),
+}
+
+impl What {
+    fn fetch(&self, epoch: Epoch, read: u64) -> Head {
+        match self {
+            Self::Key(KeyRead { key, mine, .. }) => Head::Fetch(Fetch { epoch, read, key: key.clone(), digest: *mine }),
+            Self::Page(page) => page.fetch(epoch, read),
+        }
+    }
+
+    /// Tells an owner what it misses.
+    fn repair(&self, epoch: Epoch, read: u64, index: u32) -> Head {
+        match self {
+            Self::Key(KeyRead { key, known, .. }) => {
+                Head::Repair(Box::new(Repair { epoch, read, key: key.clone(), copy: known.copy() }))
+            }
+            Self::Page(page) => page.repair(epoch, read, index),
+        }
+    }
+
+    /// How many keys an owner misses.
+    fn stale_at(&self, index: u32) -> usize {
+        match self {
+            Self::Key(_) => 1,
+            Self::Page(page) => page.stale_at(index),
+        }
+    }
+
+    /// Takes all answers together. Returns the owners that have what comes of that, and those that do not, both with `me`, which is
+    /// this one.
+    fn judge(&mut self, me: u32, keyspaces: &Keyspaces) -> (Set, Vec<u32>) {
+        let (answered, stale): (Vec<u32>, Vec<u32>) = match self {
+            Self::Key(KeyRead { known, mine, answers, .. }) => {
+                let merged = known.content.digest();
+                let all = core::iter::once((me, *mine)).chain(answers.iter().copied());
+                let stale = all.clone().filter(|(_, digest)| *digest != merged);
+                (all.clone().map(|(index, _)| index).collect(), stale.map(|(index, _)| index).collect())
+            }
+            Self::Page(page) => (core::iter::once(me).chain(page.answers()).collect(), page.join(me, keyspaces)),
+        };
+        let mut have = Set::default();
+        answered.into_iter().filter(|index| !stale.contains(index)).for_each(|index| have.insert(index));
+        (have, stale)
+    }
+}
+
+/// A read under way.
+#[derive(Debug)]
+struct Reading {
+    token: Token,
+    what: What,
+    bytes_max: usize,
+    level: ReadLevel,
+    need: Need,
     answered: Set,
     asked: Set,
     /// The storage action that makes this replica's copy durable.
@@ -96,6 +162,24 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// What an owner's answer is to be taken in with, if it is waited for.
+    fn awaited(&mut self, now: Now, index: u32, read: u64) -> Option<&mut What> {
+        let reading = self.reading.get_mut(&read)?;
+        if reading.answered.contains(index) || !reading.asked.contains(index) || reading.repairing.is_some() {
+            return None;
+        }
+        self.latency.entry(index).or_default().sample(now.mono.since(reading.began.mono));
+        Some(&mut reading.what)
+    }
+
+    /// The same for an answer to a question for a page.
+    pub(crate) fn awaited_page(&mut self, now: Now, index: u32, read: u64) -> Option<&mut PageRead> {
+        match self.awaited(now, index, read)? {
+            What::Page(page) => Some(page),
+            What::Key(_) => None,
+        }
+    }
+
     /// An owner took so long to answer.
     pub(crate) fn took(&mut self, index: u32, time: Duration) {
         self.latency.entry(index).or_default().sample(time);
@@ -172,8 +256,16 @@ impl Leaderless {
             level => match (self.owners.read_need(&level), query) {
                 (None, _) => self.reject(token, Rejection::Unsupported),
                 (Some(Need::Count(1)), query) => self.answer_here(Some(now), token, &query, bytes_max),
-                (Some(need), KeyspaceQuery::Get { key }) => self.begin_read(now, token, key, (level, need), bytes_max),
-                // Pages are read here only.
+                (Some(need), KeyspaceQuery::Get { key }) => {
+                    self.begin_read(now, token, Wanted::Key(key), (level, need), bytes_max);
+                }
+                (Some(need), KeyspaceQuery::Scan { from, to, limit }) => {
+                    if meets_cas(&self.config.keyspaces, &from, to.as_deref()) {
+                        return self.reject(token, Rejection::MixedRange);
+                    }
+                    let wanted = PageWanted { from, to, limit, bytes_max: bytes_max as u64 };
+                    self.begin_read(now, token, Wanted::Page(wanted), (level, need), bytes_max);
+                }
                 (Some(_), _) => self.reject(token, Rejection::Unsupported),
             },
         }
@@ -256,50 +348,61 @@ impl Leaderless {
 
     /// A page of keys as they are here. A key in conflict shows its newest value.
     fn scan(&self, from: &[u8], to: Option<&Bytes>, limit: u32, bytes_max: usize) -> (Bytes, WriteId) {
-        let (mut page, mut pending) = (Page::default(), self.installed);
-        // What the encoding adds: lengths, counts and the cursor.
-        let mut bytes = 64 + KEY_BYTES_MAX;
+        let (mut filling, mut pending) = (Filling::new(limit, bytes_max), self.installed);
         self.state.scan(from, |key, found| {
             if to.is_some_and(|to| key >= &to[..]) {
                 return ControlFlow::Break(());
             }
-            let newest = found.stamps.iter().enumerate().max_by_key(|(_, stamp)| **stamp).map_or(0, |(at, _)| at);
-            let value =
-                found.values.get(newest).or_else(|| found.values.first()).expect("what is visited shows something");
-            bytes += key.len() + value.len() + 16;
-            if page.items.len() == limit.max(1) as usize || bytes > bytes_max && !page.items.is_empty() {
-                page.next = Some(Bytes::copy_from_slice(key));
+            if !filling.push(key, &found) {
                 return ControlFlow::Break(());
             }
             pending = pending.max(found.pending);
-            page.items.push((Bytes::copy_from_slice(key), value.clone()));
             ControlFlow::Continue(())
         });
-        (encode_page(&page), pending)
+        (encode_page(&filling.end()), pending)
     }
 
-    fn begin_read(&mut self, now: Now, token: Token, key: Bytes, (level, need): (ReadLevel, Need), bytes_max: usize) {
+    /// What is here of what a read asks for, and the storage action that makes it durable.
+    fn begun(&mut self, wanted: Wanted) -> (What, WriteId) {
+        match wanted {
+            Wanted::Key(key) => {
+                let known = self.state.known(&key);
+                let after = self.state.pending(&key).max(self.installed);
+                let (first, mine) = (known.content.clone(), known.content.digest());
+                (What::Key(KeyRead { key, known, first, mine, answers: Vec::new() }), after)
+            }
+            Wanted::Page(wanted) => {
+                let (copies, after) = self.copies(&wanted);
+                (What::Page(Box::new(PageRead::new(wanted, copies))), after)
+            }
+        }
+    }
+
+    fn begin_read(
+        &mut self,
+        now: Now,
+        token: Token,
+        wanted: Wanted,
+        (level, need): (ReadLevel, Need),
+        bytes_max: usize,
+    ) {
         let limit = self.config.limits.waiting_max;
         if self.reads.reading.len() >= limit {
             return self.reject(token, Rejection::Busy { queue: Queue::Reads, limit: limit as u64 });
         }
-        let known = self.state.known(&key);
         let mut me = Set::default();
         me.insert(self.owners.me());
         let read = self.next_read();
+        let (what, after) = self.begun(wanted);
         let reading = Reading {
             token,
+            what,
             bytes_max,
             level,
             need,
-            mine: known.content.digest(),
-            first: known.content.clone(),
-            known,
-            answers: Vec::new(),
             answered: me,
             asked: me,
-            after: self.state.pending(&key).max(self.installed),
-            key,
+            after,
             began: now,
             hedge: None,
             until: now.mono + self.config.timing.read,
@@ -353,8 +456,7 @@ impl Leaderless {
             }
             self.reads.hedges.insert((hedge, read));
         }
-        let (epoch, key, digest) = (self.epoch, reading.key.clone(), reading.mine);
-        self.send(self.owners.node(index), Head::Fetch(Fetch { epoch, read, key, digest }), Batches::None);
+        self.send(self.owners.node(index), reading.what.fetch(self.epoch, read), Batches::None);
     }
 
     /// A coordinator wants a key.
@@ -378,13 +480,10 @@ impl Leaderless {
     pub(crate) fn handle_fetched(&mut self, now: Now, from: NodeId, fetched: Fetched) {
         let Fetched { read, answer } = fetched;
         let Some(index) = self.owners.index(from) else { return };
-        let Some(reading) = self.reads.reading.get_mut(&read) else {
+        if !self.reads.reading.contains_key(&read) {
             return self.handle_check(now, index, read, answer);
-        };
-        if reading.answered.contains(index) || !reading.asked.contains(index) || reading.repairing.is_some() {
-            return;
         }
-        self.reads.latency.entry(index).or_default().sample(now.mono.since(reading.began.mono));
+        let Some(What::Key(reading)) = self.reads.awaited(now, index, read) else { return };
         let digest = match answer {
             Answer::Same(seen) => {
                 reading.known.agree(&reading.first, &seen);
@@ -397,8 +496,15 @@ impl Leaderless {
             // Another one has to be asked in its place.
             Answer::CatchingUp => return self.hedge(now, read),
         };
-        reading.answered.insert(index);
         reading.answers.push((index, digest));
+        self.answered(read, index);
+    }
+
+    /// What an owner has was taken in.
+    pub(crate) fn answered(&mut self, read: u64, index: u32) {
+        if let Some(reading) = self.reads.reading.get_mut(&read) {
+            reading.answered.insert(index);
+        }
         self.advance(read);
     }
 
@@ -431,56 +537,56 @@ impl Leaderless {
     /// Tells owners that knew less.
     fn begin_repair(&mut self, read: u64) {
         let (me, mode) = (self.owners.me(), self.config.repair);
-        let reading = self.reads.reading.get_mut(&read).expect("looked up by the caller");
-        let merged = reading.known.content.digest();
-        let mut have = Set::default();
-        if reading.mine == merged {
-            have.insert(me);
-        }
-        for (index, digest) in &reading.answers {
-            if *digest == merged {
-                have.insert(*index);
-            }
-        }
+        let mut reading = self.reads.reading.remove(&read).expect("looked up by the caller");
+        let (have, stale) = reading.what.judge(me, &self.config.keyspaces);
         let want = match mode {
             ReadRepair::Blocking => self.owners.unmissable(reading.answered),
             _ => Need::Count(0),
         };
-        let stale: Vec<u32> =
-            reading.answers.iter().map(|(index, _)| *index).filter(|index| !have.contains(*index)).collect();
         let mut repairing = Repairing { have, want, told: Set::default() };
-        let here = reading.mine != merged;
-        if mode == ReadRepair::Off || stale.is_empty() && !here {
+        if mode == ReadRepair::Off || stale.is_empty() {
             reading.repairing = Some(Repairing { want: Need::Count(0), ..repairing });
+            self.reads.reading.insert(read, reading);
             return;
         }
-        let (key, copy) = (reading.key.clone(), reading.known.copy());
-        if here {
-            let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
-            self.close_batch();
-            if self.state.repair(&key, copy.clone(), self.last_write.next()) {
-                let write = self.persist_local(&record);
-                let reading = self.reads.reading.get_mut(&read).expect("looked up by the caller");
-                if mode == ReadRepair::Blocking {
-                    // It counts once it is durable here: an end waits for that anyway.
-                    reading.after = reading.after.max(write);
-                }
-                self.reads.repaired += 1;
+        for index in stale {
+            if index != me {
+                repairing.told.insert(index);
+                self.reads.repaired += reading.what.stale_at(index) as u64;
+                self.send(self.owners.node(index), reading.what.repair(self.epoch, read, index), Batches::None);
+                continue;
             }
+            let copies = match &reading.what {
+                What::Key(KeyRead { key, known, .. }) => vec![(key.clone(), known.copy())],
+                What::Page(page) => page.copies_for(me),
+            };
+            let (write, keys) = self.take_copies(copies);
+            if mode == ReadRepair::Blocking {
+                // It counts once it is durable here: an end waits for that anyway.
+                reading.after = reading.after.max(write);
+            }
+            self.reads.repaired += keys;
             repairing.have.insert(me);
         }
-        for index in stale {
-            repairing.told.insert(index);
-            self.reads.repaired += 1;
-            let (epoch, key, copy) = (self.epoch, key.clone(), copy.clone());
-            self.send(
-                self.owners.node(index),
-                Head::Repair(Box::new(Repair { epoch, read, key, copy })),
-                Batches::None,
-            );
-        }
-        self.reads.reading.get_mut(&read).expect("looked up by the caller").repairing = Some(repairing);
+        reading.repairing = Some(repairing);
+        self.reads.reading.insert(read, reading);
         self.maybe_snapshot();
+    }
+
+    /// Joins copies with what is here; returns the storage action after which all of that is durable, also what was known already,
+    /// and how many of them said something new.
+    pub(crate) fn take_copies(&mut self, copies: Vec<(Bytes, KeyCopy)>) -> (WriteId, u64) {
+        self.close_batch();
+        let (mut after, mut taken) = (self.installed, 0);
+        for (key, copy) in copies {
+            let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
+            if self.state.repair(&key, copy, self.last_write.next()) {
+                self.persist_local(&record);
+                taken += 1;
+            }
+            after = after.max(self.state.pending(&key));
+        }
+        (after, taken)
     }
 
     /// A coordinator knows more of a key.
@@ -489,14 +595,7 @@ impl Leaderless {
         if key.is_empty() || key.len() > KEY_BYTES_MAX || self.config.keyspaces.of(&key).is_cas() {
             return self.misbehaved(from, "a key that no keyspace has");
         }
-        self.close_batch();
-        let record = Local::Repaired { key: key.clone(), copy: copy.clone() };
-        let after = if self.state.repair(&key, copy, self.last_write.next()) {
-            self.persist_local(&record)
-        } else {
-            // Known already, but perhaps not durable.
-            self.state.pending(&key).max(self.installed)
-        };
+        let (after, _) = self.take_copies(vec![(key, copy)]);
         self.reply_after(after, Reply::Head(from, Head::Repaired { read }));
         self.maybe_snapshot();
     }
@@ -517,22 +616,28 @@ impl Leaderless {
         if let Some(hedge) = reading.hedge {
             self.reads.hedges.remove(&(hedge, read));
         }
-        match self.encode(&reading.key, &reading.known, reading.bytes_max) {
-            Ok(answer) => {
-                let strict = self.owners.is_strict_read(reading.answered);
-                // Every write of the quorum that was acknowledged before the read began is in it.
-                let staleness = strict.then_some(Duration::ZERO);
-                self.done(reading.token, value(answer, strict, staleness));
-                if !strict {
-                    self.check_answer(reading.began, &reading.key, reading.known, reading.answered);
+        let strict = self.owners.is_strict_read(reading.answered);
+        // Every write of the quorum that was acknowledged before the read began is in it.
+        let staleness = strict.then_some(Duration::ZERO);
+        match reading.what {
+            What::Key(KeyRead { key, known, .. }) => match self.encode(&key, &known, reading.bytes_max) {
+                Ok(answer) => {
+                    self.done(reading.token, value(answer, strict, staleness));
+                    if !strict {
+                        self.check_answer(reading.began, &key, known, reading.answered);
+                    }
                 }
+                Err(rejection) => self.reject(reading.token, rejection),
+            },
+            What::Page(page) => {
+                let answer = page.encode(&self.config.keyspaces, reading.bytes_max);
+                self.done(reading.token, value(answer, strict, staleness));
             }
-            Err(rejection) => self.reject(reading.token, rejection),
         }
     }
 
     /// Asks one owner more.
-    fn hedge(&mut self, now: Now, read: u64) {
+    pub(crate) fn hedge(&mut self, now: Now, read: u64) {
         let Some(mut reading) = self.reads.reading.remove(&read) else { return };
         if let Some(hedge) = reading.hedge.take() {
             self.reads.hedges.remove(&(hedge, read));
@@ -596,12 +701,9 @@ impl Leaderless {
                     }
                 }
                 Some(repairing) => {
-                    let (key, copy, epoch) = (reading.key.clone(), reading.known.copy(), self.epoch);
-                    for (index, _) in &reading.answers {
-                        if repairing.told.contains(*index) && !repairing.have.contains(*index) {
-                            let repair = Repair { epoch, read, key: key.clone(), copy: copy.clone() };
-                            self.send(self.owners.node(*index), Head::Repair(Box::new(repair)), Batches::None);
-                        }
+                    let missing = repairing.told.difference(repairing.have);
+                    for index in (0..u32::from(self.owners.len())).filter(|index| missing.contains(*index)) {
+                        self.send(self.owners.node(index), reading.what.repair(self.epoch, read, index), Batches::None);
                     }
                 }
             }
@@ -622,23 +724,15 @@ impl Leaderless {
                 self.reject(reading.token, Rejection::Unsupported);
                 continue;
             };
-            let known = self.state.known(&reading.key);
+            let (what, after) = self.begun(match reading.what {
+                What::Key(KeyRead { key, .. }) => Wanted::Key(key),
+                What::Page(page) => Wanted::Page(page.wanted().clone()),
+            });
             let mut me = Set::default();
             me.insert(self.owners.me());
             let read = self.next_read();
-            let reading = Reading {
-                need,
-                mine: known.content.digest(),
-                first: known.content.clone(),
-                known,
-                answers: Vec::new(),
-                answered: me,
-                asked: me,
-                after: self.state.pending(&reading.key).max(self.installed),
-                hedge: None,
-                repairing: None,
-                ..reading
-            };
+            let reading =
+                Reading { what, need, answered: me, asked: me, after, hedge: None, repairing: None, ..reading };
             self.reads.reading.insert(read, reading);
             self.ask(now, read);
             self.advance(read);

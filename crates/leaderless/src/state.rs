@@ -19,6 +19,7 @@ use crate::config::{Keyspace, Keyspaces};
 use crate::content::{Content, Decided, Found, KeyCopy, Known, Stored, Versions};
 use crate::message::NotLast;
 use crate::record::{Change, Record, Saw, Writes};
+use crate::scan::{Copies, PageWanted};
 use crate::tree::{Leaves, Tree, leaf_of};
 
 /// A key's place.
@@ -495,11 +496,34 @@ impl State {
         self.map.get(key).map_or_else(Vec::new, |slot| slot.content.found(self.keyspaces.of(key)).values)
     }
 
-    /// Calls `visit` for each key from `from` on that shows something, ascending, until it breaks.
+    /// What the keys are that are asked for, about so many bytes of them and so many that show nothing; and the newest storage
+    /// action that changed one of them.
+    pub(crate) fn copies(&self, wanted: &PageWanted, bytes_max: usize, hidden_max: usize) -> (Copies, WriteId) {
+        let mut copies = Copies { base: self.base.clone(), ..Copies::default() };
+        let (mut shown, mut hidden, mut bytes, mut pending) = (0, 0, 0, WriteId(0));
+        self.map.for_each_from(Bound::Included(&wanted.from), |key, slot| {
+            if wanted.to.as_ref().is_some_and(|to| key >= &to[..]) {
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + slot.content.encoded_bytes();
+            let is_full = bytes > bytes_max && !copies.keys.is_empty();
+            if is_full || shown >= wanted.limit.max(1) || hidden >= hidden_max {
+                copies.next = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            }
+            let shows = !slot.content.found(self.keyspaces.of(key)).values.is_empty();
+            (shown, hidden) = (shown + u32::from(shows), hidden + usize::from(!shows));
+            pending = pending.max(slot.pending);
+            copies.keys.insert(Bytes::copy_from_slice(key), slot.content.clone());
+            ControlFlow::Continue(())
+        });
+        (copies, pending)
+    }
+
+    /// Calls `visit` for each key from `from` on, also for those that show nothing, ascending, until it breaks.
     pub(crate) fn scan(&self, from: &[u8], mut visit: impl FnMut(&[u8], Found) -> ControlFlow<()>) {
         self.map.for_each_from(Bound::Included(from), |key, slot| {
-            let found = Found { pending: slot.pending, ..slot.content.found(self.keyspaces.of(key)) };
-            if found.values.is_empty() { ControlFlow::Continue(()) } else { visit(key, found) }
+            visit(key, Found { pending: slot.pending, ..slot.content.found(self.keyspaces.of(key)) })
         });
     }
 

@@ -295,11 +295,7 @@ fn show_fields(value: &[u8]) -> CommandResult {
 
 pub(crate) fn scan(args: args::Scan) -> CommandResult {
     connected(&args.reach, async |session| {
-        // Pages are read at one replica where nobody leads.
-        let level = match session.strategy {
-            Strategy::Leaderless => args.level.unwrap_or(ReadLevel::Local),
-            _ => session.read_level(args.level),
-        };
+        let level = session.read_level(args.level);
         let store = &session.store;
         let (mut from, to) = (Bytes::from(args.from), args.to.map(Bytes::from));
         let mut left = args.limit;

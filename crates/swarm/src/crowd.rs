@@ -6,18 +6,31 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use replikit_core::crdt::CrdtOp;
-use replikit_core::keyspace::{encode_get, encode_write};
+use replikit_core::keyspace::{encode_get, encode_scan, encode_write};
 use replikit_core::{
-    CausalContext, GroupId, Input, NodeId, ReadLevel, SessionToken, Time, Token, VersionVector, WriteLevel, WriteOp,
-    WriteRequest,
+    CausalContext, GroupId, Input, KEY_BYTES_MAX, NodeId, ReadLevel, ScanRequest, SessionToken, Time, Token,
+    VersionVector, WriteLevel, WriteOp, WriteRequest,
 };
 use replikit_sim::Clients;
 
 /// What a client has asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
-    Write { key: Bytes, op: WriteOp, level: WriteLevel, context: Option<CausalContext> },
-    Read { key: Bytes, level: ReadLevel },
+    Write {
+        key: Bytes,
+        op: WriteOp,
+        level: WriteLevel,
+        context: Option<CausalContext>,
+    },
+    Read {
+        key: Bytes,
+        level: ReadLevel,
+    },
+    /// One page, of so many bytes at most.
+    Page {
+        scan: ScanRequest,
+        bytes_max: usize,
+    },
 }
 
 /// A request under way.
@@ -34,6 +47,8 @@ struct Client {
     /// What it has read of each key.
     contexts: BTreeMap<Bytes, CausalContext>,
     busy: Option<Token>,
+    /// The rest of a scan that has begun.
+    rest: Option<ScanRequest>,
     /// Alarms before this one are of no interest any more.
     due: Time,
     /// How many nodes it has left, because they did not answer, since the faults ended.
@@ -51,6 +66,8 @@ pub(crate) struct Behaviour {
     pub(crate) deletes_per_mille: u16,
     pub(crate) roam_per_mille: u16,
     pub(crate) levels: Vec<WriteLevel>,
+    /// Scans, page by page, of the keys that are not compared and set.
+    pub(crate) scans_per_mille: u16,
     /// Levels of reads that owners are asked for; where there are none, replicas answer alone.
     pub(crate) reads: Vec<ReadLevel>,
     pub(crate) think_max: Duration,
@@ -156,13 +173,58 @@ impl Crowd {
         let place =
             if roams { rng.u32(1..=places) - 1 } else { (client + self.clients[client as usize].left) % places };
         let node = self.places[place as usize];
+        let scans = self.behaviour.scans_per_mille;
+        let asked = if scans > 0 && (self.clients[client as usize].rest.is_some() || rng.u16(0..1000) < scans) {
+            self.page(client, rng)
+        } else {
+            self.one(client, rng)
+        };
+        let group = self.group;
+        let input = |token| match &asked {
+            Asked::Write { key, op, level, context } => {
+                let mut write = WriteRequest::delete(key.clone());
+                (write.op, write.context) = (op.clone(), context.clone());
+                let body = encode_write(&write).expect("keys and values are small");
+                Input::Command { token, group, level: *level, session: None, body }
+            }
+            Asked::Read { key, level } => {
+                let body = encode_get(key).expect("keys are small");
+                Input::Query { token, group, level: level.clone(), body, bytes_max: 1 << 20 }
+            }
+            Asked::Page { scan, bytes_max } => {
+                let (body, level) = (encode_scan(scan), scan.level.clone());
+                Input::Query { token, group, level, body, bytes_max: *bytes_max }
+            }
+        };
+        let token = clients.request(node, input);
+        self.clients[client as usize].busy = Some(token);
+        self.open.insert(token, Open { client, asked, at: clients.now });
+        self.alarm(client, self.behaviour.timeout, clients);
+    }
+
+    /// The next page of a scan, or the first one of another.
+    fn page(&mut self, client: u32, rng: &mut Rng) -> Asked {
+        // What the answer's frame takes is counted too.
+        let bytes_max = if rng.bool() { 1 << 20 } else { KEY_BYTES_MAX + rng.usize(64..400) };
+        if let Some(scan) = self.clients[client as usize].rest.take() {
+            return Asked::Page { scan, bytes_max };
+        }
+        let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
+        let from = if rng.bool() { prefix.to_owned() } else { format!("{prefix}{}", rng.u32(0..self.behaviour.keys)) };
+        let to = rng.bool().then(|| format!("{prefix}~").into());
+        let level = self.behaviour.reads[rng.usize(0..self.behaviour.reads.len())].clone();
+        Asked::Page { scan: ScanRequest { from: from.into(), to, limit: rng.u32(1..6), level }, bytes_max }
+    }
+
+    /// A write or a read of one key.
+    fn one(&mut self, client: u32, rng: &mut Rng) -> Asked {
         let prefix = self.behaviour.prefixes[rng.usize(0..self.behaviour.prefixes.len())];
         let key = Bytes::from(format!("{prefix}{}", rng.u32(0..self.behaviour.keys)));
         let known = self.clients[client as usize].contexts.get(&key).cloned();
         // Once it counts that so many of each are served, neither is rare.
         let writes = self.behaviour.writes_per_mille;
         let writes = if self.hurrying { writes.clamp(300, 700) } else { writes };
-        let asked = if rng.u16(0..1000) < writes {
+        if rng.u16(0..1000) < writes {
             self.written += 1;
             let level = self.behaviour.levels[rng.usize(0..self.behaviour.levels.len())];
             let value = Bytes::from(format!("v{}", self.written));
@@ -196,24 +258,7 @@ impl Crowd {
                 level => level,
             };
             Asked::Read { key, level }
-        };
-        let group = self.group;
-        let input = |token| match &asked {
-            Asked::Write { key, op, level, context } => {
-                let mut write = WriteRequest::delete(key.clone());
-                (write.op, write.context) = (op.clone(), context.clone());
-                let body = encode_write(&write).expect("keys and values are small");
-                Input::Command { token, group, level: *level, session: None, body }
-            }
-            Asked::Read { key, level } => {
-                let body = encode_get(key).expect("keys are small");
-                Input::Query { token, group, level: level.clone(), body, bytes_max: 1 << 20 }
-            }
-        };
-        let token = clients.request(node, input);
-        self.clients[client as usize].busy = Some(token);
-        self.open.insert(token, Open { client, asked, at: clients.now });
-        self.alarm(client, self.behaviour.timeout, clients);
+        }
     }
 
     fn alarm<H>(&mut self, client: u32, after: Duration, clients: &mut Clients<H>) {
@@ -247,6 +292,11 @@ impl Crowd {
         let client = &mut self.clients[client as usize];
         client.session.observe_context(self.group, context);
         client.contexts.insert(key.clone(), context.clone());
+    }
+
+    /// A client has read a page; the rest of its scan is next.
+    pub(crate) fn paged(&mut self, client: u32, rest: Option<ScanRequest>) {
+        self.clients[client as usize].rest = rest;
     }
 
     /// What the client's session has seen is lost: it begins anew.

@@ -161,6 +161,8 @@ probes! {
     HintHandedOn,
     /// A write was acknowledged with the help of nodes that stand in for owners.
     SloppyAcked,
+    /// A page was joined from the lists of several owners, of which some were cut off.
+    PageJoined,
     /// Owners have compared their records.
     RecordsCompared,
     /// An owner took a majority's record for its own, which was damaged.
@@ -244,6 +246,8 @@ impl Probe {
         Self::BallotRefused,
         Self::AgreedReadAnswered,
         Self::PromisesGathered,
+        Self::RecordsCompared,
+        Self::PageJoined,
     ];
 
     /// Those of a partitioned store.

@@ -44,6 +44,20 @@ impl<K> Keyspaces<K> {
         prefixed.map_or(&self.default, |(_, keyspace)| keyspace)
     }
 
+    /// The keys at which keyspaces begin, in no order: between one and the next, all keys belong to the same.
+    pub fn bounds(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let behind = |prefix: &Bytes| {
+            // Behind the keys with a prefix comes the next larger text that is not longer; behind those of 255s alone nothing.
+            let kept = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+            let mut next = prefix[..=kept].to_vec();
+            next[kept] += 1;
+            Some(Bytes::from(next))
+        };
+        let prefixes = self.prefixed.iter().map(|(prefix, _)| prefix);
+        core::iter::once(Bytes::new())
+            .chain(prefixes.flat_map(move |prefix| [Some(prefix.clone()), behind(prefix)]).flatten())
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &K> {
         core::iter::once(&*self.default).chain(self.prefixed.iter().map(|(_, keyspace)| &**keyspace))
@@ -78,5 +92,18 @@ mod tests {
         assert_eq!(keyspaces.digest(), Keyspaces::all(0).with("b", 2).with("a", 1).digest());
         let others = [Keyspaces::all(1), Keyspaces::all(0).with("a", 1), Keyspaces::all(0).with("a", 2).with("b", 1)];
         assert!(others.iter().all(|other| other.digest() != keyspaces.digest()));
+    }
+
+    #[test]
+    fn between_two_bounds_all_keys_are_of_one_keyspace() {
+        let keyspaces = Keyspaces::all(0).with("b", 1).with("bc", 2).with(&[u8::MAX][..], 3).with(&[7, u8::MAX][..], 4);
+        let mut bounds: Vec<Bytes> = keyspaces.bounds().collect();
+        bounds.sort_unstable();
+        let letters = [0, 7, 8, b'a', b'b', b'c', b'd', u8::MAX];
+        let pairs = letters.iter().flat_map(|one| letters.iter().map(|other| vec![*one, *other, 1]));
+        for key in pairs.chain(letters.iter().map(|one| vec![*one])) {
+            let bound = bounds.iter().rfind(|bound| ***bound <= key[..]).expect("the empty key is one");
+            assert_eq!(keyspaces.of(&key), keyspaces.of(bound), "{key:?}");
+        }
     }
 }

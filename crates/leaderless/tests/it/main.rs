@@ -9,5 +9,6 @@ mod lives;
 mod node;
 mod owners;
 mod quorums;
+mod scans;
 mod scrub;
 mod snapshots;

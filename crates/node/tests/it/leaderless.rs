@@ -129,6 +129,11 @@ fn keys_are_compared_and_set_at_any_node_also_when_one_has_lost_its_disk() {
     }
     let plain = cluster.try_client(1, &["put", "k", "v", "--if-absent"]);
     assert!(text(&plain.stderr).contains("--keyspace"), "{}", text(&plain.stderr));
+    cluster.client(1, &["put", "k", "v"]);
+    let mixed = cluster.try_client(1, &["scan"]);
+    assert!(text(&mixed.stderr).contains("compared and set"), "{}", text(&mixed.stderr));
+    assert_eq!(cluster.client(1, &["scan", "--level", "local"]), "k\tv\n");
+    assert_eq!(cluster.client(2, &["scan", "", "--to", "l"]), "k\tv\n", "at a quorum");
 
     cluster.kill(3);
     std::fs::remove_dir_all(dir.path().join("3")).unwrap();

@@ -4,6 +4,7 @@
 pub(crate) mod comparers;
 pub mod hints;
 pub(crate) mod model;
+mod pages;
 pub mod rot;
 pub(crate) mod subject;
 pub(crate) mod views;
@@ -46,6 +47,10 @@ pub const INVARIANTS: &[(&str, &str)] = &[
         "later_write_wins",
         "Where the last write wins, and W + W > N, a write wins over those acknowledged before it began.",
     ),
+    (
+        "pages_are_whole",
+        "Page after page a scan goes forward, and repeats nothing; what is asked of reads, it shows of every key in between.",
+    ),
     ("sessions_do_not_go_back", "A read with a token has seen what the session has read and written, at any replica."),
     ("staleness_is_bounded", "A read is no staler than it says."),
     (
@@ -86,7 +91,6 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe::CompareMismatched,
     Probe::CounterAdded,
     Probe::Indeterminate,
-    Probe::RecordsCompared,
 ];
 
 /// What is watched beside them while owners change.
@@ -234,6 +238,7 @@ fn run_with<S: SimStorage + 'static>(plan: &Plan, telling: Telling, ownership: O
         roam_per_mille: if rng.bool() { rng.u16(0..1000) } else { 0 },
         levels,
         reads,
+        scans_per_mille: if others.bool() { others.u16(0..250) } else { 0 },
         think_max: Duration::from_micros(rng.u64(500..30_000)),
         timeout: plan.workload.timeout,
     };

@@ -21,21 +21,21 @@ use crate::probe::{Probe, Probes};
 
 /// A write that a client was told is there.
 #[derive(Clone, Debug)]
-struct Acked {
-    dot: Dot,
+pub(super) struct Acked {
+    pub(super) dot: Dot,
     level: WriteLevel,
-    strict: bool,
-    at: Time,
+    pub(super) strict: bool,
+    pub(super) at: Time,
     /// On whose disks it was by then.
     disks: Vec<NodeId>,
 }
 
 /// What a quorum read has returned.
 #[derive(Clone, Debug)]
-struct Shown {
-    key: Bytes,
-    dots: Vec<Dot>,
-    at: Time,
+pub(super) struct Shown {
+    pub(super) key: Bytes,
+    pub(super) dots: Vec<Dot>,
+    pub(super) at: Time,
 }
 
 /// What is known of one node.
@@ -88,7 +88,7 @@ impl Promises {
     }
 
     /// Whether every owner that was counted for a write has it on disk.
-    const fn lasts(self) -> bool {
+    pub(super) const fn lasts(self) -> bool {
         self.durable >= self.write
     }
 }
@@ -98,7 +98,7 @@ impl Promises {
 pub(crate) struct LeaderlessSubject {
     group: GroupId,
     keyspaces: Keyspaces,
-    promises: Promises,
+    pub(super) promises: Promises,
     pub(crate) crowd: Crowd,
     pub(crate) comparers: Option<Comparers>,
     pub(crate) model: Model,
@@ -106,8 +106,8 @@ pub(crate) struct LeaderlessSubject {
     pub(crate) views: Views,
     pub(crate) probes: Probes,
     places: BTreeMap<NodeId, Place>,
-    acked: Vec<Acked>,
-    shown: Vec<Shown>,
+    pub(super) acked: Vec<Acked>,
+    pub(super) shown: Vec<Shown>,
     /// Nodes asked for their audit at the end, and how far.
     audits: BTreeMap<Token, NodeId>,
     crashed: bool,
@@ -247,7 +247,7 @@ impl LeaderlessSubject {
     }
 
     /// Whether a write was on disks only that have told that their end was cut.
-    fn is_cut_off(&self, dot: Dot) -> bool {
+    pub(super) fn is_cut_off(&self, dot: Dot) -> bool {
         let has = |(node, place): (&NodeId, &Place)| {
             place.held.contains(dot)
                 || place.applied.contains(dot)
@@ -365,10 +365,7 @@ impl LeaderlessSubject {
                 return Err(format!("quorums_overlap: {key:?} at {level:?} with {seen:?} lacks {missing:?}"));
             }
         }
-        let quorum = matches!(level, ReadLevel::Owners(Owners::Quorum | Owners::All))
-            && self.census.sizes().all(|n| self.promises.of(n).read * 2 > n)
-            && self.promises.blocking;
-        if quorum {
+        if self.never_goes_back(level) {
             let back = self.shown.iter().find(|shown| {
                 shown.key == *key && shown.at < asked_at && shown.dots.iter().any(|dot| !seen.contains(*dot))
             });
@@ -398,6 +395,13 @@ impl LeaderlessSubject {
             }
         }
         Ok(context)
+    }
+
+    /// Whether reads at this level miss nothing that an earlier one has returned.
+    pub(super) fn never_goes_back(&self, level: &ReadLevel) -> bool {
+        matches!(level, ReadLevel::Owners(Owners::Quorum | Owners::All))
+            && self.census.sizes().all(|n| self.promises.of(n).read * 2 > n)
+            && self.promises.blocking
     }
 
     /// Everything that these nodes have applied.
@@ -542,7 +546,7 @@ impl Subject<Leaderless> for LeaderlessSubject {
                 match &message.head {
                     Head::Piece(piece) if !piece.last => self.probes.hit(Probe::SnapshotInPieces),
                     Head::Stored(stored) if !stored.not_last.is_empty() => self.probes.hit(Probe::WriteBehind),
-                    Head::Repair(_) => self.probes.hit(Probe::RepairSent),
+                    Head::Repair(_) | Head::RepairPage(_) => self.probes.hit(Probe::RepairSent),
                     Head::Repaired { .. } => self.probes.hit(Probe::ReadRepaired),
                     Head::CasGiven(_) => self.probes.hit(Probe::PromisesGathered),
                     _ => {}
@@ -596,6 +600,11 @@ impl Subject<Leaderless> for LeaderlessSubject {
                 let kept = self.on_acked(dot, &open.asked, open.at, strict, &reply, now);
                 self.crowd.wrote(open.client, at);
                 if self.bounded { kept } else { Ok(()) }
+            }
+            Outcome::Value { values, strict, .. } if let Asked::Page { scan, .. } = &open.asked => {
+                let rest = self.on_page(scan, open.at, &values, strict, now);
+                self.crowd.paged(open.client, rest.as_ref().ok().cloned().flatten());
+                if self.bounded { rest.map(drop) } else { Ok(()) }
             }
             Outcome::Value { values, strict, staleness, .. } => {
                 let answered = self.on_answer(open.client, &open.asked, open.at, &values, strict, staleness, now);

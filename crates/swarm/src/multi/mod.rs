@@ -199,6 +199,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
         roam_per_mille: if rng.bool() { rng.u16(0..1000) } else { 0 },
         levels,
         reads: Vec::new(),
+        scans_per_mille: 0,
         think_max: Duration::from_micros(rng.u64(500..30_000)),
         timeout: plan.workload.timeout,
     };
