@@ -57,6 +57,11 @@ impl<T> Held<T> {
         self.items.retain(|(_, item)| keep(item));
     }
 
+    /// Gives back memory that the items held do not need.
+    pub fn shrink_to_fit(&mut self) {
+        self.items.shrink_to_fit();
+    }
+
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -87,6 +87,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much of what.
     pub limits: Limits,
+    /// After so long with nothing to do the group sleeps: no messages, no timers, until something happens. At least 1 ms. `None`, the
+    /// default: never. Only for a replica whose driver tells it which nodes are gone and back, by [`Input::Peer`](replikit_core::Input::Peer),
+    /// and never forgets to: a sleeping follower has no other way to learn that its leader died.
+    pub hibernate_after: Option<Duration>,
 }
 
 /// Why a configuration was refused. Blame: caller; nothing was built.
@@ -141,7 +145,8 @@ impl Config {
     /// A configuration with default timeouts and limits.
     #[must_use]
     pub fn new(cluster: ClusterId, group: GroupId, node: NodeId, voters: Vec<NodeId>, seed: u64) -> Self {
-        Self { cluster, group, node, voters, seed, timeouts: Timeouts::default(), limits: Limits::default() }
+        let (timeouts, limits) = (Timeouts::default(), Limits::default());
+        Self { cluster, group, node, voters, seed, timeouts, limits, hibernate_after: None }
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -158,6 +163,7 @@ impl Config {
             ("the heartbeat interval", timeouts.heartbeat, ms, timeouts.election / 3),
             ("the commit notice delay", timeouts.commit_notice, Duration::ZERO, timeouts.heartbeat),
             ("the read timeout", timeouts.read, ms, day),
+            ("the time until a group sleeps", self.hibernate_after.unwrap_or(day), ms, day),
         ] {
             if value < min || value > max {
                 return Err(ConfigError::Timeout { name, value, min, max });

@@ -52,7 +52,7 @@ impl<M: StateMachine> Raft<M> {
         self.now.mono + timeout + self.jitter(timeout)
     }
 
-    fn jitter(&mut self, below: Duration) -> Duration {
+    pub(crate) fn jitter(&mut self, below: Duration) -> Duration {
         let below = u64::try_from(below.as_nanos()).unwrap_or(u64::MAX).max(1);
         Duration::from_nanos(self.rng.u64(..below))
     }
@@ -116,7 +116,8 @@ impl<M: StateMachine> Raft<M> {
         let leader_is_alive = match &self.state {
             State::Leader(_) => true,
             State::Follower(follower) => {
-                self.leader.is_some() && follower.heard_at + self.config.timeouts.election > self.now.mono
+                let recently = follower.heard_at + self.config.timeouts.election > self.now.mono;
+                self.leader.is_some() && (recently || follower.is_asleep())
             }
             State::Candidate(_) => false,
         };
@@ -124,6 +125,8 @@ impl<M: StateMachine> Raft<M> {
         let term = if granted { vote.term } else { self.ballot.term };
         let reply = VoteReply { term, asked: vote.term, granted, last: self.view.last() };
         self.send_when_term_is_durable(from, Head::PreVoteReply(reply));
+        // Somebody misses a leader: one that sleeps says that it is there.
+        self.stir();
     }
 
     pub(crate) fn handle_vote(&mut self, from: NodeId, vote: &Vote) {
@@ -201,7 +204,7 @@ impl<M: StateMachine> Raft<M> {
     /// The link to the leader is gone. The survivors ask one after the other, so that two do not split the vote.
     pub(crate) fn leader_vanished(&mut self, leader: NodeId, link: Link) {
         if link != Link::Reset {
-            return;
+            return self.wake_without_leader();
         }
         self.set_leader(None);
         let me = self.config.node;

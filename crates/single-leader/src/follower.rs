@@ -10,7 +10,7 @@ use crate::replica::{Raft, Replace, State};
 
 #[derive(Debug)]
 pub(crate) struct Follower {
-    /// When to ask for an election.
+    /// When to ask for an election; never while it sleeps.
     pub(crate) election_at: Time,
     /// When the leader was last heard.
     pub(crate) heard_at: Time,
@@ -33,6 +33,11 @@ impl Follower {
             ack_due: false,
             want_applied: false,
         }
+    }
+
+    /// Whether it relies on its driver to say that its leader is gone.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.election_at == Time::NEVER
     }
 }
 

@@ -13,6 +13,7 @@ use replikit_core::{
     SessionSeq, StateMachine, Ticket, Time, Token, WriteLevel,
 };
 
+use crate::hibernation::Rest;
 use crate::message::{AppendAck, AppendReject, Head, TimeoutNow};
 use crate::progress::{Phase, Progress};
 use crate::replica::{CONTROL_NOOP, CONTROL_OPEN_SESSION, Raft, Replace, State};
@@ -89,10 +90,12 @@ pub(crate) struct Leader {
     pub(crate) term_start: LogIndex,
     /// The newest confirmation round.
     pub(crate) round: u64,
-    heartbeat_at: Time,
-    quorum_check_at: Time,
+    /// Never while it sleeps, like the two below.
+    pub(crate) heartbeat_at: Time,
+    pub(crate) quorum_check_at: Time,
     /// When followers must be told of the commit index at the latest.
-    commit_notice_at: Time,
+    pub(crate) commit_notice_at: Time,
+    pub(crate) rest: Rest,
 }
 
 impl Leader {
@@ -124,6 +127,19 @@ impl Leader {
         pending.chain(quorum).chain(weak).collect()
     }
 
+    /// Whether no request waits for an entry.
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.open.entries.is_empty() && self.waiters.quorum.is_empty() && self.waiters.weak.is_empty()
+    }
+
+    /// Gives back the memory of what is empty.
+    pub(crate) fn shrink(&mut self) {
+        self.open.entries.shrink_to_fit();
+        self.waiters.quorum.shrink_to_fit();
+        self.waiters.weak.shrink_to_fit();
+        self.followers.iter_mut().for_each(|progress| progress.window.shrink());
+    }
+
     fn has_weak(&self, wanted: impl Fn(WriteLevel) -> bool) -> bool {
         self.waiters.weak.iter().any(|weak| wanted(weak.level))
     }
@@ -144,6 +160,7 @@ impl<M: StateMachine> Raft<M> {
             heartbeat_at: now + self.config.timeouts.heartbeat,
             quorum_check_at: now + self.config.timeouts.election,
             commit_notice_at: Time::NEVER,
+            rest: Rest::Awake { idle_since: now },
         }));
         self.event(Event::RoleChanged { role: Role::Leader, term: self.ballot.term });
         self.set_leader(Some(self.config.node));
@@ -217,6 +234,7 @@ impl<M: StateMachine> Raft<M> {
 
     #[inline]
     fn propose(&mut self, kind: BatchKind, pending: Pending) {
+        self.stir();
         let State::Leader(leader) = &mut self.state else { return };
         if leader.open.kind != kind && !leader.open.entries.is_empty() {
             self.close_batch();
@@ -269,6 +287,9 @@ impl<M: StateMachine> Raft<M> {
         self.close_batch();
         self.begin_read_round();
         let State::Leader(leader) = &self.state else { return };
+        if leader.rest == Rest::Asleep {
+            return;
+        }
         let want_received = leader.has_weak(|level| matches!(level, WriteLevel::Received(_)));
         let want_applied = leader.has_weak(|level| matches!(level, WriteLevel::Applied(_)));
         for at in 0..self.peers.len() {
@@ -475,6 +496,7 @@ impl<M: StateMachine> Raft<M> {
         if new_round {
             self.confirm_read_rounds();
         }
+        self.stir();
     }
 
     /// The own disk has more than before.
@@ -563,6 +585,7 @@ impl<M: StateMachine> Raft<M> {
             for progress in &mut leader.followers {
                 progress.stop_waiting(now, timeouts.election);
             }
+            self.ask_to_sleep();
         }
     }
 

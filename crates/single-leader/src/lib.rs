@@ -10,6 +10,9 @@
 //!
 //! Reads are linearizable by default, at any replica; weaker levels are per read. Retries under a session are applied once.
 //!
+//! A group in which nothing happens can sleep, without messages and timers, if its driver watches nodes:
+//! [`Config::hibernate_after`].
+//!
 //! # What it does not do yet
 //!
 //! Membership change, leases, witnesses and priorities. A group is the members it was configured with.
@@ -63,6 +66,7 @@ mod config;
 mod election;
 mod follower;
 mod guarantees;
+mod hibernation;
 mod install;
 mod leader;
 mod message;
@@ -79,8 +83,8 @@ mod view;
 pub use config::{Config, ConfigError, Limits, Timeouts};
 pub use guarantees::{guarantees, guarantees_with_reads};
 pub use message::{
-    Append, AppendAck, AppendReject, Head, ReadIndex, ReadIndexReply, SnapshotAck, SnapshotPiece, TimeoutNow, Vote,
-    VoteReply,
+    Append, AppendAck, AppendReject, Head, ReadIndex, ReadIndexReply, Sleep, SleepAck, SnapshotAck, SnapshotPiece,
+    TimeoutNow, Vote, VoteReply, Wake,
 };
 #[cfg(feature = "runtime")]
 pub use node::{Cluster, Node, Settings};

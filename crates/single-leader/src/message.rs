@@ -35,6 +35,12 @@ pub enum Head {
     SnapshotAck(SnapshotAck),
     /// Leader to its best follower: stand for election at once. Source: Ongaro's thesis section 3.10.
     TimeoutNow(TimeoutNow),
+    /// Leader to follower: a heartbeat that also asks to sleep.
+    Sleep(Sleep),
+    /// Follower to leader: it sleeps.
+    SleepAck(SleepAck),
+    /// Follower to leader: it was woken, and wants to hear that its leader is there.
+    Wake(Wake),
 }
 
 /// See [`Head::Append`].
@@ -167,6 +173,33 @@ pub struct TimeoutNow {
     pub term: Term,
 }
 
+/// See [`Head::Sleep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sleep {
+    /// The leader's term.
+    pub term: Term,
+    /// Confirmation round, as in [`Append`].
+    pub round: u64,
+    /// The last entry of the leader's log: all of it is committed.
+    pub last: LogId,
+}
+
+/// See [`Head::SleepAck`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SleepAck {
+    /// The follower's term, which is the leader's.
+    pub term: Term,
+    /// The round of the question.
+    pub round: u64,
+}
+
+/// See [`Head::Wake`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// The follower's term.
+    pub term: Term,
+}
+
 impl Head {
     /// The sender's term, which a receiver compares with its own; pre-votes speak of a term that nobody is in yet.
     pub(crate) const fn term(&self) -> Option<Term> {
@@ -181,6 +214,9 @@ impl Head {
             Self::SnapshotPiece(m) => Some(m.term),
             Self::SnapshotAck(m) => Some(m.term),
             Self::TimeoutNow(m) => Some(m.term),
+            Self::Sleep(m) => Some(m.term),
+            Self::SleepAck(m) => Some(m.term),
+            Self::Wake(m) => Some(m.term),
             Self::PreVote(_) => None,
             Self::PreVoteReply(m) => {
                 if m.granted {

@@ -83,6 +83,11 @@ impl Window {
         }
     }
 
+    /// Gives back memory that nothing under way needs.
+    pub(crate) fn shrink(&mut self) {
+        self.sent.shrink_to_fit();
+    }
+
     fn lose(&mut self) {
         if !self.sent.is_empty() {
             self.limit = (self.limit / 2).max(Self::LIMIT_MIN.min(self.limit_max));
@@ -114,6 +119,8 @@ pub(crate) struct Progress {
     pub(crate) round_acked: u64,
     /// The newest confirmation round that it was told.
     pub(crate) round_told: u64,
+    /// The newest confirmation round in which it agreed to sleep.
+    pub(crate) round_slept: u64,
     /// When it last said anything in this term.
     pub(crate) heard_at: Time,
     /// The read of the log, or of a snapshot, that is under way for it.
@@ -134,6 +141,7 @@ impl Progress {
             commit_told: LogIndex::ZERO,
             round_acked: 0,
             round_told: 0,
+            round_slept: 0,
             heard_at: now,
             reading: None,
         }
@@ -146,6 +154,12 @@ impl Progress {
             && self.next > last
             && self.commit_told >= commit
             && self.round_told >= round
+    }
+
+    /// Whether it holds and has applied the log up to its end, knows that all of it is committed, and nothing is under way.
+    pub(crate) fn has_all(&self, last: LogIndex) -> bool {
+        let level = self.matched == last && self.applied == last && self.commit_told >= last;
+        level && matches!(self.phase, Phase::Replicate) && self.reading.is_none()
     }
 
     /// The follower, which had seen confirmation round `round`, holds everything up to `received`, and up to `durable` on

@@ -15,6 +15,7 @@ use replikit_core::{
 };
 
 use crate::election::Memory;
+use crate::hibernation::Rest;
 use crate::message::{Head, ReadIndex, ReadIndexReply};
 use crate::replica::{Raft, State};
 use crate::sessions::Known;
@@ -95,6 +96,19 @@ impl Reads {
     pub(crate) const fn deadline(&self) -> Time {
         self.sweep_at
     }
+
+    /// Whether no read waits for anything, nor anybody's question for an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending == 0 && self.remote.is_empty() && self.rounds.is_empty() && self.forwarded.is_empty()
+    }
+
+    /// Gives back the memory of what is empty.
+    pub(crate) fn shrink(&mut self) {
+        self.open.shrink_to_fit();
+        self.remote.shrink_to_fit();
+        self.rounds.shrink_to_fit();
+        self.forwarded.shrink_to_fit();
+    }
 }
 
 impl<M: StateMachine> Raft<M> {
@@ -154,7 +168,12 @@ impl<M: StateMachine> Raft<M> {
     }
 
     fn pend(&mut self) {
+        self.stir();
         self.reads.pending += 1;
+        self.sweep_soon();
+    }
+
+    fn sweep_soon(&mut self) {
         if self.reads.sweep_at == Time::NEVER {
             self.reads.sweep_at = self.now.mono + self.sweep_interval();
         }
@@ -194,6 +213,8 @@ impl<M: StateMachine> Raft<M> {
             return;
         }
         leader.round += 1;
+        // Told by this round, so it must not sleep before it is answered.
+        leader.rest = Rest::Awake { idle_since: self.now.mono };
         self.reads.rounds.push_back(Round {
             round: leader.round,
             index: self.commit,
@@ -264,6 +285,7 @@ impl<M: StateMachine> Raft<M> {
                 return;
             }
             self.reads.remote.push((from, read.id));
+            self.stir();
         }
     }
 
@@ -281,6 +303,8 @@ impl<M: StateMachine> Raft<M> {
         let id = self.reads.next_id;
         let queries = core::mem::take(&mut self.reads.open);
         self.reads.forwarded.push_back(Forwarded { id, sent_at: self.now.mono, queries });
+        // The answer may be lost, also of a question that no read waits for.
+        self.sweep_soon();
         self.send(leader, Head::ReadIndex(ReadIndex { term: self.ballot.term, id }), Batches::None);
     }
 
@@ -357,7 +381,8 @@ impl<M: StateMachine> Raft<M> {
         for (token, seen) in lost {
             self.reject_lost(token, seen);
         }
-        self.reads.sweep_at = if self.reads.pending == 0 { Time::NEVER } else { now + self.sweep_interval() };
+        let is_over = self.reads.pending == 0 && self.reads.forwarded.is_empty();
+        self.reads.sweep_at = if is_over { Time::NEVER } else { now + self.sweep_interval() };
     }
 
     /// Refuses all reads at hand.

@@ -72,23 +72,25 @@ pub struct Raft<M> {
     written: WriteId,
     pub(crate) durable: WriteId,
     /// Appends under way to the disk, with the last index of each; clamped when the log is truncated.
-    appends: VecDeque<(WriteId, LogIndex)>,
+    pub(crate) appends: VecDeque<(WriteId, LogIndex)>,
     /// Last index on this replica's disk.
     pub(crate) durable_index: LogIndex,
     /// Votes, which must not leave before the ballot is on disk.
-    held: Held<(NodeId, Head)>,
+    pub(crate) held: Held<(NodeId, Head)>,
     storage_failed: bool,
 
     pub(crate) state: State,
     /// Who leads this term, if known; this node itself if it does.
     pub(crate) leader: Option<NodeId>,
     pub(crate) memory: Memory,
+    /// Members whose node is gone, as the driver says.
+    pub(crate) gone: Vec<NodeId>,
     pub(crate) reads: Reads,
     pub(crate) install: Option<Install>,
     snapshots: Snapshots,
     recovery: Option<Recovery>,
 
-    out: VecDeque<Action<Head>>,
+    pub(crate) out: VecDeque<Action<Head>>,
     /// Whether there may be something to flush since the last drain.
     pub(crate) dirty: bool,
 }
@@ -145,6 +147,7 @@ impl<M: StateMachine> Raft<M> {
             state: State::Follower(Follower::new(Time::NEVER)),
             leader: None,
             memory: if tail_cut || was_cut { Memory::Cut { whole_at: None } } else { Memory::Whole },
+            gone: Vec::new(),
             install: None,
             snapshots: Snapshots { newest: boot.snapshot, ..Snapshots::default() },
             recovery: Some(Recovery::default()),
@@ -600,14 +603,28 @@ impl<M: StateMachine> Raft<M> {
             Head::SnapshotPiece(piece) => self.handle_snapshot_piece(from, &piece),
             Head::SnapshotAck(ack) => self.handle_snapshot_ack(from, &ack),
             Head::TimeoutNow(timeout) => self.handle_timeout_now(from, &timeout),
+            Head::Sleep(sleep) => self.handle_sleep(from, &sleep),
+            Head::SleepAck(ack) => self.handle_sleep_ack(from, &ack),
+            Head::Wake(wake) => self.handle_wake(&wake),
         }
     }
 
     fn handle_peer(&mut self, node: NodeId, link: Link) {
+        if !self.peers.contains(&node) {
+            return;
+        }
+        self.gone.retain(|gone| *gone != node);
+        if link != Link::Up {
+            self.gone.push(node);
+        }
         match &mut self.state {
             State::Leader(leader) => {
                 if let Some(progress) = leader.follower_mut(node) {
                     progress.disconnect();
+                }
+                // Whoever is back may have begun anew, or lack what was written meanwhile.
+                if link == Link::Up {
+                    self.stir();
                 }
             }
             State::Follower(_) | State::Candidate(_) => {
@@ -699,6 +716,9 @@ impl<M: StateMachine> Replica for Raft<M> {
                 return Some(action);
             }
             if !self.dirty {
+                if self.is_asleep() {
+                    self.shrink();
+                }
                 return None;
             }
             self.flush();
@@ -714,7 +734,8 @@ impl<M: StateMachine> Replica for Raft<M> {
             State::Candidate(candidate) => candidate.retry_at,
             State::Leader(leader) => leader.deadline(),
         };
-        Some(role.min(self.reads.deadline()))
+        let earliest = role.min(self.reads.deadline());
+        (earliest != Time::NEVER).then_some(earliest)
     }
 
     fn committed(&self, group: GroupId) -> Option<LogIndex> {
@@ -739,6 +760,10 @@ impl<M: StateMachine> Raft<M> {
 
     pub(crate) const fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    pub(crate) const fn is_recovering(&self) -> bool {
+        self.recovery.is_some()
     }
 
     pub(crate) const fn storage_has_failed(&self) -> bool {

@@ -75,6 +75,8 @@ pub(crate) struct LogView {
     cached_bytes: usize,
     last: LogId,
     last_digest: u64,
+    /// What stands before the first batch in memory, and its digest.
+    edge: (LogId, u64),
     terms: TermHistory,
     /// Nothing is known of entries at and below it but what the term history says.
     floor: Position,
@@ -88,6 +90,7 @@ impl LogView {
             cached_bytes: 0,
             last: LogId::ZERO,
             last_digest: 0,
+            edge: (LogId::ZERO, 0),
             terms: TermHistory::default(),
             floor: Position { stream, ..Position::default() },
         }
@@ -193,7 +196,8 @@ impl LogView {
     /// Drops everything at and above this index, which is the base of a batch.
     ///
     /// # Panics
-    /// When the batch before is neither in memory nor the floor: only unapplied batches are ever dropped, and those are.
+    /// When the batch before is neither in memory nor the last that left it: only unapplied batches are ever dropped, and those
+    /// are in memory.
     pub(crate) fn truncate(&mut self, from: LogIndex) {
         while self.batches.back().is_some_and(|cached| cached.first >= from) {
             let dropped = self.batches.pop_back().expect("just seen");
@@ -205,30 +209,39 @@ impl LogView {
             self.last = LogId { term: cached.term, index: cached.last };
             self.last_digest = cached.digest;
         } else {
-            assert!(self.floor.id.index.next() == from, "only batches in memory are dropped");
-            self.last = self.floor.id;
-            self.last_digest = self.floor.digest;
+            assert!(self.edge.0.index.next() == from, "only batches in memory are dropped");
+            (self.last, self.last_digest) = self.edge;
         }
     }
 
     /// Begins anew behind a snapshot.
     pub(crate) fn reset(&mut self, at: Position, terms: TermHistory) {
-        *self = Self { last: at.id, last_digest: at.digest, floor: at, terms, ..Self::new(self.stream) };
+        let edge = (at.id, at.digest);
+        *self = Self { last: at.id, last_digest: at.digest, edge, floor: at, terms, ..Self::new(self.stream) };
         self.terms.append(at.id.index, at.id.term);
     }
 
-    /// Drops applied batches from memory until at most `bytes_max` are left. The batch that holds `applied` stays, so that a
-    /// conflict right behind it can be cut.
+    /// Drops applied batches from memory until at most `bytes_max` are left. The batch that holds `applied` stays: followers that
+    /// are a little behind want it next.
     pub(crate) fn evict(&mut self, applied: LogIndex, bytes_max: usize) {
-        while self.cached_bytes > bytes_max {
-            match self.batches.front() {
-                Some(front) if front.last < applied => {
-                    let dropped = self.batches.pop_front().expect("just seen");
-                    self.cached_bytes -= dropped.batch.bytes();
-                }
-                _ => return,
-            }
+        while self.cached_bytes > bytes_max && self.batches.front().is_some_and(|front| front.last < applied) {
+            self.drop_front();
         }
+    }
+
+    /// Drops all applied batches from memory: nobody has asked for one for long.
+    pub(crate) fn shrink(&mut self, applied: LogIndex) {
+        while self.batches.front().is_some_and(|front| front.last <= applied) {
+            self.drop_front();
+        }
+        self.batches.shrink_to_fit();
+        self.terms.runs.shrink_to_fit();
+    }
+
+    fn drop_front(&mut self) {
+        let dropped = self.batches.pop_front().expect("there is a first one");
+        self.cached_bytes -= dropped.batch.bytes();
+        self.edge = (LogId { term: dropped.term, index: dropped.last }, dropped.digest);
     }
 }
 
@@ -283,6 +296,19 @@ mod tests {
         assert!(view.holding(LogIndex(1)).is_none());
         assert!(view.holding(LogIndex(2)).is_some());
         assert_eq!(view.term_at(LogIndex(1)), Some(Term(1)), "terms are remembered");
+    }
+
+    #[test]
+    fn a_conflict_behind_batches_that_have_all_left_memory_is_cut() {
+        let mut view = view(&[(1, 2), (1, 2)]);
+        view.shrink(LogIndex(4));
+        assert!(view.holding(LogIndex(4)).is_none());
+        let digest = view.last_digest();
+        view.append(batch(&view, 2, 1));
+        view.truncate(LogIndex(5));
+        assert_eq!((view.last(), view.last_digest()), (LogId { term: Term(1), index: LogIndex(4) }, digest));
+        view.append(batch(&view, 3, 1));
+        assert_eq!(view.term_at(LogIndex(5)), Some(Term(3)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod durability;
 mod election;
 mod group;
+mod hibernation;
 mod paper;
 mod reads;
 mod recovery;
