@@ -27,8 +27,10 @@ pub struct Part<H> {
 /// The head of a message between containers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupsHead<H> {
-    /// What each group says, in order.
+    /// What each group says, in order; nothing in a heartbeat of the node.
     pub parts: Vec<Part<H>>,
+    /// The life of the sender's process, another one after each start; `None` when the sender does not tell.
+    pub life: Option<u64>,
 }
 
 impl<H> GroupsHead<H> {
@@ -40,7 +42,7 @@ impl<H> GroupsHead<H> {
 }
 
 #[derive(Debug)]
-struct Frame<H> {
+pub(crate) struct Frame<H> {
     parts: Vec<Part<H>>,
     batches: Batches,
     batch_bytes: usize,
@@ -57,9 +59,14 @@ impl<H> Frames<H> {
         Self { open: BTreeMap::new() }
     }
 
+    /// Something has to be said to a node, if only that this one is there.
+    pub(crate) fn open(&mut self, to: NodeId) -> &mut Frame<H> {
+        self.open.entry(to).or_insert(Frame { parts: Vec::new(), batches: Batches::None, batch_bytes: 0 })
+    }
+
     /// Adds what a group says; returns the message to this peer if that has made it large enough to go.
     pub(crate) fn add(&mut self, to: NodeId, group: GroupId, message: Message<H>) -> Option<Message<GroupsHead<H>>> {
-        let frame = self.open.entry(to).or_insert(Frame { parts: Vec::new(), batches: Batches::None, batch_bytes: 0 });
+        let frame = self.open(to);
         frame.batch_bytes += message.batches.bytes();
         let batches = message.batches.as_slice().len() as u32;
         frame.parts.push(Part { group, batches, head: message.head });
@@ -72,6 +79,11 @@ impl<H> Frames<H> {
         if full { self.open.remove(&to).map(Frame::into_message) } else { None }
     }
 
+    /// Whether nothing is to be sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The round has ended: the next message to send.
     pub(crate) fn next(&mut self) -> Option<(NodeId, Message<GroupsHead<H>>)> {
         self.open.pop_first().map(|(to, frame)| (to, frame.into_message()))
@@ -80,6 +92,6 @@ impl<H> Frames<H> {
 
 impl<H> Frame<H> {
     fn into_message(self) -> Message<GroupsHead<H>> {
-        Message { head: GroupsHead { parts: self.parts }, batches: self.batches }
+        Message { head: GroupsHead { parts: self.parts, life: None }, batches: self.batches }
     }
 }

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use replikit_core::{
-    Action, Epoch, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Rejection, Replica, StorageEvent,
-    Ticket, Time, Token, WriteId,
+    Action, Epoch, Event, GroupId, Input, Link, LogIndex, Message, NodeId, Now, Outcome, Rejection, Replica,
+    StorageEvent, Ticket, Time, Token, WriteId,
 };
 
 use crate::deadlines::Deadlines;
 use crate::frames::{Frames, GroupsHead};
+use crate::heartbeats::{Heartbeats, NodeHeartbeats};
+use crate::news::News;
 use crate::writes::{SlotId, Writes};
 
 #[derive(Debug)]
@@ -55,6 +57,9 @@ pub struct Groups<R: Replica> {
     writes: Writes,
     deadlines: Deadlines,
     frames: Frames<R::Head>,
+    heartbeats: Option<Heartbeats>,
+    news: News,
+    now: Now,
     // Reads of log and snapshots under way: the group's own ticket by the container's.
     reads: BTreeMap<Ticket, (SlotId, Ticket)>,
     next_ticket: Ticket,
@@ -80,6 +85,9 @@ impl<R: Replica> Groups<R> {
             writes: Writes::default(),
             deadlines: Deadlines::default(),
             frames: Frames::new(),
+            heartbeats: None,
+            news: News::default(),
+            now: Now::default(),
             reads: BTreeMap::new(),
             next_ticket: Ticket(1),
             run: VecDeque::new(),
@@ -92,7 +100,17 @@ impl<R: Replica> Groups<R> {
         for (group, replica) in groups {
             container.seat(group, replica);
         }
+        // A replica is a kilobyte or two, and there may be ten thousand.
+        container.slots.shrink_to_fit();
         container
+    }
+
+    /// Watches the nodes that share groups with this one, and tells the groups which are gone and back, so that groups in which nothing
+    /// happens need no messages of their own.
+    #[must_use]
+    pub fn with_node_heartbeats(mut self, settings: NodeHeartbeats) -> Self {
+        self.heartbeats = Some(Heartbeats::new(settings));
+        self
     }
 
     fn seat(&mut self, group: GroupId, replica: R) -> SlotId {
@@ -134,13 +152,19 @@ impl<R: Replica> Groups<R> {
         if self.recovered {
             self.input(now, slot, Input::Recovered);
         }
+        let gone: Vec<NodeId> = self.heartbeats.iter().flat_map(Heartbeats::gone).collect();
+        for node in gone {
+            self.input(now, slot, Input::Peer { node, link: Link::Down });
+        }
     }
 
     /// Takes a group out while the container runs; none if it is not here. Its requests are never answered, what it has asked
     /// of the storage is carried out, and what it has on disk stays until somebody releases it. Requests for it are refused from now
-    /// on, messages for it dropped.
+    /// on, messages for it dropped. Other nodes take this one for one that began anew: their replicas of the group must not go on to
+    /// rely on it.
     pub fn remove(&mut self, group: GroupId) -> Option<R> {
         let slot = self.by_group.remove(&group)?;
+        self.heartbeats.iter_mut().for_each(Heartbeats::begin_anew);
         let state = &mut self.slots[slot as usize];
         let replica = state.replica.take();
         self.deadlines.replace(slot, state.deadline.take(), None);
@@ -173,7 +197,7 @@ impl<R: Replica> Groups<R> {
 
     /// Whether [`Replica::poll`] may have something to hand out.
     pub fn is_running(&self) -> bool {
-        !self.run.is_empty() || !self.own.is_empty()
+        !self.run.is_empty() || !self.own.is_empty() || !self.frames.is_empty()
     }
 
     /// The replica of a group.
@@ -199,17 +223,26 @@ impl<R: Replica> Groups<R> {
         self.touch(slot);
     }
 
+    /// What a group hears from elsewhere, it hears knowing which nodes are gone.
+    fn input_with_news(&mut self, now: Now, slot: SlotId, input: Input<R::Head>) {
+        let losses: Vec<_> = self.news.losses(slot).collect();
+        for (node, link) in losses {
+            self.input(now, slot, Input::Peer { node, link });
+        }
+        self.input(now, slot, input);
+    }
+
     /// Something for one group; what is for a group that is not here is dropped.
     fn route(&mut self, now: Now, group: GroupId, input: Input<R::Head>) {
         if let Some(&slot) = self.by_group.get(&group) {
-            self.input(now, slot, input);
+            self.input_with_news(now, slot, input);
         }
     }
 
     /// A request for one group; every request is answered.
     fn request(&mut self, now: Now, group: GroupId, token: Token, input: Input<R::Head>) {
         match self.by_group.get(&group) {
-            Some(&slot) => self.input(now, slot, input),
+            Some(&slot) => self.input_with_news(now, slot, input),
             None => {
                 let outcome = Outcome::Rejected(Rejection::StaleRoute { current: self.epoch });
                 self.own.push_back(Action::Done { token, outcome });
@@ -223,6 +256,39 @@ impl<R: Replica> Groups<R> {
         }
     }
 
+    fn handle_link(&mut self, now: Now, node: NodeId, link: Link) {
+        let Self { heartbeats, news, .. } = self;
+        match heartbeats {
+            Some(heartbeats) => heartbeats.hinted(node, link, now.mono, |change| news.add(change, now.mono)),
+            None => news.add((node, link), now.mono),
+        }
+        self.tell_news(now);
+    }
+
+    /// Tells the groups what has changed of other nodes, as many as it is time for.
+    fn tell_news(&mut self, now: Now) {
+        if !self.news.begin(now.mono) {
+            return;
+        }
+        while let Some((slot, node, link)) = self.news.next(self.slots.len()) {
+            let sleeps = |this: &Self| {
+                this.slots[slot as usize].replica.as_ref().is_some_and(|replica| replica.deadline().is_none())
+            };
+            let slept = sleeps(self);
+            self.input(now, slot, Input::Peer { node, link });
+            if slept && !sleeps(self) {
+                self.news.woke();
+            }
+        }
+    }
+
+    fn handle_heartbeat(&mut self, now: Now) {
+        let Self { heartbeats: Some(heartbeats), news, frames, .. } = self else { return };
+        if heartbeats.due_at() <= now.mono {
+            heartbeats.beat(now.mono, |change| news.add(change, now.mono), |node| _ = frames.open(node));
+        }
+    }
+
     fn handle_message(&mut self, now: Now, from: NodeId, message: Message<GroupsHead<R::Head>>) {
         let Message { head, batches } = message;
         if !head.claims(&batches) {
@@ -230,6 +296,11 @@ impl<R: Replica> Groups<R> {
             let event = Event::PeerMisbehaved { node: from, what: "parts claim other batches than came with them" };
             self.own.push_back(Action::Event { group, event });
             return;
+        }
+        let Self { heartbeats, news, .. } = self;
+        if let Some(heartbeats) = heartbeats {
+            heartbeats.heard(from, head.life, now.mono, |change| news.add(change, now.mono));
+            self.tell_news(now);
         }
         let mut batches = batches.into_iter();
         for part in head.parts {
@@ -257,6 +328,8 @@ impl<R: Replica> Groups<R> {
     }
 
     fn handle_timer(&mut self, now: Now) {
+        self.handle_heartbeat(now);
+        self.tell_news(now);
         while let Some(slot) = self.deadlines.due(now.mono) {
             self.slots[slot as usize].deadline = None;
             self.input(now, slot, Input::Timer);
@@ -270,6 +343,9 @@ impl<R: Replica> Groups<R> {
                 self.route(now, group, Input::Storage { event });
             }
             StorageEvent::Failed | StorageEvent::Slow => {
+                if event == StorageEvent::Failed {
+                    self.heartbeats.iter_mut().for_each(Heartbeats::fall_silent);
+                }
                 self.all(now, || Input::Storage { event: event.clone() });
             }
         }
@@ -291,7 +367,8 @@ impl<R: Replica> Groups<R> {
             }
             Action::Send { to, message } => {
                 let group = self.slots[slot as usize].group;
-                Action::Send { to, message: self.frames.add(to, group, message)? }
+                let message = self.frames.add(to, group, message)?;
+                self.send(to, message)
             }
             Action::ReadLog { ticket, stream, from, bytes_max } => {
                 Action::ReadLog { ticket: self.new_ticket(slot, ticket), stream, from, bytes_max }
@@ -302,6 +379,14 @@ impl<R: Replica> Groups<R> {
             Action::Done { token, outcome } => Action::Done { token, outcome },
             Action::Event { group, event } => Action::Event { group, event },
         })
+    }
+
+    fn send(&mut self, to: NodeId, mut message: Message<GroupsHead<R::Head>>) -> Action<GroupsHead<R::Head>> {
+        if let Some(heartbeats) = &mut self.heartbeats {
+            heartbeats.said(to, self.now.mono);
+            message.head.life = heartbeats.life();
+        }
+        Action::Send { to, message }
     }
 
     /// A group has nothing more to hand out.
@@ -321,6 +406,7 @@ impl<R: Replica> Replica for Groups<R> {
     type Head = GroupsHead<R::Head>;
 
     fn handle(&mut self, now: Now, input: Input<Self::Head>) {
+        self.now = now;
         match input {
             Input::RecoverSnapshot { at, chunk, last } => {
                 self.route(now, at.stream.group, Input::RecoverSnapshot { at, chunk, last });
@@ -332,7 +418,7 @@ impl<R: Replica> Replica for Groups<R> {
             }
             Input::Timer => self.handle_timer(now),
             Input::Message { from, message } => self.handle_message(now, from, message),
-            Input::Peer { node, link } => self.all(now, || Input::Peer { node, link }),
+            Input::Peer { node, link } => self.handle_link(now, node, link),
             Input::Command { token, group, level, session, body } => {
                 self.request(now, group, token, Input::Command { token, group, level, session, body });
             }
@@ -381,11 +467,13 @@ impl<R: Replica> Replica for Groups<R> {
                 }
             }
         }
-        self.frames.next().map(|(to, message)| Action::Send { to, message })
+        let (to, message) = self.frames.next()?;
+        Some(self.send(to, message))
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.deadlines.earliest()
+        let heartbeat = self.heartbeats.as_ref().map(Heartbeats::due_at).filter(|at| *at != Time::NEVER);
+        [self.deadlines.earliest(), heartbeat, self.news.due_at()].into_iter().flatten().min()
     }
 
     fn committed(&self, group: GroupId) -> Option<LogIndex> {

@@ -3,7 +3,8 @@
 //!
 //! | part | what it is | what always holds |
 //! |---|---|---|
-//! | [`Groups`] | many replica groups in one node, as one [`Replica`](replikit_core::Replica) | one fsync serves all groups, one frame each peer and round, idle groups cost nothing |
+//! | [`Groups`] | many replica groups in one node, as one [`Replica`](replikit_core::Replica) | one fsync serves all groups, one frame each peer and round |
+//! | [`NodeHeartbeats`] | node pairs watch each other, so that groups in which nothing happens need no messages of their own | failure detection only: nothing is promised because of it |
 //! | [`Either`] | a replica of one kind or of another: groups of different strategies in one container | none hears words of the other kind |
 //! | [`Partitioner`], [`Scheme`] | from keys to positions: key order, 16,384 hash slots, the hash of a prefix then key order | positions and bounds are byte strings; function and seed are kept in the map |
 //! | [`PartitionMap`] | which partition covers which positions, at one epoch | every position belongs to exactly one partition; a map that says otherwise is never made |
@@ -23,8 +24,7 @@
 //! The fenced cutover is the only one: for groups with one ordered log. Joint quorums for groups without a leader and forwarding for
 //! groups with many leaders are not there. Reads of a partition are refused from the seal on, as writes are, though the source could
 //! serve them until it grants. A group has one machine for all its partitions: where it has several, opening and dropping one takes time for
-//! each key. Of the container: liveness of node
-//! pairs in place of heartbeats of groups. The balancer moves no leaders, and places by failure domain, not by copysets.
+//! each key. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!
 //! # Fault model
 //!
@@ -48,6 +48,7 @@ mod either;
 mod frames;
 mod groups;
 pub mod handoff;
+mod heartbeats;
 pub mod host;
 mod id;
 mod load;
@@ -55,6 +56,7 @@ mod machine;
 mod map;
 mod map_store;
 mod meta;
+mod news;
 mod partitioner;
 pub mod placement;
 pub mod shard;
@@ -68,6 +70,7 @@ mod writes;
 pub use either::{Either, EitherHead};
 pub use frames::{FRAME_BATCH_BYTES_MAX, FRAME_PARTS_MAX, GroupsHead, Part};
 pub use groups::Groups;
+pub use heartbeats::NodeHeartbeats;
 pub use id::{Birth, BoundsVersion, DomainId, HandoffId, PartitionId, PlacementVersion};
 pub use load::Load;
 pub use machine::GroupMachine;

@@ -166,7 +166,7 @@ proptest! {
         let here = |part: &&Part<u8>| (1..=3).contains(&part.group.0);
         let expected: usize = parts.iter().filter(here).map(|part| part.batches as usize).sum();
         let batches = (0..came).map(|_| batch(1)).collect();
-        let message = Message { head: GroupsHead { parts }, batches };
+        let message = Message { head: GroupsHead { parts, life: None }, batches };
         node.handle(Now::default(), Input::Message { from: NodeId(2), message });
         let got: usize = node.groups().map(|(_, toy)| toy.batches_seen).sum();
         let reported = drain(&mut node)

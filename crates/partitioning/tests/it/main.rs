@@ -2,6 +2,9 @@
 
 mod coming_and_going;
 mod container;
+mod heartbeats;
+#[cfg(feature = "runtime")]
+mod memory;
 #[cfg(feature = "runtime")]
 mod store;
 mod toy;

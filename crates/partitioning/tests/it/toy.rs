@@ -11,6 +11,8 @@ pub(crate) struct Toy {
     pub(crate) wants: VecDeque<Action<u8>>,
     pub(crate) deadline: Option<Time>,
     pub(crate) batches_seen: usize,
+    /// Where its deadline is once it was told of a node.
+    pub(crate) woken_until: Option<Time>,
 }
 
 impl Replica for Toy {
@@ -32,7 +34,10 @@ impl Replica for Toy {
             Input::Storage { event } => format!("{event:?}"),
             Input::Recover { batch } => format!("recover {}", batch.base()),
             Input::Recovered => "recovered".to_owned(),
-            Input::Peer { .. } => "peer".to_owned(),
+            Input::Peer { node, link } => {
+                self.deadline = self.deadline.or(self.woken_until);
+                format!("node {node} is {link:?}")
+            }
             Input::Query { .. } => "query".to_owned(),
             other => format!("{other:?}"),
         });
