@@ -6,7 +6,7 @@ use core::fmt::Write;
 use replikit_sim::Fault;
 
 use crate::probe::Probe;
-use crate::{leaderless, multi, raft};
+use crate::{leaderless, multi, raft, sleep};
 
 /// What somebody does to the store on purpose while faults are played: which scenarios do it, and what tells that it was met.
 const OPERATIONS: &[(&str, &str, &[Probe])] = &[
@@ -169,6 +169,7 @@ pub fn page() -> String {
     page += "\n## Invariants\n\nA violation names one of them.\n";
     for (of, invariants) in [
         ("Of a group with a single leader, and of every storage and every run", raft::INVARIANTS),
+        ("Of several of them in one container, which sleep when nothing happens", sleep::INVARIANTS),
         ("Of a multi-leader group", multi::INVARIANTS),
         ("Of a leaderless group", leaderless::INVARIANTS),
         ("Of one with nodes that stand in for owners", leaderless::hints::INVARIANTS),

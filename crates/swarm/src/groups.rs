@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use replikit_core::{
-    Action, ClusterId, Epoch, Event, GroupId, Input, NodeId, Outcome, Persist, Replica, Time, Token, WriteId,
+    Action, ClusterId, Epoch, Event, GroupId, Input, NodeId, Outcome, Persist, Replica, Role, Time, Token, WriteId,
 };
 use replikit_partitioning::{Groups, GroupsHead};
 use replikit_sim::register::{Register, RegisterConfig, RegisterDialect, RegisterMessage};
@@ -16,7 +16,7 @@ use replikit_sim::{
 use replikit_single_leader::{Config, Head, Raft};
 
 use crate::plan::Plan;
-use crate::probe::Probes;
+use crate::probe::{Probe, Probes};
 use crate::raft::answers::Answers;
 use crate::raft::clients::KeyValue;
 use crate::raft::invariants::Invariants;
@@ -25,6 +25,7 @@ use crate::raft::ledger::Ledger;
 use crate::raft::recorder::Recorder;
 use crate::register::{plain, settings};
 use crate::run::{Failure, Run, Telling, linearizable};
+use crate::sleep::{self, Sleepers};
 
 /// Which group holds a key: groups count from 1.
 fn group_of(key: &Bytes, groups: u32) -> GroupId {
@@ -141,24 +142,30 @@ struct Group {
 }
 
 /// The Raft groups of the containers.
-struct Rafts(BTreeMap<GroupId, Group>);
+struct Rafts {
+    groups: BTreeMap<GroupId, Group>,
+    sleepers: Sleepers,
+    /// What groups have said so far.
+    said: u64,
+}
 
 impl Rafts {
     fn of(&self, key: &Bytes) -> GroupId {
-        group_of(key, self.0.len() as u32)
+        group_of(key, self.groups.len() as u32)
     }
 
     fn each(&mut self) -> impl Iterator<Item = &mut Invariants> {
-        self.0.values_mut().map(|group| &mut group.invariants)
+        self.groups.values_mut().map(|group| &mut group.invariants)
     }
 }
 
 impl Watch<Raft<Recorder>> for Rafts {
     fn wanted(&mut self, write: &WantedWrite) {
-        self.0[&self.of(&write.key)].invariants.ledger.lines().want(write);
+        self.groups[&self.of(&write.key)].invariants.ledger.lines().want(write);
     }
 
     fn started(&mut self, node: NodeId, recovery: &Recovery) {
+        self.sleepers.started(node);
         self.each().for_each(|invariants| invariants.started(node, recovery));
     }
 
@@ -171,7 +178,8 @@ impl Watch<Raft<Recorder>> for Rafts {
     }
 
     fn sent(&mut self, node: NodeId, to: NodeId, head: &GroupsHead<Head>) -> Result<(), String> {
-        head.parts.iter().try_for_each(|part| match self.0.get_mut(&part.group) {
+        self.said += head.parts.len() as u64;
+        head.parts.iter().try_for_each(|part| match self.groups.get_mut(&part.group) {
             Some(group) => group.invariants.sent(node, to, &part.head),
             None => Err(format!("messages_have_receivers: node {node} speaks of group {:?}", part.group)),
         })
@@ -183,35 +191,37 @@ impl Watch<Raft<Recorder>> for Rafts {
             Asked::Read { read, .. } => &read.key,
             _ => return Ok(()),
         };
-        let group = group_of(key, self.0.len() as u32);
-        let Group { invariants, answers } = self.0.get_mut(&group).expect("keys have groups");
+        let group = self.of(key);
+        let Group { invariants, answers } = self.groups.get_mut(&group).expect("keys have groups");
         answers.check(&invariants.ledger, request, outcome, now)?;
         answers.learn(request, outcome, now);
         Ok(())
     }
 
     fn acked(&self, ack: &AckedWrite) -> Result<(), String> {
-        self.0[&self.of(&ack.write.key)].invariants.acked_is_applied(ack)
+        self.groups[&self.of(&ack.write.key)].invariants.acked_is_applied(ack)
     }
 
     fn event(&mut self, group: GroupId, event: &Event) {
-        if let Some(group) = self.0.get_mut(&group) {
+        if let Some(group) = self.groups.get_mut(&group) {
             group.invariants.event(event);
         }
     }
 
     fn check(&mut self, node: NodeId, container: &Groups<Raft<Recorder>>) -> Result<(), String> {
         container.groups().try_for_each(|(group, raft)| {
-            self.0.get_mut(&group).expect("every group is watched").invariants.check(node, raft)
+            self.sleepers.ran(group, node, raft);
+            self.groups.get_mut(&group).expect("every group is watched").invariants.check(node, raft)
         })
     }
 
     fn crashed(&mut self, node: NodeId) {
+        self.sleepers.crashed(node);
         self.each().for_each(|invariants| invariants.crashed(node));
     }
 
     fn end(&self, acked: &[AckedWrite]) -> Result<(), String> {
-        self.0.iter().try_for_each(|(&id, group)| {
+        self.groups.iter().try_for_each(|(&id, group)| {
             let own = acked.iter().filter(|ack| self.of(&ack.write.key) == id && is_lasting(ack.write.level));
             group.invariants.end(&own.cloned().collect::<Vec<_>>())
         })
@@ -329,10 +339,121 @@ where
     subject.watch.end(subject.workload.acked())
 }
 
+/// Longer than any message is on its way.
+const LINGERING: Duration = Duration::from_secs(2);
+
+type RaftNode = Groups<Raft<Recorder>>;
+type RaftWorld<S> = World<RaftNode, S>;
+
+/// All nodes but one; nothing if one of them is not up.
+fn all_but(replicas: &impl Replicas<RaftNode>, but: Option<NodeId>) -> Option<Vec<&RaftNode>> {
+    let nodes = replicas.nodes().into_iter().filter(|node| Some(*node) != but);
+    nodes.map(|node| replicas.replica(node)).collect()
+}
+
+fn all_sleep<S: SimStorage>(world: &RaftWorld<S>, but: Option<NodeId>) -> bool {
+    let replicas = world.replicas();
+    all_but(&replicas, but).is_some_and(|all| all.iter().all(|node| node.groups().all(|(_, it)| it.is_asleep())))
+}
+
+/// Every group has a leader in the latest term, among all nodes but one.
+fn all_are_led<S: SimStorage>(world: &RaftWorld<S>, but: NodeId) -> bool {
+    let replicas = world.replicas();
+    let Some(all) = all_but(&replicas, Some(but)) else { return false };
+    let groups = all[0].groups().map(|(group, _)| group);
+    groups.into_iter().all(|group| {
+        let newest = all
+            .iter()
+            .filter_map(|node| node.replica(group))
+            .max_by_key(|raft| (raft.term(), raft.role() == Role::Leader));
+        newest.is_some_and(|raft| raft.role() == Role::Leader)
+    })
+}
+
+fn sleepers_agree<S: SimStorage>(world: &RaftWorld<S>) -> Result<(), String> {
+    let replicas = world.replicas();
+    let Some(all) = all_but(&replicas, None) else { return Ok(()) };
+    let groups = all[0].groups().map(|(group, _)| group);
+    groups.into_iter().try_for_each(|group| sleep::agree(group, all.iter().filter_map(|node| node.replica(group))))
+}
+
+/// Nobody asks for anything any more: every group sleeps and says nothing; one whose leader dies gets another one, and the dead one,
+/// when it is back, what it missed.
+fn rest<S: SimStorage>(
+    plan: &Plan,
+    world: &mut RaftWorld<S>,
+    subject: &mut Watched<Rafts>,
+    election: Duration,
+) -> Result<(), String> {
+    let text = |violation: Violation| violation.what;
+    let bound = election * 60 + Duration::from_secs(10);
+    let sleep = |world: &mut RaftWorld<S>, subject: &mut Watched<Rafts>, but| {
+        world.run_while(bound, subject, |world, _| all_sleep(world, but)).map_err(text)
+    };
+    // A node whose log refused to open stays down, and one that remembers nothing of it may wait for it.
+    let excused = |world: &RaftWorld<S>| {
+        !world.must_serve() || world.replicas().nodes().into_iter().any(|node| world.is_refused(node))
+    };
+    if excused(world) {
+        return Ok(());
+    }
+    if !sleep(world, subject, None)? {
+        return if excused(world) { Ok(()) } else { Err(format!("idle_groups_sleep: {}", describe(world))) };
+    }
+    sleepers_agree(world)?;
+    // What lingered on its way since the faults may still wake somebody.
+    world.run_until(world.now() + LINGERING, subject).map_err(text)?;
+    if !sleep(world, subject, None)? {
+        return Err(format!("idle_groups_sleep: {}", describe(world)));
+    }
+    let said = subject.watch.said;
+    world.run_until(world.now() + election * 20, subject).map_err(text)?;
+    if subject.watch.said != said || !all_sleep(world, None) {
+        return Err(format!("sleeping_groups_are_silent: {}", describe(world)));
+    }
+    if plan.settings.nodes < 3 {
+        return Ok(());
+    }
+    let victim = NodeId(plan.rng(6).u32(1..=plan.settings.nodes));
+    world.kill(victim, subject);
+    let led = |world: &RaftWorld<S>, _: &Watched<Rafts>| all_are_led(world, victim);
+    if !world.run_while(bound, subject, led).map_err(text)? || !sleep(world, subject, Some(victim))? {
+        return Err(format!("leaders_of_the_dead_are_replaced: {}", describe(world)));
+    }
+    world.restart(victim);
+    if !sleep(world, subject, None)? {
+        return if excused(world) { Ok(()) } else { Err(format!("idle_groups_sleep: {}", describe(world))) };
+    }
+    subject.watch.sleepers.probes.hit(Probe::GroupsAtRest);
+    sleepers_agree(world)
+}
+
+fn describe<S: SimStorage>(world: &RaftWorld<S>) -> String {
+    let replicas = world.replicas();
+    let describe = |node: NodeId| match replicas.replica(node) {
+        None => format!("node {node} is down"),
+        Some(container) => {
+            let of = |(group, raft): (GroupId, &Raft<Recorder>)| {
+                let sleeps = if raft.is_asleep() { "sleeps" } else { "is awake" };
+                format!("{group} {sleeps} as {} of {} at {:?}", raft.role(), raft.term(), raft.last().id)
+            };
+            format!("node {node}: {}", container.groups().map(of).collect::<Vec<_>>().join(", "))
+        }
+    };
+    replicas.nodes().into_iter().map(describe).collect::<Vec<_>>().join("; ")
+}
+
 /// How many groups, and the clients' part.
 fn setup(plan: &Plan) -> (u32, WorkloadSettings) {
     let groups = plan.rng(3).u32(2..5);
     (groups, WorkloadSettings { keys: groups * 2, writes_per_mille: 500, ..plain(&plan.workload) })
+}
+
+/// Half of the seeds have clients that ask so seldom that groups sleep in between.
+fn lull(plan: &Plan, workload: WorkloadSettings) -> WorkloadSettings {
+    let mut rng = plan.rng(7);
+    let longer = if rng.bool() { rng.u32(5..60) } else { 1 };
+    WorkloadSettings { think_max: workload.think_max * longer, ..workload }
 }
 
 /// One plan of several groups of registers.
@@ -374,23 +495,29 @@ pub fn rafts<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<R
         let invariants = Invariants::new(ledger.clone(), group, nodes);
         (group, Group { invariants, answers: Answers::new(suspended) })
     };
-    let watch = Rafts(ledgers.iter().map(group).collect());
+    let watch = Rafts { groups: ledgers.iter().map(group).collect(), sleepers: Sleepers::default(), said: 0 };
+    let hibernate_after = sleep::hibernate_after(plan, &timeouts);
     let settings = plan.settings.clone();
     let mut world: World<Groups<Raft<Recorder>>, S> =
         World::new(plan.seed, settings, cluster, move |node, boots, seed| {
             let raft = |(&group, ledger): (&GroupId, &Ledger)| {
                 let own_seed = seed ^ u64::from(group.0);
                 let mut config = Config::new(cluster, group, node, (1..=nodes).map(NodeId).collect(), own_seed);
-                (config.timeouts, config.limits) = (timeouts, limits);
+                (config.timeouts, config.limits, config.hibernate_after) = (timeouts, limits, hibernate_after);
                 let machine = Recorder::new(node, ledger.clone());
                 (group, Raft::new(config, &boots.of(group), machine).expect("the knobs are in range"))
             };
-            Groups::new(Epoch(1), ledgers.iter().map(raft))
+            let groups = Groups::new(Epoch(1), ledgers.iter().map(raft));
+            groups.with_node_heartbeats(sleep::heartbeats(&timeouts, seed))
         });
     telling.to(&mut world);
-    let workload = Workload::new(workload, nodes, Routed { groups });
+    let workload = Workload::new(lull(plan, workload), nodes, Routed { groups });
     let mut subject = Watched { workload, watch, checked_wanted: 0, checked_acks: 0, bounded: world.is_bounded() };
     let bound = timeouts.election * 40 + Duration::from_secs(8);
-    play(plan, &mut world, &mut subject, bound).map_err(|what| Failure::new(plan, &world, &what))?;
-    Ok(Run::of(&world, subject.workload.answered(), Probes::default()))
+    let played = play(plan, &mut world, &mut subject, bound).and_then(|()| match hibernate_after {
+        Some(_) if world.is_bounded() => rest(plan, &mut world, &mut subject, timeouts.election),
+        _ => Ok(()),
+    });
+    played.map_err(|what| Failure::new(plan, &world, &what))?;
+    Ok(Run::of(&world, subject.workload.answered(), subject.watch.sleepers.probes))
 }

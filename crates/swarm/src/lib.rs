@@ -6,7 +6,7 @@
 //! | scenario | what it is |
 //! |---|---|
 //! | `raft` | one group of single-leader replication on the storage model |
-//! | `raft-groups` | several such groups in one container |
+//! | `raft-groups` | several such groups in one container, which sleep when nothing happens |
 //! | `multi-leader` | one multi-leader group on the storage model |
 //! | `leaderless` | one leaderless group on the storage model |
 //! | `leaderless-owners` | one whose owners change, on the storage model only |
@@ -35,6 +35,7 @@ pub mod raft;
 pub mod register;
 mod run;
 mod shrink;
+pub mod sleep;
 mod writes;
 
 pub use many::{LONG_RUN, Many, RECHECK_EVERY, Together, run as run_many};
@@ -127,6 +128,7 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
             Probe::OF_HINTS,
             Probe::OF_OWNERS,
             Probe::OF_ROT,
+            Probe::OF_SLEEP,
         ]
         .concat(),
         "raft" => [
@@ -136,9 +138,11 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
             Probe::OF_HINTS,
             Probe::OF_OWNERS,
             Probe::OF_ROT,
+            Probe::OF_SLEEP,
             &[Probe::TailCut],
         ]
         .concat(),
+        "raft-groups" | "raft-groups-log" => all_but(Probe::OF_SLEEP),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
         "leaderless-hints" => all_but(Probe::OF_HINTS),
         "leaderless-rot" => all_but(Probe::OF_ROT),

@@ -181,6 +181,20 @@ probes! {
     RecoveredFromSnapshot,
     /// The run went on with some nodes dead for good.
     MinorityDead,
+    /// A group in which nothing happened fell asleep.
+    GroupSlept,
+    /// One did so while a member was down.
+    GroupSleptWithoutSome,
+    /// The leader of a sleeping group woke.
+    LeaderWoke,
+    /// A sleeping follower woke.
+    FollowerWoke,
+    /// The node of a sleeping leader died.
+    SleepingLeaderDied,
+    /// A leader was replaced while it slept.
+    SleepingLeaderReplaced,
+    /// At the end every group slept, said nothing, and replaced a leader that died.
+    GroupsAtRest,
     /// A handoff was planned.
     HandoffPlanned,
     /// A target had some of a partition, but not all yet.
@@ -248,6 +262,17 @@ impl Probe {
         Self::PromisesGathered,
         Self::RecordsCompared,
         Self::PageJoined,
+    ];
+
+    /// Those of groups that sleep.
+    pub const OF_SLEEP: &'static [Self] = &[
+        Self::GroupSlept,
+        Self::GroupSleptWithoutSome,
+        Self::LeaderWoke,
+        Self::FollowerWoke,
+        Self::SleepingLeaderDied,
+        Self::SleepingLeaderReplaced,
+        Self::GroupsAtRest,
     ];
 
     /// Those of a partitioned store.

@@ -21,6 +21,7 @@ use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::raft::knobs;
 use crate::run::{Failure, Run, Telling, linearizable};
+use crate::sleep;
 use subject::PartitionedSubject;
 
 /// The group with the log of maps.
@@ -113,6 +114,7 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
     let (timeouts, limits) = knobs(&mut rng);
     let (patience, refresh) = (Duration::from_millis(rng.u64(5..100)), Duration::from_millis(rng.u64(20..400)));
     let piece_bytes = 1 << rng.u32(4..12);
+    let hibernate_after = sleep::hibernate_after(plan, &timeouts);
     let cluster = ClusterId::from_name("sim");
     let own = layout.clone();
     let mut world: World<Node, S> = World::new(plan.seed, plan.settings.clone(), cluster, move |node, boots, seed| {
@@ -120,17 +122,23 @@ pub fn run<S: SimStorage + 'static>(plan: &Plan, telling: Telling) -> Result<Run
             let members = own.members(group);
             members.contains(&node).then(|| {
                 let mut config = Config::new(cluster, group, node, members, seed ^ u64::from(group.0));
-                (config.timeouts, config.limits) = (timeouts, limits);
+                (config.timeouts, config.limits, config.hibernate_after) = (timeouts, limits, hibernate_after);
                 (group, Raft::new(config, &boots.of(group), own.machine(group)).expect("the knobs are in range"))
             })
         };
         let groups = Groups::new(Epoch(1), Layout::groups().filter_map(raft));
+        let groups = groups.with_node_heartbeats(sleep::heartbeats(&timeouts, seed));
         let config = HostConfig { patience, refresh, piece_bytes, ..HostConfig::new(node, MAPS) };
         Host::new(config, own.members(MAPS), own.first.clone(), groups)
     });
     telling.to(&mut world);
     let mut subject = PartitionedSubject::new(plan, layout, world.is_bounded());
-    play(plan, &mut world, &mut subject).map_err(|what| Failure::new(plan, &world, &what))?;
+    let bound = hibernate_after.map(|_| timeouts.election * 60 + Duration::from_secs(10));
+    let played = play(plan, &mut world, &mut subject).and_then(|()| match bound {
+        Some(bound) if world.is_bounded() => rest(&mut world, &mut subject, bound),
+        _ => Ok(()),
+    });
+    played.map_err(|what| Failure::new(plan, &world, &what))?;
     Ok(Run::of(&world, subject.clients.answered(), subject.probes))
 }
 
@@ -176,6 +184,30 @@ fn play<S: SimStorage>(
         subject.check_end(&world.replicas())?;
     }
     subject.probes.hit(Probe::StoreAtRest);
+    Ok(())
+}
+
+/// Every group sleeps, on every node.
+fn rest<S: SimStorage>(
+    world: &mut World<Node, S>,
+    subject: &mut PartitionedSubject,
+    bound: Duration,
+) -> Result<(), String> {
+    let asleep = |host: &Node| host.groups().groups().all(|(_, raft)| raft.is_asleep());
+    let all_sleep = |world: &World<Node, S>, _: &PartitionedSubject| {
+        let replicas = world.replicas();
+        replicas.nodes().into_iter().all(|node| replicas.replica(node).is_some_and(asleep))
+    };
+    let sleep = world.run_while(bound, subject, all_sleep).map_err(|violation| violation.what)?;
+    if !sleep && world.must_serve() && !world.replicas().nodes().into_iter().any(|node| world.is_refused(node)) {
+        let replicas = world.replicas();
+        let awake = replicas.nodes().into_iter().filter_map(|node| Some((node, replicas.replica(node)?)));
+        let awake = awake.flat_map(|(node, host)| {
+            let groups = host.groups().groups().filter(|(_, raft)| !raft.is_asleep());
+            groups.map(move |(group, raft)| (node, group, raft.role(), raft.term(), raft.last().id))
+        });
+        return Err(format!("idle_groups_sleep: {:?} are awake", awake.collect::<Vec<_>>()));
+    }
     Ok(())
 }
 
