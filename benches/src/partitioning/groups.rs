@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use replikit_core::WriteLevel;
 
 use super::{CLIENTS, Found};
-use crate::engine::Engine;
 use crate::engine::partitioned::Partitioned;
+use crate::engine::{Counted, Engine};
 use crate::error::BenchError;
 use crate::figure::{Better, Subject};
 use crate::ledger::Ledger;
@@ -24,7 +24,7 @@ const WINDOW: Window = Window { warm_up: Duration::from_millis(500), measured: D
 /// After the load, until nothing of it is left to do.
 const SETTLING: Duration = Duration::from_secs(1);
 /// How long nobody asks for anything.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(subject: &Subject, groups: u16, seed: u64, folder: &Path) -> Result<Found, BenchError> {
     let begun = Instant::now();
@@ -35,17 +35,21 @@ pub(super) async fn run(subject: &Subject, groups: u16, seed: u64, folder: &Path
     let ledger = Rc::new(Ledger::new(KEYS, VALUE_BYTES));
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
     let workload = Workload { reads_percent: 0, spread: Spread::Uniform, keys: KEYS, value_bytes: VALUE_BYTES };
-    let fsyncs = async || Ok::<_, BenchError>(engine.counted().await?.iter().map(|it| it.fsyncs).sum::<u64>());
-    let (before, at) = (fsyncs().await?, Instant::now());
+    let counted = async |of: fn(&Counted) -> u64| Ok::<_, BenchError>(engine.counted().await?.iter().map(of).sum());
+    let fsyncs: fn(&Counted) -> u64 = |it| it.fsyncs;
+    let messages: fn(&Counted) -> u64 = |it| it.messages_sent.unwrap_or_default();
+    let (before, at): (u64, _) = (counted(fsyncs).await?, Instant::now());
     let measured =
         load::run(Rc::clone(&ledger), target.clone(), workload, Pace::Closed { clients: CLIENTS }, WINDOW, seed).await;
-    let synced = (fsyncs().await? - before) as f64 / at.elapsed().as_secs_f64() / nodes;
+    let synced = (counted(fsyncs).await? - before) as f64 / at.elapsed().as_secs_f64() / nodes;
     let verified = crate::verify::verify(&ledger, &*target.leader[0]).await?;
     tokio::time::sleep(SETTLING).await;
+    let before: u64 = counted(messages).await?;
     let (used, at) = (Usage::of(&processes), Instant::now());
     tokio::time::sleep(IDLE).await;
     let after = Usage::of(&processes);
     let idle = (after.cpu.saturating_sub(used.cpu)).as_secs_f64() / at.elapsed().as_secs_f64() / nodes;
+    let said = (counted(messages).await? - before) as f64 / at.elapsed().as_secs_f64() / nodes;
     let replicas = f64::from(groups);
     let figures = vec![
         subject.figure("writes", measured.throughput(), "1/s", Better::Higher),
@@ -56,6 +60,7 @@ pub(super) async fn run(subject: &Subject, groups: u16, seed: u64, folder: &Path
         subject.figure("memory of a node", after.memory_bytes as f64 / nodes / 1_048_576.0, "MiB", Better::Lower),
         subject.figure("processor of an idle node", idle * 1e6, "us/s", Better::Lower),
         subject.figure("processor of an idle group on a node", idle * 1e6 / replicas, "us/s", Better::Lower),
+        subject.figure("messages of an idle node to other nodes", said, "1/s", Better::Lower),
         subject.figure("requests failed", (measured.failed + measured.refused) as f64, "1", Better::Lower),
         subject.figure("acked writes lost", verified.lost as f64, "1", Better::Lower),
     ];

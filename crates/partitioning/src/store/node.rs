@@ -18,6 +18,7 @@ use super::layout::Layout;
 use super::machine::{StoreMachine, StoreSeat};
 use super::{META_GROUP, STORE_GROUP};
 use crate::groups::Groups;
+use crate::heartbeats::NodeHeartbeats;
 use crate::host::{Host, HostConfig};
 
 /// How often a node asks for a newer map of its own accord.
@@ -59,7 +60,14 @@ impl StoreNode {
             let mut raft = Config::new(cluster, group, id, voters, fastrand::u64(..));
             raft.timeouts = settings.timeouts;
             raft.limits = settings.limits;
+            // By then every follower has answered a few heartbeats since the last write.
+            raft.hibernate_after = Some(settings.timeouts.election);
             raft
+        };
+        let heartbeats = NodeHeartbeats {
+            every: settings.timeouts.heartbeat,
+            patience: settings.timeouts.election,
+            life: fastrand::u64(..),
         };
         let configured: Vec<Config> = groups.iter().map(|(group, voters)| configure(*group, voters.clone())).collect();
         let ids: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
@@ -94,7 +102,7 @@ impl StoreNode {
                         .map_err(|error| OpenError::Configuration { what: error.to_string() })
                 })
                 .collect();
-            let groups = Groups::new(first.epoch(), replicas?);
+            let groups = Groups::new(first.epoch(), replicas?).with_node_heartbeats(heartbeats);
             Ok(Host::<_, StoreSeat>::new(host, map_nodes, first, groups))
         })?;
         front.own(node.handle(), ids.clone());
