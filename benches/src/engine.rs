@@ -15,7 +15,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
 use replikit_core::{Guarantees, NodeId, ReadLevel, WriteLevel};
-use replikit_runtime::NodeCounters;
+use replikit_runtime::{NodeCounters, NodeStatus};
 
 use self::baseline::Architecture;
 use self::nodes::Nodes;
@@ -37,9 +37,22 @@ pub trait Engine {
     /// Its nodes as the clients see them that live beside each.
     fn homes(&self) -> Vec<Home>;
 
-    /// Its processes, and the network between them; `None` where a network and faults of nodes mean nothing.
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    /// Processes of the node program, and the network between them; `None` where a network and faults of nodes mean nothing.
+    fn nodes(&self) -> Option<&Nodes> {
         None
+    }
+
+    /// The same, to do something to them.
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
+        None
+    }
+
+    /// How every node describes itself; empty where there are no [`nodes`](Self::nodes).
+    ///
+    /// # Errors
+    /// When one does not answer.
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        Ok(Vec::new())
     }
 
     /// Who leads; `None` where nobody does.
@@ -91,16 +104,18 @@ pub trait Engine {
     ///
     /// # Errors
     /// When a node does not answer.
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError>;
+    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
+        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
+    }
 
     /// Its processes, whose use of the machine is measured; none for what runs in this one.
     fn processes(&self) -> Vec<u32> {
-        Vec::new()
+        self.nodes().map_or_else(Vec::new, Nodes::processes)
     }
 
     /// How it is set up: names and values for the report.
     fn configuration(&self) -> BTreeMap<String, String> {
-        BTreeMap::new()
+        self.nodes().map_or_else(BTreeMap::new, Nodes::configuration)
     }
 
     /// What its nodes have counted that only their strategy counts, a line for each node.
@@ -115,13 +130,17 @@ pub trait Engine {
     ///
     /// # Errors
     /// When one has ended by itself; with its last words.
-    fn check(&mut self) -> Result<(), BenchError>;
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.nodes_mut().map_or(Ok(()), Nodes::check)
+    }
 
     /// Ends it cleanly.
     ///
     /// # Errors
     /// When a process does not end when it is asked to.
-    async fn stop(self: Box<Self>) -> Result<(), BenchError>;
+    async fn stop(mut self: Box<Self>) -> Result<(), BenchError> {
+        self.nodes_mut().map_or(Ok(()), Nodes::stop)
+    }
 }
 
 /// What a node has counted since its start.

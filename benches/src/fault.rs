@@ -313,7 +313,7 @@ async fn strike(plan: &Plan, engine: &mut dyn Engine, begun: Instant) -> Result<
 
 fn nodes_of(engine: &mut dyn Engine) -> Result<&mut crate::engine::nodes::Nodes, BenchError> {
     let nothing = || BenchError::Usage("an engine without nodes cannot meet a fault of one".to_owned());
-    engine.nodes().ok_or_else(nothing)
+    engine.nodes_mut().ok_or_else(nothing)
 }
 
 fn named(nodes: &[NodeId]) -> String {

@@ -411,11 +411,11 @@ async fn disturb(replication: Replication, cluster: &mut MultiLeader, shared: &S
         Disturbance::Kill => {
             let third = replication.measured / 3;
             tokio::time::sleep(third).await;
-            cluster.nodes_mut().kill(VICTIM)?;
+            cluster.nodes.kill(VICTIM)?;
             let before = shared.acked_count.get();
             tokio::time::sleep(third).await;
             let acked = shared.acked_count.get() - before;
-            cluster.nodes_mut().restart(VICTIM)?;
+            cluster.nodes.restart(VICTIM)?;
             tokio::time::sleep(third).await;
             Ok(acked)
         }

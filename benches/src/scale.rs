@@ -15,6 +15,7 @@ use std::time::Duration;
 use replikit_core::WriteLevel;
 
 use crate::engine::baseline::Architecture;
+use crate::engine::nodes::Nodes;
 use crate::engine::{Engine, EngineKind, Sizes, Sync};
 use crate::error::BenchError;
 use crate::fault::Fault;
@@ -144,12 +145,12 @@ pub async fn calibrate(folder: &Path, seed: u64) -> Result<Calibration, BenchErr
     let write_only = Workload { reads_percent: 0, spread: Spread::Uniform, keys: KEYS, value_bytes: VALUE_BYTES };
     let pace = Pace::Closed { clients: CLIENTS };
 
-    let mut cluster = EngineKind::SingleLeader.start(&folder.join("cluster")).await?;
+    let cluster = EngineKind::SingleLeader.start(&folder.join("cluster")).await?;
     let target = cluster.target(WriteLevel::Quorum, Reads::Linearizable);
     let ledger = Rc::new(Ledger::new(KEYS, VALUE_BYTES));
-    let before = worked(&mut *cluster)?;
+    let before = worked(&*cluster)?;
     let measured = load::run(ledger, target, write_only, pace, WINDOW, seed).await;
-    let work = worked(&mut *cluster)?.saturating_sub(before);
+    let work = worked(&*cluster)?.saturating_sub(before);
     cluster.stop().await?;
     let work_per_write = work.div_f64(measured.writes_ever.max(1) as f64);
 
@@ -171,8 +172,8 @@ pub async fn calibrate(folder: &Path, seed: u64) -> Result<Calibration, BenchErr
     Ok(Calibration { work_per_write, inputs_per_write, sync, one_thread })
 }
 
-fn worked(engine: &mut dyn Engine) -> Result<Duration, BenchError> {
-    engine.nodes().map_or(Ok(Duration::ZERO), |nodes| nodes.processor_time())
+fn worked(engine: &dyn Engine) -> Result<Duration, BenchError> {
+    engine.nodes().map_or(Ok(Duration::ZERO), Nodes::processor_time)
 }
 
 /// Models how clusters of one to nine nodes scale.

@@ -1,15 +1,15 @@
 //! The leaderless cluster: three nodes that all take requests, with quorums of given sizes; the load is spread over them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
 use replikit_core::{Guarantees, Owners, ReadLevel, WriteLevel};
 use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of, guarantees_of_cas};
+use replikit_runtime::NodeStatus;
 
 use super::multi_leader::MultiLeader;
 use super::nodes::Nodes;
-use super::{Askers, Audited, Counted, Engine, Sizes};
+use super::{Askers, Audited, Engine, Sizes};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 use crate::network::Network;
@@ -76,36 +76,24 @@ impl Engine for Leaderless {
         self.cluster.homes()
     }
 
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    fn nodes(&self) -> Option<&Nodes> {
         self.cluster.nodes()
+    }
+
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
+        self.cluster.nodes_mut()
     }
 
     async fn wait_ready(&mut self) -> Result<(), BenchError> {
         self.cluster.wait_ready().await
     }
 
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        self.cluster.counted().await
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.cluster.processes()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        self.cluster.configuration()
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        self.cluster.statuses().await
     }
 
     async fn remarks(&self) -> Result<Vec<String>, BenchError> {
         self.cluster.remarks().await
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.cluster.check()
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        Box::new(self.cluster).stop().await
     }
 }
 
@@ -154,31 +142,19 @@ impl Engine for LeaderlessCas {
         self.cluster.homes()
     }
 
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    fn nodes(&self) -> Option<&Nodes> {
         self.cluster.nodes()
+    }
+
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
+        self.cluster.nodes_mut()
     }
 
     async fn wait_ready(&mut self) -> Result<(), BenchError> {
         self.cluster.wait_ready().await
     }
 
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        self.cluster.counted().await
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.cluster.processes()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        self.cluster.configuration()
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.cluster.check()
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        Box::new(self.cluster).stop().await
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        self.cluster.statuses().await
     }
 }

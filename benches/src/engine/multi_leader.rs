@@ -13,7 +13,7 @@ use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus,
 
 use super::nodes::Nodes;
 use super::single_leader::shared;
-use super::{Audited, Counted, Engine};
+use super::{Audited, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 use crate::network::Network;
@@ -45,7 +45,8 @@ const KEYSPACES: [&str; 8] = [
 
 /// A running cluster.
 pub struct MultiLeader {
-    nodes: Nodes,
+    /// Its processes.
+    pub nodes: Nodes,
     /// Each node in turn, so that clients which are numbered from 0 are spread over the nodes.
     clients: Vec<KvClient>,
     /// Of each node, the last conflict that was looked at, and how many it had dropped by then.
@@ -147,23 +148,9 @@ impl MultiLeader {
         Ok(begun.elapsed())
     }
 
-    /// Its processes.
-    pub const fn nodes_mut(&mut self) -> &mut Nodes {
-        &mut self.nodes
-    }
-
     /// All its nodes.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.nodes.ids()
-    }
-
-    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
-        let mut statuses = Vec::new();
-        for node in self.nodes.ids() {
-            let status = self.at(node).endpoint().status(node).await;
-            statuses.push(status.map_err(|error| self.nodes.failed(format!("node {node} tells no status: {error}")))?);
-        }
-        Ok(statuses)
     }
 }
 
@@ -188,7 +175,11 @@ impl Engine for MultiLeader {
         shared(&self.clients[..count]).into_iter().map(|store| Home { writes: store.clone(), reads: store }).collect()
     }
 
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    fn nodes(&self) -> Option<&Nodes> {
+        Some(&self.nodes)
+    }
+
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
         Some(&mut self.nodes)
     }
 
@@ -221,16 +212,13 @@ impl Engine for MultiLeader {
         Ok(Some(Audited { conflicts: conflicts.into_values().collect(), dropped }))
     }
 
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.nodes.processes()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        self.nodes.configuration()
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        let mut statuses = Vec::new();
+        for node in self.nodes.ids() {
+            let status = self.at(node).endpoint().status(node).await;
+            statuses.push(status.map_err(|error| self.nodes.failed(format!("node {node} tells no status: {error}")))?);
+        }
+        Ok(statuses)
     }
 
     async fn remarks(&self) -> Result<Vec<String>, BenchError> {
@@ -240,14 +228,5 @@ impl Engine for MultiLeader {
             format!("node {}: {}", status.node, figures.join(", "))
         };
         Ok(self.statuses().await?.iter().map(line).collect())
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.nodes.check()
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop(self.clients);
-        self.nodes.stop()
     }
 }

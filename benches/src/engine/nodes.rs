@@ -232,8 +232,8 @@ impl Nodes {
     ///
     /// # Errors
     /// When one does not end when it is asked to.
-    pub fn stop(self) -> Result<(), BenchError> {
-        for process in self.processes.into_iter().flatten() {
+    pub fn stop(&mut self) -> Result<(), BenchError> {
+        for process in self.processes.iter_mut().filter_map(Option::take) {
             process.stop(STOP_MAX).map_err(BenchError::io("stopping the cluster"))?;
         }
         Ok(())

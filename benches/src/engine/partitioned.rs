@@ -1,6 +1,5 @@
 //! The partitioned store: three nodes with a group for each partition, driven by clients that know the map.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees};
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
 
 use super::nodes::Nodes;
-use super::{Counted, Engine, Partitions};
+use super::{Engine, Partitions};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 use crate::network::Network;
@@ -114,14 +113,6 @@ impl Partitioned {
         self.nodes.addresses()
     }
 
-    /// How every node describes itself.
-    ///
-    /// # Errors
-    /// When one does not answer.
-    pub async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
-        self.nodes.statuses(&self.asker).await
-    }
-
     /// An error of this engine.
     pub fn failed(&self, what: impl Into<String>) -> BenchError {
         self.nodes.failed(what)
@@ -184,7 +175,11 @@ impl Engine for Partitioned {
         shared(&self.residents).into_iter().map(resident).collect()
     }
 
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    fn nodes(&self) -> Option<&Nodes> {
+        Some(&self.nodes)
+    }
+
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
         Some(&mut self.nodes)
     }
 
@@ -210,24 +205,7 @@ impl Engine for Partitioned {
         Ok(moved)
     }
 
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.nodes.processes()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        self.nodes.configuration()
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.nodes.check()
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop((self.clients, self.residents, self.asker));
-        self.nodes.stop()
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        self.nodes.statuses(&self.asker).await
     }
 }

@@ -1,6 +1,5 @@
 //! The single-leader cluster: three nodes, driven through the client over TCP.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +9,8 @@ use replikit_core::{Guarantees, NodeId, Role, Store, WriteLevel, WriteRequest};
 use replikit_runtime::{Client, ClientConfig, ClientTarget, KvClient, NodeStatus};
 use replikit_single_leader::guarantees;
 
+use super::Engine;
 use super::nodes::Nodes;
-use super::{Counted, Engine};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 use crate::network::Network;
@@ -93,10 +92,6 @@ impl SingleLeader {
         }
     }
 
-    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
-        self.nodes.statuses(self.clients[0].endpoint()).await
-    }
-
     /// Who leads, as far as the nodes that answer know. Under load there may be nobody for a moment.
     async fn leading(&self) -> Result<NodeId, BenchError> {
         let begun = Instant::now();
@@ -137,7 +132,11 @@ impl Engine for SingleLeader {
         both.map(|(writes, reads)| Home { writes, reads }).collect()
     }
 
-    fn nodes(&mut self) -> Option<&mut Nodes> {
+    fn nodes(&self) -> Option<&Nodes> {
+        Some(&self.nodes)
+    }
+
+    fn nodes_mut(&mut self) -> Option<&mut Nodes> {
         Some(&mut self.nodes)
     }
 
@@ -149,24 +148,7 @@ impl Engine for SingleLeader {
         self.serves().await
     }
 
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        Ok(self.statuses().await?.iter().map(|status| Counted::from(&status.counters)).collect())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.nodes.processes()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        self.nodes.configuration()
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.nodes.check()
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop((self.clients, self.replicas, self.residents));
-        self.nodes.stop()
+    async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {
+        self.nodes.statuses(self.clients[0].endpoint()).await
     }
 }
