@@ -16,6 +16,7 @@ pub mod advise;
 pub mod allocations;
 pub mod case;
 pub mod child;
+pub mod command_line;
 pub mod compare;
 pub mod disk_log;
 pub mod engine;

@@ -13,7 +13,7 @@ use replikit_benches::engine::Sync;
 use replikit_benches::engine::baseline::{self, Architecture};
 use replikit_benches::error::BenchError;
 use replikit_benches::suite::SuiteName;
-use replikit_benches::{advise, play, scale};
+use replikit_benches::{advise, command_line, play, scale};
 
 use crate::command::compare::CompareArguments;
 use crate::command::report::ReportArguments;
@@ -107,19 +107,11 @@ enum SyncArgument {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            print!("{error}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            let text = error.to_string();
-            eprintln!("{}; see `cargo xtask bench --help`", text.lines().next().unwrap_or("error: bad arguments"));
-            return ExitCode::from(2);
-        }
-    };
-    let ended = match cli.task.unwrap_or(Task::Run(cli.run)) {
+    command_line::run("cargo xtask bench", run)
+}
+
+fn run(cli: Cli) -> Result<ExitCode, BenchError> {
+    match cli.task.unwrap_or(Task::Run(cli.run)) {
         Task::Run(arguments) => command::run::suite(&arguments),
         Task::List { suite } => {
             command::list::list(suite);
@@ -134,13 +126,6 @@ fn main() -> ExitCode {
         Task::Protocol { repetitions, out } => command::alone::protocol(repetitions, out),
         Task::Log { seconds, out } => command::alone::log(Duration::from_secs(u64::from(seconds)), out),
         Task::ServeBaseline { architecture, listen, data, sync } => serve(architecture, listen, data, sync),
-    };
-    match ended {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if matches!(error, BenchError::Usage(_)) { 2 } else { 1 })
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use replikit_benches::command_line;
 use replikit_benches::error::BenchError;
 use replikit_benches::interrupt::{INTERRUPTED, interrupted};
 use replikit_benches::place::Place;
@@ -51,29 +52,10 @@ impl Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            print!("{error}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or("error: bad arguments");
-            eprintln!("{line}; see `cargo xtask bench --suite peers --help`");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if matches!(error, BenchError::Usage(_)) { 2 } else { 1 })
-        }
-    }
+    command_line::run("cargo xtask bench --suite peers", run)
 }
 
-fn run(cli: &Cli) -> Result<ExitCode, BenchError> {
+fn run(cli: Cli) -> Result<ExitCode, BenchError> {
     let contests: Vec<Contest> = contest::all().into_iter().filter(|contest| cli.keeps(contest)).collect();
     if contests.is_empty() {
         let all = contest::all().iter().map(Contest::to_string).collect::<Vec<_>>().join("\n");
