@@ -4,32 +4,21 @@
 
 pub mod rpc;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use replikit_benches::child::{Process, free_ports};
-use replikit_benches::engine::{Counted, Engine};
+use bytes::Bytes;
+use replikit_benches::child::free_ports;
 use replikit_benches::error::BenchError;
-use replikit_benches::load::{Reads, Target};
-use replikit_benches::play::Home;
-use replikit_core::{
-    Changes, Cursor, Guarantees, LogId, Page, Position, Reached, ReadError, ReadGuarantee, ReadLevel, ReadRequest,
-    ReadResult, Rejection, ScanRequest, Store, StreamId, SubscribeError, Survival, WriteEffect, WriteError, WriteLevel,
-    WriteOp, WriteRequest, Written,
-};
+use replikit_core::{Guarantees, Reached, ReadGuarantee, Survival};
 
-use self::rpc::Connection;
+use self::rpc::{Connection, PutRequest, PutResponse, RangeRequest, RangeResponse};
+use crate::servers::{PutGet, Servers};
 
 /// The server's program.
 pub const PROGRAM: &str = "etcd";
 const NODES: usize = 3;
-/// A leader must be there within this time.
-const START_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The arguments of one of the nodes with these ports, for clients and for each other: what its documentation shows for a
 /// cluster on one machine. Every other setting is its default, the write-ahead log synced before an acknowledgement among them.
@@ -58,53 +47,34 @@ pub fn version_in(printed: &str) -> Option<&str> {
     printed.lines().find_map(|line| line.strip_prefix("etcd Version: "))
 }
 
-/// A running cluster. Dropping it kills its nodes.
-pub struct Etcd {
-    processes: Vec<Process>,
-    arguments: Vec<String>,
-    clients: Vec<Arc<Client>>,
-}
-
-fn failed(what: impl Into<String>) -> BenchError {
-    BenchError::Engine { engine: "etcd".to_owned(), what: what.into() }
-}
-
-impl Etcd {
-    /// Starts it with its data below `folder`, and so many connections to its leader.
-    ///
-    /// # Errors
-    /// When it does not serve within its time limit; with the last words of a node that ended.
-    pub async fn start(folder: &Path, connections: usize) -> Result<Self, BenchError> {
-        // All at once, so that no port is given twice.
-        let mut ports = free_ports(2 * NODES).map_err(BenchError::io("looking for free ports"))?;
-        let peers = ports.split_off(NODES);
-        let mut this = Self { processes: Vec::new(), arguments: arguments(0, &ports, &peers), clients: Vec::new() };
-        for node in 0..NODES {
-            let folder = folder.join(format!("etcd-{node}"));
-            std::fs::create_dir_all(&folder).map_err(BenchError::io("creating the data folder"))?;
-            let mut command = Command::new(PROGRAM);
-            // The folder of its data is named relative to the one that it runs in.
-            command.args(arguments(node, &ports, &peers)).current_dir(&folder);
-            let process = Process::start(&format!("etcd {node}"), &mut command, &folder.join("output"));
-            this.processes.push(process.map_err(BenchError::io("starting etcd"))?);
-        }
-        let begun = Instant::now();
-        let leader = loop {
-            this.check()?;
-            match leader(&ports).await {
-                Ok(port) => break port,
-                Err(last) if begun.elapsed() > START_MAX => {
-                    return Err(failed(format!("it has no leader in time: {last}")));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        };
-        for _ in 0..connections {
-            let connection = Connection::open(leader).await.map_err(failed)?;
-            this.clients.push(Arc::new(Client(connection)));
-        }
-        Ok(this)
+/// Starts it with its data below `folder`, and so many connections to its leader.
+///
+/// # Errors
+/// When it does not serve within its time limit; with the last words of a node that ended.
+pub async fn start(folder: &Path, connections: usize) -> Result<Servers<Connection>, BenchError> {
+    // All at once, so that no port is given twice.
+    let mut ports = free_ports(2 * NODES).map_err(BenchError::io("looking for free ports"))?;
+    let peers = ports.split_off(NODES);
+    let mut servers = Servers::new("etcd");
+    for node in 0..NODES {
+        let folder = folder.join(format!("etcd-{node}"));
+        std::fs::create_dir_all(&folder).map_err(BenchError::io("creating the data folder"))?;
+        let mut command = Command::new(PROGRAM);
+        // The folder of its data is named relative to the one that it runs in.
+        command.args(arguments(node, &ports, &peers));
+        servers.launch(command, &folder)?;
     }
+    let leader = servers.within_limit(async || leader(&ports).await).await?;
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Connection::open(leader).await.map_err(|error| servers.failed(error))?);
+    }
+    let configuration = [
+        ("nodes", NODES.to_string()),
+        ("arguments of the first", arguments(0, &ports, &peers).join(" ")),
+        ("requests", "Put over gRPC, to the leader".to_owned()),
+    ];
+    Ok(servers.serving(clients, configuration))
 }
 
 /// The port of the node that leads, which must take a write.
@@ -119,108 +89,32 @@ async fn leader(ports: &[u16]) -> Result<u16, String> {
     Err("no node leads".to_owned())
 }
 
-#[async_trait(?Send)]
-impl Engine for Etcd {
-    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
-        let stores: Vec<Arc<dyn Store>> = self.clients.iter().map(|client| client.clone() as Arc<dyn Store>).collect();
-        Target { replicas: stores.clone(), leader: stores, write_level, reads }
-    }
-
-    fn guarantees(&self, _: WriteLevel) -> Guarantees {
-        guarantees()
-    }
-
-    fn homes(&self) -> Vec<Home> {
-        let first = self.clients.iter().take(1).map(|client| client.clone() as Arc<dyn Store>);
-        first.map(|store| Home { writes: store.clone(), reads: store }).collect()
-    }
-
-    fn scan_level(&self) -> Option<ReadLevel> {
-        None
-    }
-
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        // What etcd counts is not asked for: nothing in a contest needs it.
-        Ok(Vec::new())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.processes.iter().map(Process::id).collect()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        let settings = [
-            ("nodes", NODES.to_string()),
-            ("arguments of the first", self.arguments.join(" ")),
-            ("requests", "Put over gRPC, to the leader".to_owned()),
-            ("connections of the load", self.clients.len().to_string()),
-        ];
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.processes.iter_mut().try_for_each(Process::check).map_err(BenchError::io("etcd"))
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop(self.clients);
-        for process in self.processes {
-            process.stop(STOP_MAX).map_err(BenchError::io("stopping etcd"))?;
-        }
-        Ok(())
-    }
-}
-
-fn guarantees() -> Guarantees {
-    Guarantees {
-        strategy: "etcd".to_owned(),
-        mode: "defaults".to_owned(),
-        acknowledged: "on the disks of a majority, never undone".to_owned(),
-        survives: Survival::Minority,
-        reads: ReadGuarantee::Linearizable,
-        ordering: "one order of all writes".to_owned(),
-        needs: "a majority of the nodes".to_owned(),
-        checked_by: vec!["read-back of every bench case".to_owned()],
-    }
-}
-
-/// A connection to the leader as a store.
-struct Client(Connection);
-
 #[async_trait]
-impl Store for Client {
-    async fn write(&self, write: WriteRequest) -> Result<Written, WriteError> {
-        let WriteOp::Put { value } = &write.op else { return Err(Rejection::Unsupported.into()) };
-        match self.0.put(write.key.clone(), value.clone()).await {
-            Ok(()) => {
-                let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
-                let reached = Reached { received: 2, durable: 2, applied: 1 };
-                Ok(Written { at, reached, strict: true, effect: Some(WriteEffect::Done) })
-            }
-            Err(_) => Err(WriteError::Indeterminate { reached: Reached::default() }),
+impl PutGet for Connection {
+    const REACHED: Reached = Reached { received: 2, durable: 2, applied: 1 };
+    const STRICT: bool = true;
+
+    fn guarantees() -> Guarantees {
+        Guarantees {
+            strategy: "etcd".to_owned(),
+            mode: "defaults".to_owned(),
+            acknowledged: "on the disks of a majority, never undone".to_owned(),
+            survives: Survival::Minority,
+            reads: ReadGuarantee::Linearizable,
+            ordering: "one order of all writes".to_owned(),
+            needs: "a majority of the nodes".to_owned(),
+            checked_by: vec!["read-back of every bench case".to_owned()],
         }
     }
 
-    async fn read(&self, read: ReadRequest) -> Result<ReadResult, ReadError> {
-        match self.0.get(read.key).await {
-            Ok(value) => {
-                let values = value.into_iter().collect();
-                Ok(ReadResult { values, seen: None, strict: true, staleness: None, context: None })
-            }
-            Err(last) => Err(ReadError::Unreachable { last }),
-        }
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
+        let answer: PutResponse = self.call("/etcdserverpb.KV/Put", PutRequest { key, value }).await?;
+        answer.header.map(drop).ok_or_else(|| "an answer without a header".to_owned())
     }
 
-    async fn scan(&self, _: ScanRequest) -> Result<Page, ReadError> {
-        Err(Rejection::Unsupported.into())
-    }
-
-    async fn subscribe(&self, _: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
-        Err(Rejection::Unsupported.into())
-    }
-
-    fn guarantees(&self, _: WriteLevel) -> Guarantees {
-        guarantees()
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String> {
+        let answer: RangeResponse = self.call("/etcdserverpb.KV/Range", RangeRequest { key }).await?;
+        Ok(answer.kvs.into_iter().next().map(|found| found.value))
     }
 }
 

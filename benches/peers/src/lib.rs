@@ -14,4 +14,5 @@ pub mod outcome;
 pub mod redis;
 pub mod rounds;
 pub mod sample;
+pub mod servers;
 pub mod system;

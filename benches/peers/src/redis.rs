@@ -4,39 +4,27 @@
 
 pub mod resp;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
-use replikit_benches::child::{Process, free_ports};
-use replikit_benches::engine::{Counted, Engine};
+use bytes::{Bytes, BytesMut};
+use replikit_benches::child::free_ports;
 use replikit_benches::error::BenchError;
-use replikit_benches::load::{Reads, Target};
-use replikit_benches::play::Home;
-use replikit_core::{
-    Changes, Cursor, Guarantees, LogId, Page, Position, Reached, ReadError, ReadGuarantee, ReadLevel, ReadRequest,
-    ReadResult, Rejection, ScanRequest, Store, StreamId, SubscribeError, Survival, WriteEffect, WriteError, WriteLevel,
-    WriteOp, WriteRequest, Written,
-};
+use replikit_core::{Guarantees, Reached, ReadGuarantee, Survival};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::resp::Reply;
+use crate::servers::{PutGet, Servers};
 
 /// The server's program.
 pub const PROGRAM: &str = "redis-server";
 /// A primary and its replicas.
 const SERVERS: usize = 3;
-/// The replicas must follow within this time: a replica looks for its primary once a second.
-const START_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(5);
 /// Most commands that one write of a shared connection carries.
 const BATCH_MAX: usize = 1_024;
 
@@ -63,137 +51,45 @@ pub fn version_in(printed: &str) -> Option<&str> {
     printed.split_whitespace().find_map(|word| word.strip_prefix("v="))
 }
 
-/// A running primary with its replicas. Dropping it kills them.
-pub struct Redis {
-    processes: Vec<Process>,
-    ports: Vec<u16>,
-    clients: Vec<Arc<Connection>>,
+/// Starts it with its data below `folder`, and so many connections to the primary.
+///
+/// # Errors
+/// When the replicas do not follow within their time limit; with the last words of a server that ended.
+pub async fn start(folder: &Path, connections: usize) -> Result<Servers<Connection>, BenchError> {
+    let ports = free_ports(SERVERS).map_err(BenchError::io("looking for free ports"))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
+    let mut servers = Servers::new("Redis");
+    launch(&mut servers, folder, ports[0], None)?;
+    // A replica that finds no primary asks again a second later.
+    let open = async || Connection::open(address).await.map_err(|error| error.to_string());
+    let first = servers.within_limit(open).await?;
+    for port in &ports[1..] {
+        launch(&mut servers, folder, *port, Some(ports[0]))?;
+    }
+    servers.within_limit(async || first.followed().await).await?;
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Connection::open(address).await.map_err(BenchError::io("connecting to Redis"))?);
+    }
+    let one_line = |text: String| text.trim_end().replace('\n', "; ");
+    let settings = [
+        ("servers", "1 primary, 2 replicas".to_owned()),
+        ("primary", one_line(configuration(ports[0], None))),
+        ("replica", one_line(configuration(ports[1], Some(ports[0])))),
+        ("requests", "SET, and WAIT 1 0 behind it in the same write".to_owned()),
+    ];
+    Ok(servers.serving(clients, settings))
 }
 
-fn failed(what: impl Into<String>) -> BenchError {
-    BenchError::Engine { engine: "Redis".to_owned(), what: what.into() }
-}
-
-impl Redis {
-    /// Starts it with its data below `folder`, and so many connections to the primary.
-    ///
-    /// # Errors
-    /// When the replicas do not follow within their time limit; with the last words of a server that ended.
-    pub async fn start(folder: &Path, connections: usize) -> Result<Self, BenchError> {
-        let ports = free_ports(SERVERS).map_err(BenchError::io("looking for free ports"))?;
-        let mut this = Self { processes: Vec::new(), ports, clients: Vec::new() };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, this.ports[0]));
-        this.launch(folder, 0)?;
-        // A replica that finds no primary asks again a second later.
-        let first = this.within_limit(async || Connection::open(address).await.ok()).await?;
-        for server in 1..SERVERS {
-            this.launch(folder, server)?;
-        }
-        this.within_limit(async || first.followed().await.then_some(())).await?;
-        for _ in 0..connections {
-            let client = Connection::open(address).await.map_err(BenchError::io("connecting to Redis"))?;
-            this.clients.push(Arc::new(client));
-        }
-        Ok(this)
-    }
-
-    fn launch(&mut self, folder: &Path, server: usize) -> Result<(), BenchError> {
-        let folder = folder.join(format!("redis-{server}"));
-        std::fs::create_dir_all(&folder).map_err(BenchError::io("creating the data folder"))?;
-        let primary = (server > 0).then_some(self.ports[0]);
-        let written = std::fs::write(folder.join("redis.conf"), configuration(self.ports[server], primary));
-        written.map_err(BenchError::io("writing the configuration of Redis"))?;
-        let mut command = Command::new(PROGRAM);
-        // The folder that a server runs in is the one that it keeps its data in.
-        command.arg("redis.conf").current_dir(&folder);
-        let process = Process::start(&format!("redis {server}"), &mut command, &folder.join("output"));
-        self.processes.push(process.map_err(BenchError::io("starting Redis"))?);
-        Ok(())
-    }
-
-    /// Asks until there is an answer.
-    async fn within_limit<T>(&mut self, ask: impl AsyncFn() -> Option<T>) -> Result<T, BenchError> {
-        let begun = Instant::now();
-        loop {
-            self.check()?;
-            if let Some(answer) = ask().await {
-                return Ok(answer);
-            }
-            if begun.elapsed() > START_MAX {
-                return Err(failed("the servers do not follow each other in time"));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-#[async_trait(?Send)]
-impl Engine for Redis {
-    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
-        let stores: Vec<Arc<dyn Store>> = self.clients.iter().map(|client| client.clone() as Arc<dyn Store>).collect();
-        Target { replicas: stores.clone(), leader: stores, write_level, reads }
-    }
-
-    fn guarantees(&self, _: WriteLevel) -> Guarantees {
-        guarantees()
-    }
-
-    fn homes(&self) -> Vec<Home> {
-        let first = self.clients.iter().take(1).map(|client| client.clone() as Arc<dyn Store>);
-        first.map(|store| Home { writes: store.clone(), reads: store }).collect()
-    }
-
-    fn scan_level(&self) -> Option<ReadLevel> {
-        None
-    }
-
-    async fn counted(&self) -> Result<Vec<Counted>, BenchError> {
-        // Redis does not tell how often it synced.
-        Ok(Vec::new())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.processes.iter().map(Process::id).collect()
-    }
-
-    fn configuration(&self) -> BTreeMap<String, String> {
-        let one_line = |text: String| text.trim_end().replace('\n', "; ");
-        let settings = [
-            ("servers", "1 primary, 2 replicas".to_owned()),
-            ("primary", one_line(configuration(self.ports[0], None))),
-            ("replica", one_line(configuration(self.ports[1], Some(self.ports[0])))),
-            ("requests", "SET, and WAIT 1 0 behind it in the same write".to_owned()),
-            ("connections of the load", self.clients.len().to_string()),
-        ];
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
-    fn check(&mut self) -> Result<(), BenchError> {
-        self.processes.iter_mut().try_for_each(Process::check).map_err(BenchError::io("Redis"))
-    }
-
-    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
-        drop(self.clients);
-        for process in self.processes {
-            process.stop(STOP_MAX).map_err(BenchError::io("stopping Redis"))?;
-        }
-        Ok(())
-    }
-}
-
-/// `WAIT` promises that a replica has a write, not that it has synced it; a new primary may be one that misses writes. The primary
-/// passes a write on behind its own sync.
-fn guarantees() -> Guarantees {
-    Guarantees {
-        strategy: "redis".to_owned(),
-        mode: "appendfsync always, WAIT 1".to_owned(),
-        acknowledged: "on the primary's disk, in the memory of 1 of 2 replicas".to_owned(),
-        survives: Survival::PowerLoss,
-        reads: ReadGuarantee::Stale,
-        ordering: "one order of all writes, until another primary is chosen".to_owned(),
-        needs: "the primary and one replica".to_owned(),
-        checked_by: vec!["read-back of every bench case".to_owned()],
-    }
+fn launch(servers: &mut Servers<Connection>, folder: &Path, port: u16, primary: Option<u16>) -> Result<(), BenchError> {
+    let folder = folder.join(format!("redis-{port}"));
+    std::fs::create_dir_all(&folder).map_err(BenchError::io("creating the data folder"))?;
+    let written = std::fs::write(folder.join("redis.conf"), configuration(port, primary));
+    written.map_err(BenchError::io("writing the configuration of Redis"))?;
+    let mut command = Command::new(PROGRAM);
+    // The folder that a server runs in is the one that it keeps its data in.
+    command.arg("redis.conf");
+    servers.launch(command, &folder)
 }
 
 /// A command that waits for its turn on a connection.
@@ -235,11 +131,13 @@ impl Connection {
         }
     }
 
-    /// Whether all replicas have what the primary has.
-    async fn followed(&self) -> bool {
-        let replicas = Reply::Number(SERVERS as i64 - 1);
-        self.call(&[b"SET", b"ready", b"1"], false).await.is_ok()
-            && self.call(&[b"WAIT", b"2", b"500"], false).await == Ok(replicas)
+    /// All replicas have what the primary has.
+    async fn followed(&self) -> Result<(), String> {
+        self.call(&[b"SET", b"ready", b"1"], false).await?;
+        match self.call(&[b"WAIT", b"2", b"500"], false).await? {
+            Reply::Number(2) => Ok(()),
+            few => Err(format!("WAIT 2 answers {few:?}")),
+        }
     }
 }
 
@@ -299,40 +197,37 @@ async fn answers(
 }
 
 #[async_trait]
-impl Store for Connection {
-    async fn write(&self, write: WriteRequest) -> Result<Written, WriteError> {
-        let WriteOp::Put { value } = &write.op else { return Err(Rejection::Unsupported.into()) };
-        match self.call(&[b"SET", &write.key, value], true).await {
-            Ok(Reply::Status(_)) => {
-                let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
-                let reached = Reached { received: 2, durable: 1, applied: 2 };
-                Ok(Written { at, reached, strict: false, effect: Some(WriteEffect::Done) })
-            }
-            _ => Err(WriteError::Indeterminate { reached: Reached::default() }),
+impl PutGet for Connection {
+    const REACHED: Reached = Reached { received: 2, durable: 1, applied: 2 };
+    const STRICT: bool = false;
+
+    /// `WAIT` promises that a replica has a write, not that it has synced it; a new primary may be one that misses writes. The
+    /// primary passes a write on behind its own sync.
+    fn guarantees() -> Guarantees {
+        Guarantees {
+            strategy: "redis".to_owned(),
+            mode: "appendfsync always, WAIT 1".to_owned(),
+            acknowledged: "on the primary's disk, in the memory of 1 of 2 replicas".to_owned(),
+            survives: Survival::PowerLoss,
+            reads: ReadGuarantee::Stale,
+            ordering: "one order of all writes, until another primary is chosen".to_owned(),
+            needs: "the primary and one replica".to_owned(),
+            checked_by: vec!["read-back of every bench case".to_owned()],
         }
     }
 
-    async fn read(&self, read: ReadRequest) -> Result<ReadResult, ReadError> {
-        match self.call(&[b"GET", &read.key], false).await {
-            Ok(Reply::Value(value)) => {
-                let values = value.into_iter().collect();
-                Ok(ReadResult { values, seen: None, strict: false, staleness: None, context: None })
-            }
-            Ok(_) => Err(Rejection::Malformed.into()),
-            Err(last) => Err(ReadError::Unreachable { last }),
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
+        match self.call(&[b"SET", &key, &value], true).await? {
+            Reply::Status(_) => Ok(()),
+            other => Err(format!("SET answers {other:?}")),
         }
     }
 
-    async fn scan(&self, _: ScanRequest) -> Result<Page, ReadError> {
-        Err(Rejection::Unsupported.into())
-    }
-
-    async fn subscribe(&self, _: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
-        Err(Rejection::Unsupported.into())
-    }
-
-    fn guarantees(&self, _: WriteLevel) -> Guarantees {
-        guarantees()
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String> {
+        match self.call(&[b"GET", &key], false).await? {
+            Reply::Value(value) => Ok(value),
+            other => Err(format!("GET answers {other:?}")),
+        }
     }
 }
 
@@ -382,13 +277,13 @@ mod tests {
     fn a_write_counts_only_when_a_replica_has_it() {
         runtime().block_on(async {
             let (connection, server) = scripted(b"+OK\r\n:1\r\n").await;
-            connection.write(WriteRequest::put("k", "v")).await.expect("a replica has it");
+            connection.put("k".into(), "v".into()).await.expect("a replica has it");
             let asked = server.await.expect("the server ends");
             assert_eq!(asked, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$1\r\n0\r\n");
             for short in [b"+OK\r\n:0\r\n".as_slice(), b"-MISCONF disk\r\n:1\r\n", b"+OK\r\n"] {
                 let (connection, _) = scripted(short).await;
-                let written = connection.write(WriteRequest::put("k", "v")).await;
-                assert!(matches!(written, Err(WriteError::Indeterminate { .. })), "{written:?}");
+                let written = connection.put("k".into(), "v".into()).await;
+                assert!(written.is_err(), "{written:?}");
             }
         });
     }
@@ -397,10 +292,7 @@ mod tests {
     fn writes_that_come_together_share_a_wait() {
         runtime().block_on(async {
             let (connection, server) = scripted(b"+OK\r\n+OK\r\n:2\r\n").await;
-            let both = tokio::join!(
-                connection.write(WriteRequest::put("a", "1")),
-                connection.write(WriteRequest::put("b", "2"))
-            );
+            let both = tokio::join!(connection.put("a".into(), "1".into()), connection.put("b".into(), "2".into()));
             assert!(both.0.is_ok() && both.1.is_ok(), "{both:?}");
             let asked = String::from_utf8(server.await.expect("the server ends")).expect("it is text");
             assert_eq!(asked.matches("WAIT").count(), 1, "{asked}");

@@ -14,9 +14,9 @@ use replikit_benches::workload::{Spread, Workload};
 use replikit_core::WriteLevel;
 
 use crate::contest::{Load, VALUE_BYTES};
-use crate::etcd::{self, Etcd};
+use crate::etcd;
 use crate::logs::LogKind;
-use crate::redis::{self, Redis};
+use crate::redis;
 use crate::sample::Sample;
 
 /// Keys that are written to.
@@ -114,13 +114,13 @@ impl System {
                 writes(EngineKind::SingleLeader.start(folder).await?, clients, window, seed).await
             }
             (Self::Redis, Load::Writes { clients }) => {
-                writes(Box::new(Redis::start(folder, clients as usize).await?), clients, window, seed).await
+                writes(Box::new(redis::start(folder, clients as usize).await?), clients, window, seed).await
             }
             (Self::RedisShared, Load::Writes { clients }) => {
-                writes(Box::new(Redis::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
+                writes(Box::new(redis::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
             }
             (Self::Etcd, Load::Writes { clients }) => {
-                writes(Box::new(Etcd::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
+                writes(Box::new(etcd::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
             }
             (Self::Log(kind), Load::Appends { entries, syncs }) => appends(kind, entries, syncs, folder, window).await,
             (Self::Log(_), Load::Writes { .. }) | (_, Load::Appends { .. }) => {

@@ -93,7 +93,11 @@ impl Connection {
         Ok(Self(channel))
     }
 
-    async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A, String>
+    /// Calls the method at this path.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is a refusal.
+    pub async fn call<Q, A>(&self, path: &'static str, request: Q) -> Result<A, String>
     where
         Q: Message + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
@@ -103,24 +107,6 @@ impl Connection {
         let codec = ProstCodec::<Q, A>::default();
         let answer = client.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await;
         answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
-    }
-
-    /// Sets a key.
-    ///
-    /// # Errors
-    /// When it may not be set: nothing is known then.
-    pub async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
-        let answer: PutResponse = self.call("/etcdserverpb.KV/Put", PutRequest { key, value }).await?;
-        answer.header.map(drop).ok_or_else(|| "an answer without a header".to_owned())
-    }
-
-    /// The value of a key, linearizably; `None` when there is none.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String> {
-        let answer: RangeResponse = self.call("/etcdserverpb.KV/Range", RangeRequest { key }).await?;
-        Ok(answer.kvs.into_iter().next().map(|found| found.value))
     }
 
     /// Whether this node leads.

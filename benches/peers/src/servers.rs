@@ -1,0 +1,191 @@
+//! Servers: processes of another system on loopback, and the clients that the load is put on. What is a system's own is how its
+//! servers are started, and its [`PutGet`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use replikit_benches::child::Process;
+use replikit_benches::engine::Engine;
+use replikit_benches::error::BenchError;
+use replikit_benches::load::{Reads, Target};
+use replikit_benches::play::Home;
+use replikit_core::{
+    Changes, Cursor, Guarantees, LogId, Page, Position, Reached, ReadError, ReadLevel, ReadRequest, ReadResult,
+    Rejection, ScanRequest, Store, StreamId, SubscribeError, WriteEffect, WriteError, WriteLevel, WriteOp,
+    WriteRequest, Written,
+};
+
+/// Servers must serve within this time.
+const START_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// Between two questions whether they serve yet.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A client of a system that holds values under keys. Errors are in words: the server's, or those of the connection.
+#[async_trait]
+pub trait PutGet: Send + Sync + 'static {
+    /// How far a write has got when it is acknowledged.
+    const REACHED: Reached;
+    /// Whether that is so far that no read misses it, whoever fails.
+    const STRICT: bool;
+
+    /// What the system promises, as it is set up.
+    fn guarantees() -> Guarantees;
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// When it may not be set: nothing is known then.
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String>;
+
+    /// The value of a key; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String>;
+}
+
+/// Such a client as a store.
+struct Client<C>(C);
+
+#[async_trait]
+impl<C: PutGet> Store for Client<C> {
+    async fn write(&self, write: WriteRequest) -> Result<Written, WriteError> {
+        let WriteOp::Put { value } = write.op else { return Err(Rejection::Unsupported.into()) };
+        match self.0.put(write.key, value).await {
+            Ok(()) => {
+                let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
+                Ok(Written { at, reached: C::REACHED, strict: C::STRICT, effect: Some(WriteEffect::Done) })
+            }
+            Err(_) => Err(WriteError::Indeterminate { reached: Reached::default() }),
+        }
+    }
+
+    async fn read(&self, read: ReadRequest) -> Result<ReadResult, ReadError> {
+        match self.0.get(read.key).await {
+            Ok(value) => {
+                let values = value.into_iter().collect();
+                Ok(ReadResult { values, seen: None, strict: C::STRICT, staleness: None, context: None })
+            }
+            Err(last) => Err(ReadError::Unreachable { last }),
+        }
+    }
+
+    async fn scan(&self, _: ScanRequest) -> Result<Page, ReadError> {
+        Err(Rejection::Unsupported.into())
+    }
+
+    async fn subscribe(&self, _: Cursor) -> Result<Box<dyn Changes>, SubscribeError> {
+        Err(Rejection::Unsupported.into())
+    }
+
+    fn guarantees(&self, _: WriteLevel) -> Guarantees {
+        C::guarantees()
+    }
+}
+
+/// Running servers. Dropping them kills them.
+pub struct Servers<C> {
+    system: &'static str,
+    processes: Vec<Process>,
+    clients: Vec<Arc<Client<C>>>,
+    configuration: BTreeMap<String, String>,
+}
+
+impl<C: PutGet> Servers<C> {
+    /// None yet, of the system of this name.
+    #[must_use]
+    pub const fn new(system: &'static str) -> Self {
+        Self { system, processes: Vec::new(), clients: Vec::new(), configuration: BTreeMap::new() }
+    }
+
+    /// An error of this system.
+    pub fn failed(&self, what: impl Into<String>) -> BenchError {
+        BenchError::Engine { engine: self.system.to_owned(), what: what.into() }
+    }
+
+    /// Starts one more server in a folder of its own, which must exist.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn launch(&mut self, mut command: Command, folder: &Path) -> Result<(), BenchError> {
+        let name = format!("{} {}", self.system, self.processes.len());
+        let process = Process::start(&name, command.current_dir(folder), &folder.join("output"));
+        self.processes.push(process.map_err(BenchError::io(format!("starting {}", self.system)))?);
+        Ok(())
+    }
+
+    /// Asks until there is an answer.
+    ///
+    /// # Errors
+    /// When there is none within the time limit; with the last words of a server that ended.
+    pub async fn within_limit<T>(&mut self, ask: impl AsyncFn() -> Result<T, String>) -> Result<T, BenchError> {
+        let begun = Instant::now();
+        loop {
+            self.check()?;
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(last) if begun.elapsed() > START_MAX => {
+                    return Err(self.failed(format!("it does not serve in time: {last}")));
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Puts these clients in front of it, and says how it is set up: names and values.
+    #[must_use]
+    pub fn serving<const N: usize>(mut self, clients: Vec<C>, configuration: [(&str, String); N]) -> Self {
+        self.clients = clients.into_iter().map(|client| Arc::new(Client(client))).collect();
+        let connections = ("connections of the load", self.clients.len().to_string());
+        let settings = configuration.into_iter().chain([connections]);
+        self.configuration = settings.map(|(name, value)| (name.to_owned(), value)).collect();
+        self
+    }
+}
+
+#[async_trait(?Send)]
+impl<C: PutGet> Engine for Servers<C> {
+    fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
+        let stores: Vec<Arc<dyn Store>> = self.clients.iter().map(|client| client.clone() as Arc<dyn Store>).collect();
+        Target { replicas: stores.clone(), leader: stores, write_level, reads }
+    }
+
+    fn guarantees(&self, _: WriteLevel) -> Guarantees {
+        C::guarantees()
+    }
+
+    fn homes(&self) -> Vec<Home> {
+        let first = self.clients.iter().take(1).map(|client| client.clone() as Arc<dyn Store>);
+        first.map(|store| Home { writes: store.clone(), reads: store }).collect()
+    }
+
+    fn scan_level(&self) -> Option<ReadLevel> {
+        None
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::id).collect()
+    }
+
+    fn configuration(&self) -> BTreeMap<String, String> {
+        self.configuration.clone()
+    }
+
+    fn check(&mut self) -> Result<(), BenchError> {
+        self.processes.iter_mut().try_for_each(Process::check).map_err(BenchError::io(self.system))
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), BenchError> {
+        drop(self.clients);
+        for process in self.processes {
+            process.stop(STOP_MAX).map_err(BenchError::io(format!("stopping {}", self.system)))?;
+        }
+        Ok(())
+    }
+}
