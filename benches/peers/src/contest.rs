@@ -6,6 +6,8 @@ use std::time::Duration;
 use replikit_benches::disk_log::{ENTRY_BYTES, Syncs};
 use replikit_benches::load::Window;
 
+use crate::groups::GroupKind;
+use crate::handles::HandleKind;
 use crate::logs::LogKind;
 use crate::system::System;
 
@@ -27,6 +29,16 @@ pub enum Load {
         /// Whether it waits for the disk before the next one.
         syncs: Syncs,
     },
+    /// One thread that has three replicas in memory apply one batch of commands after the other.
+    Rounds {
+        /// Commands in a batch.
+        batch: usize,
+    },
+    /// Clients that call an async handle of three replicas in memory, one after the other.
+    Calls {
+        /// How many.
+        clients: u32,
+    },
 }
 
 impl fmt::Display for Load {
@@ -36,6 +48,10 @@ impl fmt::Display for Load {
             Self::Appends { entries, syncs } => {
                 write!(f, "appends of {entries} entries of {ENTRY_BYTES} B, {syncs}")
             }
+            Self::Rounds { batch: 1 } => write!(f, "1 command of {VALUE_BYTES} B at a time, in memory"),
+            Self::Rounds { batch } => write!(f, "{batch} commands of {VALUE_BYTES} B at a time, in memory"),
+            Self::Calls { clients: 1 } => write!(f, "calls with {VALUE_BYTES} B, in memory, 1 client"),
+            Self::Calls { clients } => write!(f, "calls with {VALUE_BYTES} B, in memory, {clients} clients"),
             Self::Writes { clients: 1 } => write!(f, "writes of {VALUE_BYTES} B, 1 client"),
             Self::Writes { clients } => write!(f, "writes of {VALUE_BYTES} B, {clients} clients"),
         }
@@ -106,7 +122,10 @@ pub fn all() -> Vec<Contest> {
     let redis = [(1, 2.0), (16, 2.5), (64, 2.5)].map(|(clients, times)| redis(clients, times));
     let synced = [(1, 1.0), (64, 1.2), (1_000, 1.2)].map(|(entries, times)| logs(entries, Syncs::Each, times));
     let not_synced = [1, 64, 1_000].map(|entries| logs(entries, Syncs::Never, 2.0));
-    redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd)).collect()
+    let rounds = [(1, 1.3), (64, 3.0), (1_000, 3.0)].map(|(batch, times)| rounds(batch, times));
+    let calls = [(1, 8.0), (4_096, 2.0)].map(|(clients, times)| calls(clients, times));
+    let servers = redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd));
+    servers.chain(rounds).chain(calls).collect()
 }
 
 /// Single clients have nobody to share a connection with.
@@ -133,6 +152,21 @@ fn logs(entries: usize, syncs: Syncs, times: f64) -> Contest {
     let peers = [LogKind::OkayWal, LogKind::RaftEngine]
         .map(|kind| Peer { system: System::Log(kind), goals: vec![Goal { metric: Metric::Rate, times }] });
     Contest { load: Load::Appends { entries, syncs }, ours: System::Log(LogKind::Replikit), peers: peers.into() }
+}
+
+fn rounds(batch: usize, times: f64) -> Contest {
+    let peers = [GroupKind::RaftRs, GroupKind::OmniPaxos]
+        .map(|kind| Peer { system: System::Group(kind), goals: vec![Goal { metric: Metric::Rate, times }] });
+    Contest { load: Load::Rounds { batch }, ours: System::Group(GroupKind::Replikit), peers: peers.into() }
+}
+
+fn calls(clients: u32, times: f64) -> Contest {
+    let goals = vec![Goal { metric: Metric::Rate, times }];
+    Contest {
+        load: Load::Calls { clients },
+        ours: System::Handle(HandleKind::Replikit),
+        peers: vec![Peer { system: System::Handle(HandleKind::OpenRaft), goals }],
+    }
 }
 
 /// How long a load is put on each side.

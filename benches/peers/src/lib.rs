@@ -9,6 +9,8 @@
 
 pub mod contest;
 pub mod etcd;
+pub mod groups;
+pub mod handles;
 pub mod logs;
 pub mod outcome;
 pub mod redis;
@@ -16,3 +18,4 @@ pub mod rounds;
 pub mod sample;
 pub mod servers;
 pub mod system;
+pub mod tally;

@@ -43,8 +43,8 @@ impl Sample {
             ("fsync before the acknowledgement", system.syncs(load).to_owned()),
         ];
         let clients = match load {
-            Load::Writes { clients } => clients,
-            Load::Appends { .. } => 1,
+            Load::Writes { clients } | Load::Calls { clients } => clients,
+            Load::Appends { .. } | Load::Rounds { .. } => 1,
         };
         let subject = Subject {
             engine: system.name().to_owned(),

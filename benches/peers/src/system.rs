@@ -15,6 +15,8 @@ use replikit_core::WriteLevel;
 
 use crate::contest::{Load, VALUE_BYTES};
 use crate::etcd;
+use crate::groups::GroupKind;
+use crate::handles::HandleKind;
 use crate::logs::LogKind;
 use crate::redis;
 use crate::sample::Sample;
@@ -37,6 +39,10 @@ pub enum System {
     Etcd,
     /// A log as a library; ours among them.
     Log(LogKind),
+    /// A protocol as a library, three replicas in one thread; ours among them.
+    Group(GroupKind),
+    /// An async handle of three replicas in this process; ours among them.
+    Handle(HandleKind),
 }
 
 /// What this program was built of.
@@ -54,6 +60,11 @@ impl System {
             Self::Log(LogKind::Replikit) => "replikit-log",
             Self::Log(LogKind::OkayWal) => "okaywal",
             Self::Log(LogKind::RaftEngine) => "raft-engine",
+            Self::Group(GroupKind::Replikit) => "replikit single-leader, driven directly",
+            Self::Group(GroupKind::RaftRs) => "raft-rs",
+            Self::Group(GroupKind::OmniPaxos) => "OmniPaxos",
+            Self::Handle(HandleKind::Replikit) => "replikit single-leader, async handle",
+            Self::Handle(HandleKind::OpenRaft) => "openraft",
         }
     }
 
@@ -61,8 +72,11 @@ impl System {
     #[must_use]
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::SingleLeader | Self::Log(LogKind::Replikit) => true,
-            Self::Redis | Self::RedisShared | Self::Etcd | Self::Log(_) => false,
+            Self::SingleLeader
+            | Self::Log(LogKind::Replikit)
+            | Self::Group(GroupKind::Replikit)
+            | Self::Handle(HandleKind::Replikit) => true,
+            Self::Redis | Self::RedisShared | Self::Etcd | Self::Log(_) | Self::Group(_) | Self::Handle(_) => false,
         }
     }
 
@@ -72,6 +86,9 @@ impl System {
         match (self, load) {
             (_, Load::Appends { syncs: Syncs::Each, .. }) => "yes",
             (_, Load::Appends { syncs: Syncs::Never, .. }) | (Self::Log(_), _) => "no",
+            (_, Load::Rounds { .. } | Load::Calls { .. }) | (Self::Group(_) | Self::Handle(_), _) => {
+                "no, there is no disk"
+            }
             (Self::SingleLeader | Self::Etcd, Load::Writes { .. }) => "yes, on a majority of the nodes",
             (Self::Redis | Self::RedisShared, Load::Writes { .. }) => {
                 "yes, on the primary; on a replica as well, as it is set up, but WAIT does not promise that"
@@ -99,6 +116,8 @@ impl System {
         match self {
             Self::SingleLeader => locked("replikit-single-leader"),
             Self::Log(kind) => locked(kind.package()),
+            Self::Group(kind) => locked(kind.package()),
+            Self::Handle(kind) => locked(kind.package()),
             Self::Redis | Self::RedisShared => program_version(redis::PROGRAM, redis::version_in),
             Self::Etcd => program_version(etcd::PROGRAM, etcd::version_in),
         }
@@ -122,10 +141,15 @@ impl System {
             (Self::Etcd, Load::Writes { clients }) => {
                 writes(Box::new(etcd::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
             }
-            (Self::Log(kind), Load::Appends { entries, syncs }) => appends(kind, entries, syncs, folder, window).await,
-            (Self::Log(_), Load::Writes { .. }) | (_, Load::Appends { .. }) => {
-                Err(BenchError::Usage(format!("{} is not made for {load}", self.name())))
+            (Self::Log(kind), Load::Appends { entries, syncs }) => {
+                let folder = folder.to_owned();
+                blocking(self, move || kind.measure(&folder, entries, syncs, window)).await
             }
+            (Self::Group(kind), Load::Rounds { batch }) => blocking(self, move || kind.measure(batch, window)).await,
+            (Self::Handle(kind), Load::Calls { clients }) => {
+                blocking(self, move || kind.measure(clients, window)).await
+            }
+            _ => Err(BenchError::Usage(format!("{} is not made for {load}", self.name()))),
         }
     }
 }
@@ -186,19 +210,13 @@ async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed:
     Ok(sample)
 }
 
-/// Appends in a thread that may block. It ends with its window, also where nobody waits for it any more.
-async fn appends(
-    kind: LogKind,
-    entries: usize,
-    syncs: Syncs,
-    folder: &Path,
-    window: Window,
+/// Measures in a thread that may block. It ends with its window, also where nobody waits for it any more.
+async fn blocking(
+    system: System,
+    measure: impl FnOnce() -> Result<Sample, BenchError> + Send + 'static,
 ) -> Result<Sample, BenchError> {
-    let folder = folder.to_owned();
-    let appending = tokio::task::spawn_blocking(move || kind.measure(&folder, entries, syncs, window));
-    appending
-        .await
-        .map_err(|error| BenchError::Engine { engine: kind.package().to_owned(), what: error.to_string() })?
+    let measured = tokio::task::spawn_blocking(measure).await;
+    measured.map_err(|error| BenchError::Engine { engine: system.name().to_owned(), what: error.to_string() })?
 }
 
 #[cfg(test)]
@@ -213,6 +231,12 @@ mod tests {
         assert_eq!(locked_version(lock_file, "raft-engine"), None);
         for kind in [LogKind::Replikit, LogKind::OkayWal, LogKind::RaftEngine] {
             assert!(System::Log(kind).version().is_ok(), "{kind:?}");
+        }
+        for kind in [GroupKind::Replikit, GroupKind::RaftRs, GroupKind::OmniPaxos] {
+            assert!(System::Group(kind).version().is_ok(), "{kind:?}");
+        }
+        for kind in [HandleKind::Replikit, HandleKind::OpenRaft] {
+            assert!(System::Handle(kind).version().is_ok(), "{kind:?}");
         }
     }
 
