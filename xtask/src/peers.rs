@@ -16,9 +16,12 @@ struct Package {
     service: &'static str,
 }
 
-const PACKAGES: [Package; 2] = [
+const PACKAGES: [Package; 4] = [
     Package { name: "redis-server", program: "redis-server", service: "redis-server" },
     Package { name: "etcd-server", program: "etcd", service: "etcd" },
+    Package { name: "nats-server", program: "nats-server", service: "nats-server" },
+    // Galera comes with it.
+    Package { name: "mariadb-server", program: "mariadbd", service: "mariadb" },
 ];
 
 /// Where Debian asks whether a package may start its service. What stands there already is left alone; what this puts there is
@@ -109,8 +112,10 @@ fn install(missing: &[&Package]) -> Result<(), String> {
         }
     }
     for package in missing {
-        // Not to be started by the next boot either. A system without services has nothing to disable.
+        // Not to be started by the next boot either. A system without services has nothing to disable, and some packages have
+        // no script that the first of the two would know.
         let _ = Command::new("update-rc.d").args([package.service, "disable"]).output();
+        let _ = Command::new("systemctl").args(["disable", package.service]).output();
         let version = installed(package.name)?.ok_or_else(|| format!("apt-get left {} out", package.name))?;
         println!("{} {version}: installed now", package.name);
     }

@@ -22,6 +22,11 @@ pub enum Load {
         /// How many.
         clients: u32,
     },
+    /// Clients that each add to one counter again and again.
+    Adds {
+        /// How many.
+        clients: u32,
+    },
     /// One thread that appends one batch after the other.
     Appends {
         /// Entries in a batch.
@@ -48,6 +53,7 @@ impl fmt::Display for Load {
             Self::Appends { entries, syncs } => {
                 write!(f, "appends of {entries} entries of {ENTRY_BYTES} B, {syncs}")
             }
+            Self::Adds { clients } => write!(f, "additions to one counter, {clients} clients"),
             Self::Rounds { batch: 1 } => write!(f, "1 command of {VALUE_BYTES} B at a time, in memory"),
             Self::Rounds { batch } => write!(f, "{batch} commands of {VALUE_BYTES} B at a time, in memory"),
             Self::Calls { clients: 1 } => write!(f, "calls with {VALUE_BYTES} B, in memory, 1 client"),
@@ -123,9 +129,19 @@ pub fn all() -> Vec<Contest> {
     let synced = [(1, 1.0), (64, 1.2), (1_000, 1.2)].map(|(entries, times)| logs(entries, Syncs::Each, times));
     let not_synced = [1, 64, 1_000].map(|entries| logs(entries, Syncs::Never, 2.0));
     let rounds = [(1, 1.3), (64, 3.0), (1_000, 3.0)].map(|(batch, times)| rounds(batch, times));
-    let calls = [(1, 8.0), (4_096, 2.0)].map(|(clients, times)| calls(clients, times));
-    let servers = redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd));
-    servers.chain(rounds).chain(calls).collect()
+    let calls = [(1, 8.0), (4_096, 2.0)].map(|(clients, times)| {
+        let [ours, theirs] = [HandleKind::Replikit, HandleKind::OpenRaft].map(System::Handle);
+        by_rate(Load::Calls { clients }, ours, [theirs], times)
+    });
+    let nats = by_rate(Load::Writes { clients: 64 }, System::SingleLeader, [System::Nats], 2.0);
+    let galera = [
+        (Load::Writes { clients: 16 }, 10.0),
+        (Load::Writes { clients: 64 }, 10.0),
+        (Load::Adds { clients: 64 }, 300.0),
+    ];
+    let galera = galera.map(|(load, times)| by_rate(load, System::MultiLeader, [System::Galera], times));
+    let all = redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd));
+    all.chain(rounds).chain(calls).chain([nats]).chain(galera).collect()
 }
 
 /// Single clients have nobody to share a connection with.
@@ -149,24 +165,20 @@ fn etcd(clients: u32) -> Contest {
 }
 
 fn logs(entries: usize, syncs: Syncs, times: f64) -> Contest {
-    let peers = [LogKind::OkayWal, LogKind::RaftEngine]
-        .map(|kind| Peer { system: System::Log(kind), goals: vec![Goal { metric: Metric::Rate, times }] });
-    Contest { load: Load::Appends { entries, syncs }, ours: System::Log(LogKind::Replikit), peers: peers.into() }
+    let peers = [LogKind::OkayWal, LogKind::RaftEngine].map(System::Log);
+    by_rate(Load::Appends { entries, syncs }, System::Log(LogKind::Replikit), peers, times)
 }
 
 fn rounds(batch: usize, times: f64) -> Contest {
-    let peers = [GroupKind::RaftRs, GroupKind::OmniPaxos]
-        .map(|kind| Peer { system: System::Group(kind), goals: vec![Goal { metric: Metric::Rate, times }] });
-    Contest { load: Load::Rounds { batch }, ours: System::Group(GroupKind::Replikit), peers: peers.into() }
+    let peers = [GroupKind::RaftRs, GroupKind::OmniPaxos].map(System::Group);
+    by_rate(Load::Rounds { batch }, System::Group(GroupKind::Replikit), peers, times)
 }
 
-fn calls(clients: u32, times: f64) -> Contest {
+/// Ours should have so many times the rate of each of the peers.
+fn by_rate<const N: usize>(load: Load, ours: System, peers: [System; N], times: f64) -> Contest {
     let goals = vec![Goal { metric: Metric::Rate, times }];
-    Contest {
-        load: Load::Calls { clients },
-        ours: System::Handle(HandleKind::Replikit),
-        peers: vec![Peer { system: System::Handle(HandleKind::OpenRaft), goals }],
-    }
+    let peers = peers.map(|system| Peer { system, goals: goals.clone() });
+    Contest { load, ours, peers: peers.into() }
 }
 
 /// How long a load is put on each side.

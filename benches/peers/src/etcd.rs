@@ -14,7 +14,7 @@ use replikit_benches::error::BenchError;
 use replikit_core::{Guarantees, Reached, ReadGuarantee, Survival};
 
 use self::rpc::{Connection, PutRequest, PutResponse, RangeRequest, RangeResponse};
-use crate::servers::{PutGet, Servers};
+use crate::servers::{Failure, PutGet, Servers};
 
 /// The server's program.
 pub const PROGRAM: &str = "etcd";
@@ -82,7 +82,7 @@ async fn leader(ports: &[u16]) -> Result<u16, String> {
     for port in ports {
         let connection = Connection::open(*port).await?;
         if connection.leads().await? {
-            connection.put("ready".into(), "1".into()).await?;
+            connection.put("ready".into(), "1".into()).await.map_err(|error| error.to_string())?;
             return Ok(*port);
         }
     }
@@ -107,9 +107,9 @@ impl PutGet for Connection {
         }
     }
 
-    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Failure> {
         let answer: PutResponse = self.call("/etcdserverpb.KV/Put", PutRequest { key, value }).await?;
-        answer.header.map(drop).ok_or_else(|| "an answer without a header".to_owned())
+        answer.header.map(drop).ok_or_else(|| "an answer without a header".to_owned().into())
     }
 
     async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String> {

@@ -8,10 +8,13 @@
 #![deny(unsafe_code)]
 
 pub mod contest;
+pub mod counter;
 pub mod etcd;
+pub mod galera;
 pub mod groups;
 pub mod handles;
 pub mod logs;
+pub mod nats;
 pub mod outcome;
 pub mod redis;
 pub mod rounds;

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::resp::Reply;
-use crate::servers::{PutGet, Servers};
+use crate::servers::{Failure, PutGet, Servers};
 
 /// The server's program.
 pub const PROGRAM: &str = "redis-server";
@@ -216,10 +216,10 @@ impl PutGet for Connection {
         }
     }
 
-    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Failure> {
         match self.call(&[b"SET", &key, &value], true).await? {
             Reply::Status(_) => Ok(()),
-            other => Err(format!("SET answers {other:?}")),
+            other => Err(format!("SET answers {other:?}").into()),
         }
     }
 

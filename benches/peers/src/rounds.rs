@@ -89,6 +89,7 @@ fn write_sample(
     let (name, load) = (system.name(), contest.load);
     let p99 = latency(sample.latencies.quantile(0.99));
     eprintln!("  round {round}: {name}, {load}: {}/s, p99 {p99}", count(sample.rate));
+    sample.notes.iter().for_each(|note| eprintln!("    {note}"));
     let mut configuration = sample.configuration.clone();
     configuration.extend(system.version().ok().map(|version| ("version".to_owned(), version)));
     write(results, Line::Engine(EngineLine { engine: name.to_owned(), configuration }))?;

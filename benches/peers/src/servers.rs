@@ -2,6 +2,7 @@
 //! servers are started, and its [`PutGet`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -20,13 +21,35 @@ use replikit_core::{
     WriteRequest, Written,
 };
 
-/// Servers must serve within this time.
-const START_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(5);
+/// Servers must serve within this time; some copy a whole data folder first.
+const START_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(20);
 /// Between two questions whether they serve yet.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A client of a system that holds values under keys. Errors are in words: the server's, or those of the connection.
+/// Why a request has no effect that anybody can rely on; in the words of the server, or of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The server refused it. State unchanged.
+    Refused(String),
+    /// It may have taken effect.
+    InDoubt(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::InDoubt(why)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Refused(why) | Self::InDoubt(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// A client of a system that holds values under keys.
 #[async_trait]
 pub trait PutGet: Send + Sync + 'static {
     /// How far a write has got when it is acknowledged.
@@ -40,13 +63,21 @@ pub trait PutGet: Send + Sync + 'static {
     /// Sets a key.
     ///
     /// # Errors
-    /// When it may not be set: nothing is known then.
-    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String>;
+    /// When it may not be set.
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<(), Failure>;
 
-    /// The value of a key; `None` when there is none.
+    /// Adds to a counter, where the system has some.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it may not be added.
+    async fn add(&self, _key: Bytes, _delta: i64) -> Result<(), Failure> {
+        Err(Failure::Refused("it has no counters here".to_owned()))
+    }
+
+    /// The value of a key, of a counter in decimal digits; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read; in words.
     async fn get(&self, key: Bytes) -> Result<Option<Bytes>, String>;
 }
 
@@ -56,13 +87,19 @@ struct Client<C>(C);
 #[async_trait]
 impl<C: PutGet> Store for Client<C> {
     async fn write(&self, write: WriteRequest) -> Result<Written, WriteError> {
-        let WriteOp::Put { value } = write.op else { return Err(Rejection::Unsupported.into()) };
-        match self.0.put(write.key, value).await {
+        let written = match write.op {
+            WriteOp::Put { value } => self.0.put(write.key, value).await,
+            WriteOp::Add { delta } => self.0.add(write.key, delta).await,
+            _ => return Err(Rejection::Unsupported.into()),
+        };
+        match written {
             Ok(()) => {
                 let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
                 Ok(Written { at, reached: C::REACHED, strict: C::STRICT, effect: Some(WriteEffect::Done) })
             }
-            Err(_) => Err(WriteError::Indeterminate { reached: Reached::default() }),
+            // The one error in words that leaves the state unchanged.
+            Err(Failure::Refused(last)) => Err(WriteError::Unreachable { last }),
+            Err(Failure::InDoubt(_)) => Err(WriteError::Indeterminate { reached: Reached::default() }),
         }
     }
 

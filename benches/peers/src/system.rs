@@ -9,17 +9,18 @@ use replikit_benches::engine::{Engine, EngineKind};
 use replikit_benches::error::BenchError;
 use replikit_benches::ledger::Ledger;
 use replikit_benches::load::{self, Pace, Reads, Window};
-use replikit_benches::verify::verify_each;
+use replikit_benches::verify::{verify_at, verify_each};
 use replikit_benches::workload::{Spread, Workload};
 use replikit_core::WriteLevel;
 
 use crate::contest::{Load, VALUE_BYTES};
-use crate::etcd;
 use crate::groups::GroupKind;
 use crate::handles::HandleKind;
 use crate::logs::LogKind;
+use crate::nats;
 use crate::redis;
 use crate::sample::Sample;
+use crate::{counter, etcd, galera};
 
 /// Keys that are written to.
 const KEYS: u32 = 10_000;
@@ -31,12 +32,18 @@ const CONNECTIONS_SHARED: usize = 8;
 pub enum System {
     /// Ours: three nodes with one leader, writes at `Quorum`.
     SingleLeader,
+    /// Ours: three nodes that all take writes, at `Quorum`.
+    MultiLeader,
     /// Redis with two replicas; each client has a connection of its own.
     Redis,
     /// The same, with all clients on few connections: what comes together shares a `WAIT`.
     RedisShared,
     /// etcd with three nodes.
     Etcd,
+    /// NATS JetStream with three servers, and a copy of each message in files of each.
+    Nats,
+    /// MariaDB with Galera, three nodes that all take writes.
+    Galera,
     /// A log as a library; ours among them.
     Log(LogKind),
     /// A protocol as a library, three replicas in one thread; ours among them.
@@ -54,9 +61,12 @@ impl System {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SingleLeader => "replikit single-leader, Quorum",
+            Self::MultiLeader => "replikit multi-leader, Quorum",
             Self::Redis => "Redis, WAIT 1",
             Self::RedisShared => "Redis, WAIT 1, connections shared",
             Self::Etcd => "etcd",
+            Self::Nats => "NATS JetStream, R3",
+            Self::Galera => "MariaDB Galera, three writers",
             Self::Log(LogKind::Replikit) => "replikit-log",
             Self::Log(LogKind::OkayWal) => "okaywal",
             Self::Log(LogKind::RaftEngine) => "raft-engine",
@@ -73,10 +83,12 @@ impl System {
     pub const fn is_ours(self) -> bool {
         match self {
             Self::SingleLeader
+            | Self::MultiLeader
             | Self::Log(LogKind::Replikit)
             | Self::Group(GroupKind::Replikit)
             | Self::Handle(HandleKind::Replikit) => true,
-            Self::Redis | Self::RedisShared | Self::Etcd | Self::Log(_) | Self::Group(_) | Self::Handle(_) => false,
+            Self::Redis | Self::RedisShared | Self::Etcd | Self::Nats | Self::Galera => false,
+            Self::Log(_) | Self::Group(_) | Self::Handle(_) => false,
         }
     }
 
@@ -89,8 +101,10 @@ impl System {
             (_, Load::Rounds { .. } | Load::Calls { .. }) | (Self::Group(_) | Self::Handle(_), _) => {
                 "no, there is no disk"
             }
-            (Self::SingleLeader | Self::Etcd, Load::Writes { .. }) => "yes, on a majority of the nodes",
-            (Self::Redis | Self::RedisShared, Load::Writes { .. }) => {
+            (Self::SingleLeader | Self::MultiLeader | Self::Etcd, _) => "yes, on a majority of the nodes",
+            (Self::Galera, _) => "yes, on the node that takes the write; the others have it in memory",
+            (Self::Nats, _) => "NO, not by any server: files are synced at intervals of minutes",
+            (Self::Redis | Self::RedisShared, _) => {
                 "yes, on the primary; on a replica as well, as it is set up, but WAIT does not promise that"
             }
         }
@@ -115,11 +129,17 @@ impl System {
         let locked = |package| locked_version(LOCK_FILE, package).ok_or_else(|| format!("no `{package}` is built in"));
         match self {
             Self::SingleLeader => locked("replikit-single-leader"),
+            Self::MultiLeader => locked("replikit-multi-leader"),
             Self::Log(kind) => locked(kind.package()),
             Self::Group(kind) => locked(kind.package()),
             Self::Handle(kind) => locked(kind.package()),
             Self::Redis | Self::RedisShared => program_version(redis::PROGRAM, redis::version_in),
             Self::Etcd => program_version(etcd::PROGRAM, etcd::version_in),
+            Self::Nats => program_version(nats::PROGRAM, nats::version_in),
+            Self::Galera => match galera::missing() {
+                Some(missing) => Err(missing),
+                None => program_version(galera::PROGRAM, galera::version_in),
+            },
         }
     }
 
@@ -129,18 +149,6 @@ impl System {
     /// When it does not serve, or the machine refuses.
     pub async fn measure(self, load: Load, folder: &Path, window: Window, seed: u64) -> Result<Sample, BenchError> {
         match (self, load) {
-            (Self::SingleLeader, Load::Writes { clients }) => {
-                writes(EngineKind::SingleLeader.start(folder).await?, clients, window, seed).await
-            }
-            (Self::Redis, Load::Writes { clients }) => {
-                writes(Box::new(redis::start(folder, clients as usize).await?), clients, window, seed).await
-            }
-            (Self::RedisShared, Load::Writes { clients }) => {
-                writes(Box::new(redis::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
-            }
-            (Self::Etcd, Load::Writes { clients }) => {
-                writes(Box::new(etcd::start(folder, CONNECTIONS_SHARED).await?), clients, window, seed).await
-            }
             (Self::Log(kind), Load::Appends { entries, syncs }) => {
                 let folder = folder.to_owned();
                 blocking(self, move || kind.measure(&folder, entries, syncs, window)).await
@@ -149,8 +157,31 @@ impl System {
             (Self::Handle(kind), Load::Calls { clients }) => {
                 blocking(self, move || kind.measure(clients, window)).await
             }
-            _ => Err(BenchError::Usage(format!("{} is not made for {load}", self.name()))),
+            (_, Load::Writes { clients }) => writes(self.start(folder, clients).await?, clients, window, seed).await,
+            (Self::MultiLeader | Self::Galera, Load::Adds { clients }) => {
+                adds(self.start(folder, clients).await?, clients, window).await
+            }
+            _ => Err(self.not_made_for(&load.to_string())),
         }
+    }
+
+    /// Starts its servers with their data below `folder`, for so many clients.
+    async fn start(self, folder: &Path, clients: u32) -> Result<Box<dyn Engine>, BenchError> {
+        let clients = clients as usize;
+        Ok(match self {
+            Self::SingleLeader => EngineKind::SingleLeader.start(folder).await?,
+            Self::MultiLeader => EngineKind::MultiLeader.start(folder).await?,
+            Self::Redis => Box::new(redis::start(folder, clients).await?),
+            Self::RedisShared => Box::new(redis::start(folder, CONNECTIONS_SHARED).await?),
+            Self::Etcd => Box::new(etcd::start(folder, CONNECTIONS_SHARED).await?),
+            Self::Nats => Box::new(nats::start(folder, CONNECTIONS_SHARED).await?),
+            Self::Galera => Box::new(galera::start(folder, clients).await?),
+            Self::Log(_) | Self::Group(_) | Self::Handle(_) => return Err(self.not_made_for("clients of servers")),
+        })
+    }
+
+    fn not_made_for(self, what: &str) -> BenchError {
+        BenchError::Usage(format!("{} is not made for {what}", self.name()))
     }
 }
 
@@ -186,7 +217,15 @@ async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed:
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
     let measured = load::run(ledger.clone(), target.clone(), workload, Pace::Closed { clients }, window, seed).await;
     engine.check()?;
-    let verified = verify_each(&ledger, &*target.leader[0]).await?;
+    engine.settle().await?;
+    let mut verified = match engine.scan_level() {
+        Some(level) => verify_at(&ledger, &*target.leader[0], level).await?,
+        None => verify_each(&ledger, &*target.leader[0]).await?,
+    };
+    if let Some(audited) = engine.audited().await? {
+        // Overwritten by a write that had not seen it, and told of.
+        verified.excuse(&ledger, &audited.conflicts);
+    }
     let mut sample = Sample {
         rate: measured.throughput(),
         configuration: engine.configuration(),
@@ -196,16 +235,24 @@ async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed:
     };
     if measured.refused + measured.failed > 0 {
         let example = measured.failure.unwrap_or_default();
-        sample.notes.push(format!(
-            "{} requests refused, {} failed (for example: {example})",
-            measured.refused, measured.failed
-        ));
+        let (failed, acked) = (measured.refused + measured.failed, measured.writes_ever);
+        let share = failed as f64 * 100.0 / (failed + acked) as f64;
+        sample.notes.push(format!("{share:.2} % of {} requests failed (for example: {example})", failed + acked));
     }
     if verified.lost + verified.foreign > 0 {
         let told = verified.told.join("; ");
         sample.wrong.push(format!("{} acked writes lost, {} foreign values: {told}", verified.lost, verified.foreign));
     }
     drop(target);
+    engine.stop().await?;
+    Ok(sample)
+}
+
+/// Additions to one counter by so many clients, which must show them afterwards.
+async fn adds(mut engine: Box<dyn Engine>, clients: u32, window: Window) -> Result<Sample, BenchError> {
+    let sample = counter::add(&mut *engine, clients, window).await?;
+    let acknowledged = engine.guarantees(WriteLevel::Quorum).acknowledged;
+    let sample = Sample { configuration: engine.configuration(), acknowledged, ..sample };
     engine.stop().await?;
     Ok(sample)
 }
