@@ -51,6 +51,11 @@ impl HandleKind {
                         "replicas",
                         "3, each as the tasks that it consists of; logs in memory; the network is a call".to_owned(),
                     ),
+                    ("heartbeat_interval", format!("{} ms", config.heartbeat_interval)),
+                    (
+                        "election_timeout",
+                        format!("{} to {} ms", config.election_timeout_min, config.election_timeout_max),
+                    ),
                     ("max_payload_entries", config.max_payload_entries.to_string()),
                     ("snapshot_policy", format!("{:?}", config.snapshot_policy)),
                     ("other settings", "their defaults".to_owned()),

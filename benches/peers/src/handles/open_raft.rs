@@ -54,6 +54,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The settings of a node, and their names.
 pub(super) fn config() -> Config {
     Config {
+        // A busy machine must not cost the leader its place.
+        heartbeat_interval: 250,
+        election_timeout_min: 1_000,
+        election_timeout_max: 2_000,
         max_payload_entries: 4_096,
         // Snapshots are what lets it forget its log.
         snapshot_policy: SnapshotPolicy::LogsSinceLast(100_000),
@@ -86,7 +90,8 @@ impl OpenRaft {
         let this = Self { nodes: router.0, leader };
         let members: BTreeSet<u64> = (0..REPLICAS as u64).collect();
         this.leader.initialize(members).await.map_err(|error| error.to_string())?;
-        let led = this.leader.wait(Some(START_MAX)).current_leader(0, "the first node leads").await;
+        // The members are entry 0; entry 1 is the leader's own, and it leads once that is applied.
+        let led = this.leader.wait(Some(START_MAX)).applied_index_at_least(Some(1), "the first node leads").await;
         led.map_err(|error| error.to_string())?;
         Ok(this)
     }
