@@ -13,7 +13,7 @@ use protobuf::well_known_types::BytesValue;
 use raft_engine::env::DefaultFileSystem;
 use raft_engine::internals::FilePipeLog;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
-use replikit_benches::disk_log::{self, ENTRY_BYTES, Syncs};
+use replikit_benches::disk_log::{self, BATCH_ENTRIES, ENTRY_BYTES, FILL_BYTES, KEPT_BYTES, Syncs};
 use replikit_benches::error::BenchError;
 use replikit_benches::load::Window;
 use replikit_benches::recorder::Latencies;
@@ -21,8 +21,6 @@ use replikit_benches::recorder::Latencies;
 use crate::sample::Sample;
 
 const ENTRY: [u8; ENTRY_BYTES] = [7; ENTRY_BYTES];
-/// Kept behind the end by replikit's side of the measurement, and so by the others.
-const KEPT_BYTES: u64 = 128 << 20;
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// A whole batch of the largest size is buffered before it is written.
 const BUFFER_BYTES: usize = 512 << 10;
@@ -105,12 +103,26 @@ impl LogKind {
 
 /// A log that takes batches.
 trait Appends {
+    /// From now on batches have so many entries.
+    fn resize(&mut self, entries: usize);
+
     /// Appends a batch; on return it is as durable as was asked for.
     fn append(&mut self) -> Result<(), BenchError>;
 }
 
+/// Writes until the files of any of the logs are used again, as replikit's own side of the measurement does.
+fn fill(log: &mut dyn Appends, entries: usize) -> Result<(), BenchError> {
+    log.resize(BATCH_ENTRIES);
+    for _ in 0..FILL_BYTES.div_ceil((BATCH_ENTRIES * ENTRY_BYTES) as u64) {
+        log.append()?;
+    }
+    log.resize(entries);
+    Ok(())
+}
+
 /// Entries a second, and how long each batch took.
 fn repeat(log: &mut dyn Appends, entries: usize, window: Window) -> Result<(f64, Latencies), BenchError> {
+    fill(log, entries)?;
     let warm_up = Instant::now();
     while warm_up.elapsed() < window.warm_up {
         log.append()?;
@@ -146,6 +158,10 @@ impl OkayWal {
 }
 
 impl Appends for OkayWal {
+    fn resize(&mut self, entries: usize) {
+        self.entries = entries;
+    }
+
     fn append(&mut self) -> Result<(), BenchError> {
         let log = self.log.as_ref().expect("it is shut down by dropping it only");
         let append = || {
@@ -221,6 +237,10 @@ impl RaftEngine {
 }
 
 impl Appends for RaftEngine {
+    fn resize(&mut self, entries: usize) {
+        self.entries = vec![self.entries[0].clone(); entries];
+    }
+
     fn append(&mut self) -> Result<(), BenchError> {
         for entry in &mut self.entries {
             entry.value[..8].copy_from_slice(&self.next.to_be_bytes());
