@@ -14,7 +14,7 @@ use replikit_core::crdt::{CrdtKind, CrdtState};
 use replikit_core::policy::{Cause, ConflictPolicy, Live, Overwritten, Version, resolve};
 use replikit_core::{CausalContext, Dot, Stamp, VersionVector, WriteId};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::config::Keyspace;
 use crate::record::Saw;
@@ -379,12 +379,14 @@ impl Content {
         if self.above().is_some() {
             return Decided::Open;
         }
-        let mut hash = Xxh3::new();
-        hash.write_usize(key.len());
-        hash.write(key);
-        let mut value = |value: &[u8]| {
-            hash.write_usize(value.len());
-            hash.write(value);
+        // One piece behind the other, each seeded with those before: several times as fast as one stream of them.
+        let mut hash = xxh3_64(key);
+        let mut value = |value: &[u8], [first, second, third]: [u64; 3]| {
+            let mut before = [0; 32];
+            for (place, word) in before.chunks_exact_mut(8).zip([hash, first, second, third]) {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+            hash = xxh3_64_with_seed(value, xxh3_64(&before));
         };
         match self {
             Self::Versions(versions) => {
@@ -396,10 +398,7 @@ impl Content {
                 for Version { stamp, value: kept } in kept {
                     let Some(kept) = kept else { continue };
                     is_empty = false;
-                    value(&stamp.time.0.to_le_bytes());
-                    value(&stamp.dot.origin.0.to_le_bytes());
-                    value(&stamp.dot.sequence.to_le_bytes());
-                    value(kept);
+                    value(kept, [stamp.time.0, u64::from(stamp.dot.origin.0), stamp.dot.sequence]);
                 }
                 if is_empty {
                     return Decided::Nothing;
@@ -408,13 +407,12 @@ impl Content {
             Self::Merging(state) if state.is_bottom() => return Decided::Nothing,
             Self::Merging(state) => {
                 state.visit(&mut |dot| {
-                    value(&dot.origin.0.to_le_bytes());
-                    value(&dot.sequence.to_le_bytes());
+                    value(&[], [0, u64::from(dot.origin.0), dot.sequence]);
                 });
-                state.values().iter().for_each(|kept| value(kept));
+                state.values().iter().for_each(|kept| value(kept, [0; 3]));
             }
         }
-        Decided::Record(hash.finish().max(1))
+        Decided::Record(hash.max(1))
     }
 
     /// The values of this copy that another one does not have: lost, if that takes its place.
