@@ -93,17 +93,24 @@ impl What {
     /// Takes all answers together. Returns the owners that have what comes of that, and those that do not, both with `me`, which is
     /// this one.
     fn judge(&mut self, me: u32, keyspaces: &Keyspaces) -> (Set, Vec<u32>) {
-        let (answered, stale): (Vec<u32>, Vec<u32>) = match self {
+        let (mut have, mut stale) = (Set::default(), Vec::new());
+        match self {
             Self::Key(KeyRead { known, mine, answers, .. }) => {
                 let merged = known.content.digest();
-                let all = core::iter::once((me, *mine)).chain(answers.iter().copied());
-                let stale = all.clone().filter(|(_, digest)| *digest != merged);
-                (all.clone().map(|(index, _)| index).collect(), stale.map(|(index, _)| index).collect())
+                for (index, digest) in core::iter::once((me, *mine)).chain(answers.iter().copied()) {
+                    if digest == merged {
+                        have.insert(index);
+                    } else {
+                        stale.push(index);
+                    }
+                }
             }
-            Self::Page(page) => (core::iter::once(me).chain(page.answers()).collect(), page.join(me, keyspaces)),
-        };
-        let mut have = Set::default();
-        answered.into_iter().filter(|index| !stale.contains(index)).for_each(|index| have.insert(index));
+            Self::Page(page) => {
+                stale = page.join(me, keyspaces);
+                let answered = core::iter::once(me).chain(page.answers());
+                answered.filter(|index| !stale.contains(index)).for_each(|index| have.insert(index));
+            }
+        }
         (have, stale)
     }
 }
@@ -537,7 +544,7 @@ impl Leaderless {
     /// Tells owners that knew less.
     fn begin_repair(&mut self, read: u64) {
         let (me, mode) = (self.owners.me(), self.config.repair);
-        let mut reading = self.reads.reading.remove(&read).expect("looked up by the caller");
+        let reading = self.reads.reading.get_mut(&read).expect("looked up by the caller");
         let (have, stale) = reading.what.judge(me, &self.config.keyspaces);
         let want = match mode {
             ReadRepair::Blocking => self.owners.unmissable(reading.answered),
@@ -546,9 +553,9 @@ impl Leaderless {
         let mut repairing = Repairing { have, want, told: Set::default() };
         if mode == ReadRepair::Off || stale.is_empty() {
             reading.repairing = Some(Repairing { want: Need::Count(0), ..repairing });
-            self.reads.reading.insert(read, reading);
             return;
         }
+        let mut reading = self.reads.reading.remove(&read).expect("looked up just now");
         for index in stale {
             if index != me {
                 repairing.told.insert(index);

@@ -85,6 +85,11 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
+    /// What a key is, or else `nothing`.
+    fn of<'a>(&'a self, key: &Bytes, nothing: &'a Content) -> &'a Content {
+        self.keys.get(key).unwrap_or(nothing)
+    }
+
     /// Equal for owners that have the same versions of the same keys, and have seen the same of each above their vectors.
     fn digest(&self) -> u64 {
         let mut hash = Xxh3::new();
@@ -110,6 +115,14 @@ struct Joined {
     next: Option<Bytes>,
     /// The keys of which an owner has something else, by owner.
     stale: BTreeMap<u32, Vec<Bytes>>,
+}
+
+impl Joined {
+    /// The keys that an owner has to be told of, and what they are.
+    fn missing(&self, index: u32) -> impl Iterator<Item = (Bytes, Stored)> + '_ {
+        let stale = self.stale.get(&index).into_iter().flatten();
+        stale.map(|key| (key.clone(), Stored::for_others(&self.keys[key])))
+    }
 }
 
 /// A page that is read at several owners.
@@ -144,8 +157,7 @@ impl PageRead {
     /// What an owner misses.
     pub(crate) fn repair(&self, epoch: Epoch, read: u64, index: u32) -> Head {
         let joined = self.joined.as_ref().expect("joined before anybody is told");
-        let stored = |key: &Bytes| (key.clone(), Stored::for_others(&joined.keys[key]));
-        let keys = joined.stale.get(&index).into_iter().flatten().map(stored).collect();
+        let keys = joined.missing(index).collect();
         Head::RepairPage(Box::new(RepairPage { epoch, read, base: joined.base.clone(), keys }))
     }
 
@@ -164,15 +176,14 @@ impl PageRead {
         for key in listed {
             let mut nothing = Content::default();
             nothing.shape(keyspaces.of(key));
-            let copy = |list: &Copies| list.keys.get(key).unwrap_or(&nothing).clone();
-            let mut known = Known { base: self.mine.base.clone(), content: copy(&self.mine) };
+            let mut known = Known { base: self.mine.base.clone(), content: self.mine.of(key, &nothing).clone() };
             for (seen, list) in &lists[1..] {
-                known.agree(&copy(list), seen);
+                known.agree(list.of(key, &nothing), seen);
             }
             let digest = known.content.digest();
             let owners = core::iter::once(me).chain(self.answers.iter().map(|(index, ..)| *index));
             for (index, (_, list)) in owners.zip(&lists) {
-                if copy(list).digest() != digest {
+                if list.of(key, &nothing).digest() != digest {
                     stale.entry(index).or_default().push(key.clone());
                 }
             }
@@ -186,11 +197,8 @@ impl PageRead {
     /// The keys that an owner has to be told of, with what they are.
     pub(crate) fn copies_for(&self, index: u32) -> Vec<(Bytes, KeyCopy)> {
         let Some(joined) = &self.joined else { return Vec::new() };
-        let copy = |key: &Bytes| {
-            let stored = Stored::for_others(&joined.keys[key]);
-            (key.clone(), KeyCopy { base: joined.base.clone(), stored })
-        };
-        joined.stale.get(&index).into_iter().flatten().map(copy).collect()
+        let missing = joined.missing(index);
+        missing.map(|(key, stored)| (key, KeyCopy { base: joined.base.clone(), stored })).collect()
     }
 
     /// How many keys an owner has to be told of.
