@@ -118,30 +118,23 @@ pub fn unreachable_faults(scenario: &str) -> Vec<Fault> {
 /// States that a scenario cannot meet, or that are not watched in it.
 #[must_use]
 pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
+    let of_others = || {
+        [
+            Probe::OF_MANY_LEADERS,
+            Probe::OF_QUORUMS,
+            Probe::OF_PARTITIONS,
+            Probe::OF_HINTS,
+            Probe::OF_OWNERS,
+            Probe::OF_ROT,
+            Probe::OF_SLEEP,
+        ]
+        .concat()
+    };
     let all_but = |met: &[Probe]| Probe::ALL.iter().copied().filter(|probe| !met.contains(probe)).collect();
     match scenario {
         "all" => Vec::new(),
-        "raft-log" => [
-            Probe::OF_MANY_LEADERS,
-            Probe::OF_QUORUMS,
-            Probe::OF_PARTITIONS,
-            Probe::OF_HINTS,
-            Probe::OF_OWNERS,
-            Probe::OF_ROT,
-            Probe::OF_SLEEP,
-        ]
-        .concat(),
-        "raft" => [
-            Probe::OF_MANY_LEADERS,
-            Probe::OF_QUORUMS,
-            Probe::OF_PARTITIONS,
-            Probe::OF_HINTS,
-            Probe::OF_OWNERS,
-            Probe::OF_ROT,
-            Probe::OF_SLEEP,
-            &[Probe::TailCut],
-        ]
-        .concat(),
+        "raft-log" => of_others(),
+        "raft" => [of_others(), vec![Probe::TailCut]].concat(),
         "raft-groups" | "raft-groups-log" => all_but(Probe::OF_SLEEP),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
         "leaderless-hints" => all_but(Probe::OF_HINTS),
