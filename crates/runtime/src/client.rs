@@ -5,6 +5,7 @@
 //! follows no leader only at that replica; a request ends by its time limit, whatever the nodes do.
 
 mod connection;
+mod rank;
 mod route;
 mod session;
 mod subscription;
@@ -28,6 +29,7 @@ use crate::socket::GreetError;
 use crate::wire::{Reply, RequestHead};
 
 use connection::{Connection, Ended};
+use rank::Ranking;
 use route::Routes;
 pub use route::{ClientTarget, ReadTarget};
 use session::Sessions;
@@ -118,6 +120,11 @@ impl ClientConfig {
         self.retries = Retries::AtMostOnce;
         self.reads(ClientTarget::Home).writes(ClientTarget::Home)
     }
+
+    /// Whether it has to know how long each node takes.
+    const fn ranks(&self) -> bool {
+        matches!((self.reads, self.writes), (ClientTarget::Fastest, _) | (_, ClientTarget::Fastest))
+    }
 }
 
 /// A client of one cluster. Cheap to clone; all clones share connections and sessions. Lives in the tokio runtime that it
@@ -162,6 +169,8 @@ struct Inner {
     /// The nodes that hold the group, where not all do.
     members: Option<Vec<NodeId>>,
     routes: Routes,
+    /// Empty unless the fastest node is asked.
+    ranking: Ranking,
     sessions: Sessions,
 }
 
@@ -243,7 +252,7 @@ impl Client {
         self.0.routes.leader()
     }
 
-    /// Where requests for [`ClientTarget::Home`] go at the moment.
+    /// Where requests for [`ClientTarget::Home`] and [`ClientTarget::Fastest`] go at the moment.
     #[must_use]
     pub fn home(&self) -> NodeId {
         self.0.routes.home()
@@ -392,6 +401,7 @@ impl Inner {
             pool: Arc::clone(pool),
             members,
             routes: Routes::new(),
+            ranking: Ranking::default(),
             sessions: Sessions::new(config.sessions_max.max(1)),
             config,
         });
@@ -408,6 +418,9 @@ impl Inner {
 
     /// The next attempt goes elsewhere, unless it is for this node only.
     fn lost(&self, node: NodeId) {
+        if let Some(better) = self.ranking.slow(node, Instant::now()) {
+            self.routes.move_home(node, better);
+        }
         self.routes.lost(node, &self.node_ids());
     }
 
@@ -442,6 +455,41 @@ impl Inner {
         }
     }
 
+    /// Whom to ask.
+    fn aim(self: &Arc<Self>, target: ClientTarget) -> NodeId {
+        match target {
+            ClientTarget::Fastest => self.fastest(),
+            _ => self.routes.aim(target),
+        }
+    }
+
+    /// The home, unless it has become slow: then one that takes its place. Now and then one that is tried.
+    fn fastest(self: &Arc<Self>) -> NodeId {
+        let (mut home, now) = (self.routes.home(), Instant::now());
+        if self.standing(home).is_some_and(|connection| connection.owes_for() > self.ranking.patience(home))
+            && let Some(better) = self.ranking.slow(home, now)
+        {
+            self.routes.move_home(home, better);
+            home = self.routes.home();
+        }
+        let Some(tried) = self.ranking.due(home, now, || self.node_ids()) else { return home };
+        if self.standing(tried).is_some() {
+            return tried;
+        }
+        // No request waits until it can be tried.
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            if inner.connection(tried).await.is_err() {
+                inner.ranking.slow(tried, Instant::now());
+            }
+        });
+        home
+    }
+
+    fn standing(&self, node: NodeId) -> Option<Arc<Connection>> {
+        self.pool.nodes.get(&node)?.standing()
+    }
+
     /// One request to one node.
     async fn ask(
         self: &Arc<Self>,
@@ -451,7 +499,18 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Reply, Attempt> {
         let connection = self.connection(node).await.map_err(Attempt::Unreachable)?;
-        connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended)
+        if !self.config.ranks() {
+            return connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended);
+        }
+        let asked = Instant::now();
+        let reply = connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended)?;
+        if matches!(reply, Reply::Outcome(Outcome::Acked { .. } | Outcome::Value { .. })) {
+            let (home, now) = (self.routes.home(), Instant::now());
+            if let Some(better) = self.ranking.answered(node, now - asked, home, now) {
+                self.routes.move_home(home, better);
+            }
+        }
+        Ok(reply)
     }
 
     /// A write where writes go. `SessionExpired` comes out only if the write is known to have had no effect.
@@ -470,7 +529,7 @@ impl Inner {
         let (mut pinned, mut detour) = (None, None);
         let mut last;
         loop {
-            let node = pinned.or(detour.take()).unwrap_or_else(|| self.routes.aim(target));
+            let node = pinned.or(detour.take()).unwrap_or_else(|| self.aim(target));
             match self.ask(node, head, body, deadline).await {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => match rejection {
                     Rejection::NotLeader { leader } if !matches!(target, ClientTarget::Node(_)) => {
@@ -529,7 +588,7 @@ impl Inner {
         let mut pause = Pause::new(self.config.retry_pause);
         let mut detour = None;
         loop {
-            let node = detour.take().unwrap_or_else(|| self.routes.aim(target));
+            let node = detour.take().unwrap_or_else(|| self.aim(target));
             let error = match self.ask(node, head, body, deadline).await {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => {
                     match &rejection {
@@ -605,7 +664,7 @@ impl Inner {
             pause.skip_once();
         }
         match (target, leader) {
-            (ClientTarget::Home, leader) => return leader,
+            (ClientTarget::Home | ClientTarget::Fastest, leader) => return leader,
             (_, Some(leader)) => self.routes.set_leader(leader),
             (_, None) => self.routes.leads_not(from, &self.node_ids()),
         }
@@ -638,7 +697,7 @@ impl Inner {
 /// Where a write in doubt is sent again. A leader knows its group's sessions, wherever it runs; an equal knows its own.
 const fn stays(target: ClientTarget, node: NodeId) -> Option<NodeId> {
     match target {
-        ClientTarget::Home => Some(node),
+        ClientTarget::Home | ClientTarget::Fastest => Some(node),
         ClientTarget::Leader | ClientTarget::Node(_) => None,
     }
 }

@@ -166,6 +166,12 @@ impl Connection {
         self.heard_nanos.store(nanos, Ordering::Relaxed);
     }
 
+    /// For how long the node has owed answers and said nothing; zero if it owes none.
+    pub(super) fn owes_for(&self) -> Duration {
+        let owes = lock(&self.state).pending.len() > 0;
+        if owes { self.silent_for() } else { Duration::ZERO }
+    }
+
     fn silent_for(&self) -> Duration {
         self.zero.elapsed().saturating_sub(Duration::from_nanos(self.heard_nanos.load(Ordering::Relaxed)))
     }

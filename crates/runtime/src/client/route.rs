@@ -19,6 +19,11 @@ pub enum ClientTarget {
     /// once that is lost, until that one is. A hint that another node leads holds for the one request: keys may have homes.
     /// A command that may have been carried out is sent again under its session only, and only to the same node.
     Home,
+    /// For families without a leader: the node of the first address that answered, and another one once that answers in
+    /// half the time, or this one is lost or owes answers for more than ten times what it usually takes. Up to ten requests a
+    /// second try each other node; no request is sent twice for it. A write in doubt stays in doubt, as with
+    /// [`Home`](Self::Home): what is under way at a node that has become slow waits for that one.
+    Fastest,
 }
 
 /// Whom queries go to.
@@ -89,8 +94,13 @@ impl Routes {
         match target {
             ClientTarget::Leader => self.leader.get().or(self.guess.get()).unwrap_or_default(),
             ClientTarget::Node(node) => node,
-            ClientTarget::Home => self.home(),
+            ClientTarget::Home | ClientTarget::Fastest => self.home(),
         }
+    }
+
+    /// The client is at home at `new` from here on, unless it has left `old` by now.
+    pub(super) fn move_home(&self, old: NodeId, new: NodeId) {
+        self.home.replace(old, Some(new));
     }
 
     /// This node does not lead, and does not know who does. If it was taken for the leader, somebody else is asked who leads

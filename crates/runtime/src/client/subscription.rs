@@ -65,7 +65,8 @@ impl std::fmt::Debug for Inner {
 impl ClientChanges {
     pub(super) async fn open(client: Arc<Inner>, from: Cursor) -> Result<Self, SubscribeError> {
         let (wire, next, node) = client.follow(from, None).await?;
-        let home = (client.config.reads == ClientTarget::Home).then_some(node);
+        let equals = matches!(client.config.reads, ClientTarget::Home | ClientTarget::Fastest);
+        let home = equals.then_some(node);
         Ok(Self { client, wire: Some(wire), home, unpacked: Unpacked::new(next), ended: None })
     }
 

@@ -2,6 +2,8 @@
 //! nobody. It is useless, but it shows where every single request went.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,15 +34,24 @@ struct Equal {
     machine: Keyspace,
     written: u64,
     actions: VecDeque<Action<()>>,
+    /// For how many milliseconds its answers are held back.
+    slow: Arc<AtomicU64>,
+    held_back: VecDeque<(Time, Action<()>)>,
+    now: Time,
 }
 
 impl Equal {
-    fn new(id: NodeId) -> Self {
-        Self { id, machine: Keyspace::new(), written: 0, actions: VecDeque::new() }
+    fn new(id: NodeId, slow: Arc<AtomicU64>) -> Self {
+        let (actions, held_back) = Default::default();
+        Self { id, machine: Keyspace::new(), written: 0, actions, slow, held_back, now: Time(0) }
     }
 
     fn done(&mut self, token: Token, outcome: Outcome) {
-        self.actions.push_back(Action::Done { token, outcome });
+        let action = Action::Done { token, outcome };
+        match self.slow.load(Ordering::Relaxed) {
+            0 => self.actions.push_back(action),
+            millis => self.held_back.push_back((self.now + Duration::from_millis(millis), action)),
+        }
     }
 
     fn at(&self) -> Position {
@@ -97,7 +108,11 @@ fn overwritten(dot: Dot) -> Overwritten {
 impl Replica for Equal {
     type Head = ();
 
-    fn handle(&mut self, _now: Now, input: Input<()>) {
+    fn handle(&mut self, now: Now, input: Input<()>) {
+        self.now = now.mono;
+        while let Some((_, action)) = self.held_back.pop_front_if(|(due, _)| *due <= self.now) {
+            self.actions.push_back(action);
+        }
         match input {
             Input::Command { token, body, .. } => self.command(token, &body),
             Input::Query { token, body, .. } => self.query(token, &body),
@@ -118,7 +133,10 @@ impl Replica for Equal {
                     suspected: Vec::new(),
                     figures: Vec::new(),
                 };
-                self.value(token, status.encode());
+                // At once, so that what a slow node has done can be seen.
+                let (values, seen) = (vec![status.encode()], Some(self.at()));
+                let outcome = Outcome::Value { values, seen, strict: false, staleness: None };
+                self.actions.push_back(Action::Done { token, outcome });
             }
             _ => {}
         }
@@ -129,17 +147,23 @@ impl Replica for Equal {
     }
 
     fn deadline(&self) -> Option<Time> {
-        None
+        self.held_back.front().map(|(due, _)| *due)
     }
 }
 
 fn cluster(count: u32) -> (Vec<Node<Keyspace>>, Vec<String>) {
+    cluster_with(count, |_| Arc::default())
+}
+
+/// Nodes that can be made slow.
+fn cluster_with(count: u32, slow: impl Fn(NodeId) -> Arc<AtomicU64>) -> (Vec<Node<Keyspace>>, Vec<String>) {
     let addresses = free_addresses(count);
     let open = |id| {
         let mut config = config(&addresses, id);
         // What is owed for ever holds up no shutdown.
         config.timing.shutdown_time_max = Duration::from_millis(50);
-        Node::open(config, move |_boots| Ok(Equal::new(id))).unwrap()
+        let slow = slow(id);
+        Node::open(config, move |_boots| Ok(Equal::new(id, slow))).unwrap()
     };
     let nodes = addresses.iter().map(|(id, _)| open(*id)).collect();
     (nodes, addresses.into_iter().map(|(_, address)| address).collect())
@@ -189,6 +213,59 @@ fn a_client_with_a_home_writes_and_reads_there_and_nowhere_else() {
         assert_eq!(store.read(ReadRequest::new("n")).await.unwrap().values, ["20"]);
         assert_eq!((client.home(), client.leader()), (NodeId(2), None));
         assert_eq!(written(&nodes).await, [(NodeId(1), 0), (NodeId(2), 20), (NodeId(3), 0)]);
+    });
+}
+
+/// A client of the fastest of three nodes, its home the second one, that has been served by all; how many writes that took,
+/// and what makes node 2 slow.
+async fn fastest() -> (Vec<Node<Keyspace>>, Client, u64, Arc<AtomicU64>) {
+    let slow: Arc<AtomicU64> = Arc::default();
+    let (nodes, addresses) = cluster_with(3, |id| if id == NodeId(2) { slow.clone() } else { Arc::default() });
+    let config = begin_at(&addresses, 1).reads(ClientTarget::Fastest).writes(ClientTarget::Fastest);
+    let client = Client::connect(config).await.unwrap();
+    let (store, mut total) = (KvClient::new(client.clone()), 0);
+    while written(&nodes).await.iter().any(|(_, written)| *written < 2) || client.home() != NodeId(2) {
+        store.write(add("n")).await.unwrap();
+        total += 1;
+    }
+    (nodes, client, total, slow)
+}
+
+#[test]
+fn a_client_of_the_fastest_leaves_a_slow_node_and_tries_it_seldom() {
+    bounded(async {
+        let (nodes, client, before, slow) = fastest().await;
+        let at_two = written(&nodes).await[1].1;
+        slow.store(200, Ordering::Relaxed);
+        let store = KvClient::new(client.clone());
+        for _ in 0..2_000 {
+            store.write(add("n")).await.unwrap();
+        }
+        assert_ne!(client.home(), NodeId(2));
+        let after = written(&nodes).await;
+        // One by which it is found out, and a few that try it: in all that took.
+        assert!(after[1].1 - at_two <= 20, "{} of 2000 went to the slow node", after[1].1 - at_two);
+        assert_eq!(after.iter().map(|(_, written)| written).sum::<u64>(), before + 2_000, "nothing was sent twice");
+    });
+}
+
+#[test]
+fn a_client_of_the_fastest_goes_on_elsewhere_while_a_node_owes_answers() {
+    bounded(async {
+        let (nodes, client, _, slow) = fastest().await;
+        slow.store(60_000, Ordering::Relaxed);
+        let at_two = written(&nodes).await[1].1;
+        let mut stuck = Vec::new();
+        while written(&nodes).await[1].1 == at_two {
+            let store = KvClient::new(client.clone());
+            stuck.push(tokio::spawn(async move { store.write(add("n")).await }));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Longer than it may owe anything after what it took before.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        KvClient::new(client.clone()).read(ReadRequest::new("n")).await.unwrap();
+        assert_ne!(client.home(), NodeId(2));
+        assert!(stuck.iter().any(|write| !write.is_finished()), "and what it owes is waited for");
     });
 }
 
@@ -447,7 +524,8 @@ fn where_one_leader_orders_the_writes_there_is_no_context_and_no_conflict() {
 #[test]
 fn a_cluster_of_equals_in_one_process_takes_writes_and_says_who_it_is() {
     bounded(async {
-        let cluster: LocalCluster<Keyspace> = LocalCluster::open(LocalConfig::new(3), |id, _boots| Equal::new(id));
+        let cluster: LocalCluster<Keyspace> =
+            LocalCluster::open(LocalConfig::new(3), |id, _boots| Equal::new(id, Arc::default()));
         let anywhere = KvHandle::new(cluster.handle());
         anywhere.write(add("n")).await.unwrap();
         KvHandle::new(cluster.handle_at(NodeId(2))).write(add("n")).await.unwrap();
