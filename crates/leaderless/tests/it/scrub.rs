@@ -81,12 +81,44 @@ fn a_record_that_one_of_three_owners_has_lost_or_has_otherwise_is_taken_from_the
         group.run(TIME);
         assert!(rounds.iter_mut().zip(1..).all(|(rounds, node)| group.replica(node).figures().scrub.rounds > *rounds));
         assert_eq!(group.told(2, told_of_records), 1, "once");
+    }
+}
 
-        // What was taken over is on disk.
+#[test]
+fn what_was_taken_over_is_in_the_log_behind_the_snapshot_that_is_wrong() {
+    for rot in [lose as Rot, alter] {
+        let mut group = group(3, rot);
+        group.run(TIME);
+        group.kill(NodeId(2));
+        // Nobody can tell it again, and the snapshot is what it was.
+        group.isolate(NodeId(2), true);
+        group.rot = Some((NodeId(2), rot));
+        group.start(NodeId(2));
+        assert_eq!(group.rot, None, "it starts from the snapshot");
+        assert_eq!(group.values(2, "key", ReadLevel::Local), ["right"]);
+        assert_eq!(group.replica(2).state_hash(), group.replica(1).state_hash());
+    }
+}
+
+#[test]
+fn what_was_taken_over_once_takes_nothing_back_that_was_written_since() {
+    let mut group = group(3, lose);
+    group.run(TIME);
+    assert_eq!(group.told(2, repaired), 1);
+    group.write(1, put("key", "newer"));
+    group.run(TIME);
+    for snapshot in [false, true] {
+        if snapshot {
+            // The log may still hold what was taken over, below the snapshot.
+            group.input(NodeId(2), Input::Admin { token: Token(u64::MAX), group: GROUP, command: Admin::Snapshot });
+        }
         group.kill(NodeId(2));
         group.isolate(NodeId(2), true);
         group.start(NodeId(2));
-        assert_eq!(group.values(2, "key", ReadLevel::Local), ["right"]);
+        assert_eq!(group.values(2, "key", ReadLevel::Local), ["newer"], "with a new snapshot: {snapshot}");
+        group.isolate(NodeId(2), false);
+        group.run(TIME);
+        group.assert_agreed();
     }
 }
 
