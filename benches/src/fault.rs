@@ -17,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::load::Reads;
 use crate::network::Network;
 use crate::play::{self, Attempt, Judged, Play, Until};
+use crate::recorder::Latencies;
 use crate::timeline::{Gap, Timeline};
 use crate::workload::mix::{Mix, Updates};
 use crate::workload::trace::Trace;
@@ -85,7 +86,7 @@ impl std::fmt::Display for FaultRun {
 }
 
 /// How the clients on one side fared while the fault lasted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Side {
     /// Who they are.
     pub name: String,
@@ -95,6 +96,10 @@ pub struct Side {
     pub served: u64,
     /// The longest time without a served operation that has a part in it.
     pub gap: Gap,
+    /// How long those took that were served, of all that began before the fault.
+    pub before: Latencies,
+    /// The same of those that began while it lasted.
+    pub meanwhile: Latencies,
 }
 
 impl Side {
@@ -120,6 +125,9 @@ pub struct FaultReport {
     pub acked: u64,
     /// Operations served, from the first to the last.
     pub served: u64,
+    /// Reads that were sent to one more node during the fault, because who was asked first was late; `None` where that is not
+    /// counted.
+    pub hedged: Option<u64>,
     /// Why others were not, with how often.
     pub unserved: Vec<(String, u64)>,
     /// What was read back.
@@ -191,9 +199,35 @@ impl FaultReport {
             );
             figures.push(subject.figure(&availability, side.available_percent(), "%", Better::Higher));
             figures.push(subject.figure(&gap, millis(side.gap), "ms", Better::Lower));
+            figures.extend(tails(&subject, &format!(", {}", side.name), &side.before, &side.meanwhile));
+        }
+        if self.sides.len() > 1 {
+            let mut all = (Latencies::new(), Latencies::new());
+            for side in &self.sides {
+                all.0.merge(&side.before);
+                all.1.merge(&side.meanwhile);
+            }
+            figures.extend(tails(&subject, "", &all.0, &all.1));
+        }
+        if let Some(hedged) = self.hedged {
+            let meanwhile: u64 = self.sides.iter().map(|side| side.asked).sum();
+            let share = hedged as f64 * 100.0 / meanwhile.max(1) as f64;
+            figures.push(subject.figure("reads asked for again during the fault", share, "%", Better::Lower));
         }
         figures
     }
+}
+
+fn tails<'a>(
+    subject: &'a Subject,
+    whose: &'a str,
+    before: &'a Latencies,
+    meanwhile: &'a Latencies,
+) -> impl Iterator<Item = Figure> + 'a {
+    [("before", before), ("during", meanwhile)].into_iter().map(move |(when, latencies)| {
+        let name = format!("operation latency p99.9, {when} the fault{whose}");
+        subject.figure(&name, latencies.quantile(0.999).as_secs_f64() * 1e6, "us", Better::Lower)
+    })
 }
 
 /// When what happened, counted from the beginning of the load.
@@ -201,6 +235,7 @@ impl FaultReport {
 struct Struck {
     at: Duration,
     undone: Duration,
+    hedged: Option<u64>,
     marks: Vec<(Duration, String)>,
 }
 
@@ -249,17 +284,25 @@ pub async fn run(run: &FaultRun, seed: u64, folder: &Path) -> Result<FaultReport
         let own: Vec<Attempt> =
             attempts.iter().copied().filter(|attempt| plan.sides[attempt.home as usize] == side).collect();
         let meanwhile = own.iter().filter(|attempt| (struck.at..struck.undone).contains(&attempt.began));
-        Side {
+        let mut side = Side {
             name: plan.side_shown(side),
             asked: meanwhile.clone().count() as u64,
             served: meanwhile.filter(|attempt| attempt.served).count() as u64,
             gap: self::timeline(&own, &struck, plan.end).longest_gap_between(struck.at, struck.undone),
+            before: Latencies::new(),
+            meanwhile: Latencies::new(),
+        };
+        for attempt in own.iter().filter(|attempt| attempt.served && attempt.began < struck.undone) {
+            let latencies = if attempt.began < struck.at { &mut side.before } else { &mut side.meanwhile };
+            latencies.record(attempt.ended - attempt.began);
         }
+        side
     });
     Ok(FaultReport {
         run: run.clone(),
         gap: timeline.longest_gap_between(struck.at, struck.undone),
         sides: sides.collect(),
+        hedged: struck.hedged,
         timeline,
         acked: writes.iter().filter(|attempt| attempt.served).count() as u64,
         served: attempts.iter().filter(|attempt| attempt.served).count() as u64,
@@ -286,6 +329,9 @@ async fn strike(plan: &Plan, engine: &mut dyn Engine, begun: Instant) -> Result<
         Victims::Leader => engine.leader().await?.into_iter().collect(),
     };
     let pause = plan.undone.saturating_sub(plan.at);
+    // Nodes that are gone count nothing.
+    let counted = plan.fault == Fault::SlowReplica;
+    let hedged_before = if counted { hedged(engine).await? } else { None };
     if plan.fault == Fault::RollingRestart {
         for &node in &victims {
             struck.marks.push((begun.elapsed(), format!("node {node} shut down")));
@@ -308,7 +354,18 @@ async fn strike(plan: &Plan, engine: &mut dyn Engine, begun: Instant) -> Result<
         }
     }
     struck.undone = begun.elapsed();
+    if let Some(before) = hedged_before {
+        struck.hedged = hedged(engine).await?.map(|after| after - before);
+    }
     Ok(struck)
+}
+
+/// How many reads the nodes have sent to one more node so far.
+async fn hedged(engine: &dyn Engine) -> Result<Option<u64>, BenchError> {
+    let statuses = engine.statuses().await?;
+    let figures = statuses.iter().flat_map(|status| &status.replica.figures);
+    let hedged: Vec<u64> = figures.filter(|figure| figure.of == "reads hedged").map(|figure| figure.count).collect();
+    Ok((!hedged.is_empty()).then(|| hedged.iter().sum()))
 }
 
 fn nodes_of(engine: &mut dyn Engine) -> Result<&mut crate::engine::nodes::Nodes, BenchError> {

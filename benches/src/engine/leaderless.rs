@@ -5,9 +5,9 @@ use std::path::Path;
 use async_trait::async_trait;
 use replikit_core::{Guarantees, Owners, ReadLevel, WriteLevel};
 use replikit_leaderless::{Quorums, Size, guarantees, guarantees_of, guarantees_of_cas};
-use replikit_runtime::NodeStatus;
+use replikit_runtime::{KvClient, NodeStatus};
 
-use super::multi_leader::MultiLeader;
+use super::multi_leader::{MultiLeader, homes_of};
 use super::nodes::Nodes;
 use super::{Askers, Audited, Engine, Sizes};
 use crate::error::BenchError;
@@ -19,6 +19,8 @@ use crate::play::Home;
 pub struct Leaderless {
     /// Its nodes are equal as well: they are reached, waited for and audited in the same way.
     cluster: MultiLeader,
+    /// What lives beside a node asks another one when that answers sooner.
+    beside: Vec<KvClient>,
     sizes: Sizes,
     owners: u8,
 }
@@ -43,7 +45,7 @@ impl Leaderless {
             "set/=set",
         ];
         let cluster = MultiLeader::start_as("leaderless", folder, network, &arguments, guarantees).await?;
-        Ok(Self { cluster, sizes, owners })
+        Ok(Self { beside: cluster.ranking_clients().await?, cluster, sizes, owners })
     }
 }
 
@@ -73,7 +75,7 @@ impl Engine for Leaderless {
     }
 
     fn homes(&self) -> Vec<Home> {
-        self.cluster.homes()
+        homes_of(&self.beside)
     }
 
     fn nodes(&self) -> Option<&Nodes> {

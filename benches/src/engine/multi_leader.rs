@@ -78,8 +78,7 @@ impl MultiLeader {
         let mut clients = Vec::new();
         for number in 0..CONNECTIONS_PER_NODE * count {
             let node = NodeId((number % count) as u32 + 1);
-            let config = ClientConfig::new(nodes.cluster(), [nodes.address(node).to_string()]).without_leader();
-            let config = config.reads(ClientTarget::Node(node)).writes(ClientTarget::Node(node));
+            let config = config_at(&nodes, node, ClientTarget::Node(node));
             loop {
                 nodes.check()?;
                 match Client::connect(config.clone()).await {
@@ -94,6 +93,20 @@ impl MultiLeader {
         let mut this = Self { nodes, clients, looked_at: vec![(0, 0); count], marks: 0 };
         this.converge().await?;
         Ok(this)
+    }
+
+    /// Clients that begin at each node in turn, and ask whichever answers soonest.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub(super) async fn ranking_clients(&self) -> Result<Vec<KvClient>, BenchError> {
+        let mut clients = Vec::new();
+        for node in self.nodes.ids() {
+            let client = Client::connect(config_at(&self.nodes, node, ClientTarget::Fastest)).await;
+            let refused = |error| self.nodes.failed(format!("node {node} does not answer: {error}"));
+            clients.push(KvClient::new(client.map_err(refused)?));
+        }
+        Ok(clients)
     }
 
     /// A client of one node.
@@ -154,6 +167,16 @@ impl MultiLeader {
     }
 }
 
+fn config_at(nodes: &Nodes, node: NodeId, target: ClientTarget) -> ClientConfig {
+    let config = ClientConfig::new(nodes.cluster(), [nodes.address(node).to_string()]).without_leader();
+    config.reads(target).writes(target)
+}
+
+/// Nodes that clients live beside, as these clients ask them.
+pub(super) fn homes_of(clients: &[KvClient]) -> Vec<Home> {
+    shared(clients).into_iter().map(|store| Home { writes: store.clone(), reads: store }).collect()
+}
+
 #[async_trait(?Send)]
 impl Engine for MultiLeader {
     fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
@@ -171,8 +194,7 @@ impl Engine for MultiLeader {
     }
 
     fn homes(&self) -> Vec<Home> {
-        let count = self.nodes.ids().count();
-        shared(&self.clients[..count]).into_iter().map(|store| Home { writes: store.clone(), reads: store }).collect()
+        homes_of(&self.clients[..self.nodes.ids().count()])
     }
 
     fn nodes(&self) -> Option<&Nodes> {
