@@ -46,6 +46,8 @@ pub(crate) struct Group {
     pub(crate) drops: fn(&Head) -> bool,
     /// What becomes of the snapshot of a node when it starts next, behind all checksums.
     pub(crate) rot: Option<(NodeId, Rot)>,
+    /// Whether what is released stays in the log, as in a file of which something else is needed.
+    pub(crate) releases_late: bool,
     pub(crate) outcomes: BTreeMap<u64, Outcome>,
     pub(crate) skew: BTreeMap<NodeId, i64>,
     now: Time,
@@ -111,6 +113,7 @@ impl Group {
             starts_stopped: BTreeSet::new(),
             drops: |_| false,
             rot: None,
+            releases_late: false,
             outcomes: BTreeMap::new(),
             skew: BTreeMap::new(),
             now: Time(1_000_000_000),
@@ -236,6 +239,12 @@ impl Group {
                 match action {
                     Action::Persist { id, op } => {
                         place.appends += u64::from(matches!(op, Persist::Append { .. }));
+                        let op = match op {
+                            Persist::Release { stream, .. } if self.releases_late => {
+                                Persist::Release { stream, before: LogIndex(1) }
+                            }
+                            op => op,
+                        };
                         if place.disk_stopped {
                             place.waiting.push((id, op));
                         } else {
