@@ -20,7 +20,7 @@ use replikit_core::{
 
 use crate::config::{Keyspaces, ReadRepair, meets_cas};
 use crate::content::{Content, KeyCopy, Known};
-use crate::latency::Latency;
+use crate::latency::{Budget, Latency, Owed};
 use crate::levels::{Need, Set};
 use crate::message::{Answer, Fetch, Fetched, Head, Repair};
 use crate::record::Local;
@@ -164,6 +164,10 @@ pub(crate) struct Reads {
     local: BTreeSet<(WriteId, u64)>,
     behind: VecDeque<Behind>,
     latency: BTreeMap<u32, Latency>,
+    owed: Owed,
+    budget: Budget,
+    /// Reads that asked others.
+    pub(crate) shared: u64,
     pub(crate) hedged: u64,
     pub(crate) repaired: u64,
 }
@@ -171,12 +175,19 @@ pub(crate) struct Reads {
 impl Reads {
     /// What an owner's answer is to be taken in with, if it is waited for.
     fn awaited(&mut self, now: Now, index: u32, read: u64) -> Option<&mut What> {
+        self.paid(now, index, read);
         let reading = self.reading.get_mut(&read)?;
         if reading.answered.contains(index) || !reading.asked.contains(index) || reading.repairing.is_some() {
             return None;
         }
-        self.latency.entry(index).or_default().sample(now.mono.since(reading.began.mono));
         Some(&mut reading.what)
+    }
+
+    /// An owner has answered, whether or not that is still waited for.
+    fn paid(&mut self, now: Now, index: u32, read: u64) {
+        if let Some(took) = self.owed.answered(read, index, now.mono) {
+            self.took(index, took);
+        }
     }
 
     /// The same for an answer to a question for a page.
@@ -200,6 +211,7 @@ impl Reads {
     /// The owners are others from now on.
     pub(crate) fn forget_latencies(&mut self) {
         self.latency.clear();
+        self.owed.clear();
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -401,6 +413,8 @@ impl Leaderless {
         me.insert(self.owners.me());
         let read = self.next_read();
         let (what, after) = self.begun(wanted);
+        self.reads.shared += 1;
+        self.reads.budget.earn();
         let reading = Reading {
             token,
             what,
@@ -455,6 +469,7 @@ impl Leaderless {
 
     fn fetch(&mut self, now: Now, read: u64, reading: &mut Reading, index: u32) {
         reading.asked.insert(index);
+        self.reads.owed.asked(read, index, now.mono);
         let patience = self.reads.latency.get(&index).map_or(self.config.timing.hedge_max, Latency::slow);
         let hedge = now.mono + patience.min(self.config.timing.hedge_max);
         if reading.hedge.is_none_or(|known| known > hedge) {
@@ -488,6 +503,7 @@ impl Leaderless {
         let Fetched { read, answer } = fetched;
         let Some(index) = self.owners.index(from) else { return };
         if !self.reads.reading.contains_key(&read) {
+            self.reads.paid(now, index, read);
             return self.handle_check(now, index, read, answer);
         }
         let Some(What::Key(reading)) = self.reads.awaited(now, index, read) else { return };
@@ -501,7 +517,10 @@ impl Leaderless {
                 None => return self.misbehaved(from, "a copy of a key that its keyspace cannot have"),
             },
             // Another one has to be asked in its place.
-            Answer::CatchingUp => return self.hedge(now, read),
+            Answer::CatchingUp => {
+                self.ask_one_more(now, read);
+                return;
+            }
         };
         reading.answers.push((index, digest));
         self.answered(read, index);
@@ -643,9 +662,9 @@ impl Leaderless {
         }
     }
 
-    /// Asks one owner more.
-    pub(crate) fn hedge(&mut self, now: Now, read: u64) {
-        let Some(mut reading) = self.reads.reading.remove(&read) else { return };
+    /// Asks one owner more; whether there is one.
+    pub(crate) fn ask_one_more(&mut self, now: Now, read: u64) -> bool {
+        let Some(mut reading) = self.reads.reading.remove(&read) else { return false };
         if let Some(hedge) = reading.hedge.take() {
             self.reads.hedges.remove(&(hedge, read));
         }
@@ -653,24 +672,30 @@ impl Leaderless {
         rest.retain(|index| !reading.asked.contains(*index) && reading.need.wants(*index, reading.answered));
         rest.sort_by_key(|index| (self.is_away(self.owners.node(*index)), *index));
         if let Some(index) = rest.first() {
-            self.reads.hedged += 1;
             self.fetch(now, read, &mut reading, *index);
         }
         self.reads.reading.insert(read, reading);
+        !rest.is_empty()
     }
 
-    /// Owners that have not answered in their usual time: others are asked.
+    /// Owners that have not answered in their usual time: others are asked, as far as the budget goes.
     pub(crate) fn hedge_reads(&mut self, now: Now) {
         while let Some(&(at, read)) = self.reads.hedges.first() {
             if at > now.mono {
                 return;
             }
             self.reads.hedges.remove(&(at, read));
-            if let Some(reading) = self.reads.reading.get_mut(&read) {
-                reading.hedge = None;
-                if !reading.need.is_met(reading.answered) {
-                    self.hedge(now, read);
-                }
+            let Some(reading) = self.reads.reading.get_mut(&read) else { continue };
+            reading.hedge = None;
+            if reading.need.is_met(reading.answered) {
+                continue;
+            }
+            for (index, already) in self.reads.owed.late(read, now.mono) {
+                self.reads.latency.entry(index).or_default().late(already);
+            }
+            if self.reads.budget.suffices() && self.ask_one_more(now, read) {
+                self.reads.budget.spend();
+                self.reads.hedged += 1;
             }
         }
     }
@@ -678,6 +703,7 @@ impl Leaderless {
     /// An owner cannot be reached: reads that wait for it ask another one.
     pub(crate) fn ask_instead_of(&mut self, now: Now, node: NodeId) {
         let Some(index) = self.owners.index(node) else { return };
+        self.reads.owed.forgive(index);
         let waits = |reading: &Reading| reading.asked.contains(index) && !reading.answered.contains(index);
         let reads: Vec<u64> =
             self.reads.reading.iter().filter(|(_, reading)| waits(reading)).map(|(read, _)| *read).collect();

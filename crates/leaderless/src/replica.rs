@@ -17,6 +17,7 @@ use crate::consensus::Consensus;
 use crate::coordinate::{OpenBatch, Writing};
 use crate::epoch::Move;
 use crate::exchange::Arriving;
+use crate::latency::Budget;
 use crate::levels::Owners;
 use crate::member::Member;
 use crate::message::{Head, NotLast, Report};
@@ -309,6 +310,7 @@ impl Leaderless {
             audit_dropped: self.state.audit.dropped(),
             cache_bytes: self.cache_bytes,
             restamped: self.writing.restamped,
+            shared_reads: self.reads.shared,
             hedged: self.reads.hedged,
             hinted: self.hints_sent,
             sloppy: self.writing.sloppy,
@@ -771,7 +773,9 @@ pub struct Figures {
     pub cache_bytes: usize,
     /// Writes that were stamped anew because an owner had a newer one.
     pub restamped: u64,
-    /// Owners that were asked in place of a slow one.
+    /// Reads that asked other owners.
+    pub shared_reads: u64,
+    /// Owners that were asked in addition to a late one.
     pub hedged: u64,
     /// Writes handed to fallback nodes for owners that could not be reached, each time.
     pub hinted: u64,
@@ -790,6 +794,12 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// The most reads that may have been hedged by now.
+    #[must_use]
+    pub const fn hedged_max(&self) -> u64 {
+        Budget::hedges_max(self.shared_reads)
+    }
+
     fn counts(&self) -> Vec<Figure> {
         vec![
             Figure::new("keys", self.keys as u64),
@@ -797,6 +807,7 @@ impl Figures {
             Figure::new("values overwritten unseen, in the audit", self.overwritten),
             Figure::new("entries of the audit dropped for its limit", self.audit_dropped),
             Figure::new("writes stamped anew", self.restamped),
+            Figure::new("reads of several owners", self.shared_reads),
             Figure::new("reads hedged", self.hedged),
             Figure::new("owners repaired by reads", self.repaired),
             Figure::new("hints handed to fallback nodes", self.hinted),

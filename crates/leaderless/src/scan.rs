@@ -321,7 +321,10 @@ impl Leaderless {
                 }
             }
             // Another one has to be asked in its place.
-            PageAnswer::CatchingUp => return self.hedge(now, read),
+            PageAnswer::CatchingUp => {
+                self.ask_one_more(now, read);
+                return;
+            }
         }
         self.answered(read, index);
     }

@@ -456,15 +456,15 @@ impl Inner {
     }
 
     /// Whom to ask.
-    fn aim(self: &Arc<Self>, target: ClientTarget) -> NodeId {
+    fn aim(self: &Arc<Self>, target: ClientTarget, writes: bool) -> NodeId {
         match target {
-            ClientTarget::Fastest => self.fastest(),
+            ClientTarget::Fastest => self.fastest(writes),
             _ => self.routes.aim(target),
         }
     }
 
     /// The home, unless it has become slow: then one that takes its place. Now and then one that is tried.
-    fn fastest(self: &Arc<Self>) -> NodeId {
+    fn fastest(self: &Arc<Self>, writes: bool) -> NodeId {
         let (mut home, now) = (self.routes.home(), Instant::now());
         if self.standing(home).is_some_and(|connection| connection.owes_for() > self.ranking.patience(home))
             && let Some(better) = self.ranking.slow(home, now)
@@ -472,7 +472,7 @@ impl Inner {
             self.routes.move_home(home, better);
             home = self.routes.home();
         }
-        let Some(tried) = self.ranking.due(home, now, || self.node_ids()) else { return home };
+        let Some(tried) = self.ranking.due(home, writes, now, || self.node_ids()) else { return home };
         if self.standing(tried).is_some() {
             return tried;
         }
@@ -529,7 +529,7 @@ impl Inner {
         let (mut pinned, mut detour) = (None, None);
         let mut last;
         loop {
-            let node = pinned.or(detour.take()).unwrap_or_else(|| self.aim(target));
+            let node = pinned.or(detour.take()).unwrap_or_else(|| self.aim(target, true));
             match self.ask(node, head, body, deadline).await {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => match rejection {
                     Rejection::NotLeader { leader } if !matches!(target, ClientTarget::Node(_)) => {
@@ -588,8 +588,26 @@ impl Inner {
         let mut pause = Pause::new(self.config.retry_pause);
         let mut detour = None;
         loop {
-            let node = detour.take().unwrap_or_else(|| self.aim(target));
-            let error = match self.ask(node, head, body, deadline).await {
+            let (node, tries) = match detour.take() {
+                Some(node) => (node, false),
+                None => {
+                    let node = self.aim(target, false);
+                    (node, target == ClientTarget::Fastest && node != self.routes.home())
+                }
+            };
+            let asking = self.ask(node, head, body, deadline);
+            let answer = if tries {
+                let patience = self.ranking.patience(self.routes.home());
+                let Ok(answer) = tokio::time::timeout(patience, asking).await else {
+                    // What was asked only to see how long it takes: it takes too long.
+                    self.ranking.slow(node, Instant::now());
+                    continue;
+                };
+                answer
+            } else {
+                asking.await
+            };
+            let error = match answer {
                 Ok(Reply::Outcome(Outcome::Rejected(rejection))) => {
                     match &rejection {
                         Rejection::NotLeader { leader } if !matches!(target, ClientTarget::Node(_)) => {

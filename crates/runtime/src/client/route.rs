@@ -21,8 +21,8 @@ pub enum ClientTarget {
     Home,
     /// For families without a leader: the node of the first address that answered, and another one once that answers in
     /// half the time, or this one is lost or owes answers for more than ten times what it usually takes. Up to ten requests a
-    /// second try each other node; no request is sent twice for it. A write in doubt stays in doubt, as with
-    /// [`Home`](Self::Home): what is under way at a node that has become slow waits for that one.
+    /// second try each other node, rather reads than writes; a read that is tried in vain is asked at home. A write is sent to one
+    /// node, and one in doubt stays in doubt, as with [`Home`](Self::Home).
     Fastest,
 }
 

@@ -69,6 +69,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
         "linearizable",
         "Each key that is compared and set is linearizable, whatever messages, processes, disks and clocks do.",
     ),
+    ("hedges_within_budget", "Owners are asked in addition to late ones for one read in twenty, and for 32 at once."),
     ("scrub_is_honest", "The scrub finds nothing where nothing was damaged."),
     ("collected", "When all is quiet and everybody is there, no delete, no loser and no context is kept any more."),
 ];

@@ -725,6 +725,10 @@ impl Subject<Leaderless> for LeaderlessSubject {
         if figures.hedged > 0 {
             self.probes.hit(Probe::ReadHedged);
         }
+        if figures.hedged > figures.hedged_max() {
+            let (hedged, reads) = (figures.hedged, figures.shared_reads);
+            return Err(format!("hedges_within_budget: node {node}, {hedged} of {reads} reads"));
+        }
         if !replica.stable().is_empty() {
             self.probes.hit(Probe::StableAdvanced);
         }
