@@ -61,6 +61,10 @@ pub(crate) enum Command {
     Partitions(Partitions),
     /// Cut the partition of a key in two, in front of the key.
     Split(Split),
+    /// Join the partition of a key with the one behind it, which must be of the same group.
+    Merge(Merge),
+    /// Look after a partitioned cluster until Ctrl-C: cut partitions that are hot or large, join neighbours that are cold.
+    Keep(Keep),
     /// Print what would make a partitioned cluster even: moves, bytes, minutes, and what comes of it. Moves nothing.
     Balance(Balance),
     /// Hand a partition to another group, while clients go on.
@@ -374,6 +378,36 @@ pub(crate) struct Partitions {
 pub(crate) struct Split {
     /// The first key of the new partition; with keys by hash, all keys of its slot and of those behind it go there.
     pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Merge {
+    /// A key of the left one of the two.
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Keep {
+    /// Cut partitions that are asked more operations a second than this; neighbours that together are asked less than half of
+    /// it are joined.
+    #[arg(long, value_name = "N", default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) split_above_ops: u64,
+    /// Cut partitions of more mebibytes than this; neighbours that together have less than half of it are joined.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) split_above_mib: u64,
+    /// For so many seconds a partition must have been above before it is cut.
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub(crate) hot_for_s: u64,
+    /// For so many seconds neighbours must have been below before they are joined.
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    pub(crate) cold_for_s: u64,
+    /// Leave so many partitions at least.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) partitions_min: usize,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

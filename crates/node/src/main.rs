@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         Command::Router(router) => router::run(router),
         Command::Partitions(command) => partitions::list(command),
         Command::Split(command) => partitions::split(command),
+        Command::Merge(command) => partitions::merge(command),
+        Command::Keep(command) => partitions::keep(command),
         Command::Balance(command) => partitions::balance(command),
         Command::Handoff(command) => partitions::handoff(command),
         Command::Drain(command) => partitions::drain(command),

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId};
 use replikit_partitioning::balance::Objective;
-use replikit_partitioning::store::{ChangeError, StoreClient, StoreClientConfig};
+use replikit_partitioning::split::Thresholds;
+use replikit_partitioning::store::{ChangeError, Keeper, KeeperConfig, Kept, StoreClient, StoreClientConfig};
 use replikit_partitioning::{
     Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology,
     balance,
@@ -144,6 +145,69 @@ pub(crate) fn split(args: args::Split) -> CommandResult {
         ));
         Ok(())
     })
+}
+
+pub(crate) fn merge(args: args::Merge) -> CommandResult {
+    connected(&args.reach, async |client| {
+        let (map, left) = client.merge(args.key.as_bytes()).await?;
+        let whole = map.partition(left).ok_or("the partition was merged away at once")?;
+        say(format_args!(
+            "ok: partition {left} is {} now, one of {} at epoch {}",
+            span(map.scheme(), whole),
+            map.len(),
+            map.epoch()
+        ));
+        Ok(())
+    })
+}
+
+/// How often the keeper looks.
+const KEEPER_PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) fn keep(args: args::Keep) -> CommandResult {
+    let thresholds = Thresholds {
+        split_above: Load { bytes: args.split_above_mib << 20, ops: args.split_above_ops, cpu: u64::MAX },
+        hot_for: Duration::from_secs(args.hot_for_s),
+        cold_for: Duration::from_secs(args.cold_for_s),
+    };
+    let config = KeeperConfig { thresholds, partitions_min: args.partitions_min, ..KeeperConfig::default() };
+    connected(&args.reach, async |client| {
+        let map = client.map().await?;
+        say(format_args!("looking after {} partitions; Ctrl-C ends it, and changes nothing", map.len()));
+        let mut keeper = Keeper::new(client.clone(), config);
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut failing = false;
+        loop {
+            match keeper.look().await {
+                Ok(kept) => {
+                    failing = false;
+                    kept.iter().for_each(|kept| say(told(kept)));
+                }
+                // It is said once, until it works again.
+                Err(error) if !std::mem::replace(&mut failing, true) => tracing::warn!("{error}; trying on"),
+                Err(_) => {}
+            }
+            tokio::select! {
+                _ = &mut interrupted => return Ok(()),
+                () = tokio::time::sleep(KEEPER_PAUSE) => {}
+            }
+        }
+    })
+}
+
+/// What the keeper has done, as one line.
+fn told(kept: &Kept) -> String {
+    match kept {
+        Kept::Split { partition, right, by_size } => {
+            format!(
+                "partition {partition} is {}: its right part is partition {right} now",
+                if *by_size { "large" } else { "hot" }
+            )
+        }
+        Kept::Merged { left, right } => format!("partition {right} is cold: it is a part of partition {left} now"),
+        Kept::NotSplit { partition, why } => format!("partition {partition} is left whole: {why}"),
+        other => format!("{other:?}"),
+    }
 }
 
 /// The nodes that the map names, those of one of which are to be emptied.

@@ -15,6 +15,7 @@ mod answers;
 mod contents;
 mod image;
 mod keyspace;
+mod loads;
 mod wire;
 
 #[cfg(test)]
@@ -26,19 +27,24 @@ use bytes::Bytes;
 use replikit_core::keyspace::{encode_page, encode_too_large};
 use replikit_core::{KEY_BYTES_MAX, LogIndex, Page, RestoreError, SnapshotSource, StateMachine};
 
-use crate::handoff::{Holdings, SourceStore, TargetStore};
-use crate::id::HandoffId;
-use crate::map::Route;
+use crate::handoff::{Held, Holdings, SourceStore, TargetStore};
+use crate::id::{HandoffId, PartitionId};
+use crate::map::{Refused, Route};
 use crate::partitioner::{Partitioner as _, Scheme};
 use crate::span::Span;
+use crate::split::cut_by_size;
 use answers::Known;
 pub use answers::{ANSWERS_MAX, CLIENTS_MAX, ClientId, Request};
 pub use contents::Contents;
 use image::{Image, Restorer};
+use loads::{Loads, Touched};
 use wire::{Command, Query};
 pub use wire::{
     Reply, SHARD_VERSION, ShardError, decode_reply, encode_map_refusal, encode_read, encode_record, encode_write,
 };
+
+/// Keys that a cut by size is chosen among, at least half of these where there are so many.
+const SIZE_SAMPLES_MAX: usize = 2_048;
 
 /// A state machine whose every command and query is about keys, and whose state is a state for each key.
 ///
@@ -90,13 +96,21 @@ pub struct Shard<M> {
     restorer: Restorer<M>,
     // Records applied by this process.
     records: u64,
+    loads: Loads,
 }
 
 impl<M: Keyed> Shard<M> {
     /// The state that the group's log begins with: the same at every replica and every start. `holdings` are those of the map that the
     /// store began with ([`Holdings::first`]); a group that was made later begins with none.
     pub fn new(scheme: Scheme, holdings: Holdings) -> Self {
-        Self { scheme, holdings, contents: Contents::new(scheme), restorer: Restorer::default(), records: 0 }
+        Self {
+            scheme,
+            holdings,
+            contents: Contents::new(scheme),
+            restorer: Restorer::default(),
+            records: 0,
+            loads: Loads::default(),
+        }
     }
 
     /// How many records this process has applied or read from snapshots: when it has not grown, the holdings are the same.
@@ -136,18 +150,48 @@ impl<M: Keyed> Shard<M> {
     }
 
     /// Keys and bytes of each partition that the group holds: for splits by size. Walks over all of it.
-    pub fn sizes(&self) -> impl Iterator<Item = (crate::id::PartitionId, u64, u64)> {
+    pub fn sizes(&self) -> impl Iterator<Item = (PartitionId, u64, u64)> {
         self.holdings.held().map(|(id, held)| {
             let (keys, bytes) = self.contents.size(&held.entry.span);
             (id, keys, bytes)
         })
     }
 
+    /// Operations of each partition that this process has carried out: writes at every replica, reads where they were asked. Whoever is
+    /// asked nothing between two calls has no cut by load.
+    pub fn operations(&self) -> Vec<(PartitionId, u64)> {
+        self.loads.operations()
+    }
+
+    /// Where a partition is best cut by what it is asked.
+    ///
+    /// # Errors
+    /// Why there is no good cut.
+    pub fn cut_by_load(&self, partition: PartitionId) -> Result<Bytes, Refused> {
+        self.loads.cut(&self.scheme, &self.held(partition)?.entry)
+    }
+
+    /// Where it is best cut by its bytes. Walks over all of it.
+    ///
+    /// # Errors
+    /// Why there is no good cut.
+    pub fn cut_by_size(&self, partition: PartitionId) -> Result<Bytes, Refused> {
+        let entry = &self.held(partition)?.entry;
+        cut_by_size(&self.scheme, entry, &self.contents.samples(&entry.span, SIZE_SAMPLES_MAX))
+    }
+
+    fn held(&self, partition: PartitionId) -> Result<&Held, Refused> {
+        let mut held = self.holdings.held();
+        held.find_map(|(id, held)| (id == partition).then_some(held)).ok_or(Refused::UnknownPartition(partition))
+    }
+
     fn write(&mut self, at: LogIndex, route: &Route, request: Option<Request>, body: &[u8]) -> Reply {
         let Some(key) = self.contents.machine().command_key(body) else { return Reply::Malformed };
-        if let Err(refusal) = self.holdings.check(route, &self.scheme.position(key)) {
+        let position = self.scheme.position(key);
+        if let Err(refusal) = self.holdings.check(route, &position) {
             return Reply::Refused(refusal);
         }
+        self.loads.count(route.partition, || Touched::Write(position.to_bytes()));
         match request.map(|request| self.contents.look_up(request)) {
             Some(Known::Answered(reply)) => return Reply::Done(reply),
             Some(Known::Expired) => return Reply::Expired,
@@ -159,12 +203,22 @@ impl<M: Keyed> Shard<M> {
     fn read(&self, route: &Route, body: &[u8], bytes_max: usize) -> Reply {
         match self.contents.machine().wanted(body) {
             None => Reply::Malformed,
-            Some(Wanted::Key(key)) => match self.holdings.check(route, &self.scheme.position(key)) {
-                Ok(_) => Reply::Done(self.contents.machine().query(body, bytes_max)),
-                Err(refusal) => Reply::Refused(refusal),
-            },
+            Some(Wanted::Key(key)) => {
+                let position = self.scheme.position(key);
+                match self.holdings.check(route, &position) {
+                    Ok(_) => {
+                        self.loads.count(route.partition, || Touched::Read(position.to_bytes()));
+                        Reply::Done(self.contents.machine().query(body, bytes_max))
+                    }
+                    Err(refusal) => Reply::Refused(refusal),
+                }
+            }
             Some(Wanted::Page { from, to, limit }) => match self.holdings.check_whole(route) {
-                Ok(held) => Reply::Done(self.page(&held.entry.span, from, to, limit, bytes_max)),
+                Ok(held) => {
+                    let keys = || Span::new(Bytes::copy_from_slice(from), to.map(Bytes::copy_from_slice));
+                    self.loads.count(route.partition, || Touched::Scan(self.scheme.reach(&keys())));
+                    Reply::Done(self.page(&held.entry.span, from, to, limit, bytes_max))
+                }
                 Err(refusal) => Reply::Refused(refusal),
             },
         }
@@ -199,6 +253,7 @@ impl<M: Keyed> StateMachine for Shard<M> {
             Some(Command::Record(record)) => {
                 self.records += 1;
                 self.holdings.apply(at, &record, &mut self.contents);
+                self.loads.forget();
                 Reply::Recorded.encode()
             }
             None => Reply::Malformed.encode(),

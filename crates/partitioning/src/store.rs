@@ -7,6 +7,7 @@
 //! | [`StoreNode`] | one node: its replicas of all its groups, one log, one listener |
 //! | [`StoreClient`] | a [`Store`](replikit_core::Store) that sends each request to the group that has the key, under a [`Route`](crate::Route) |
 //! | [`Front`], [`Router`] | the same client inside a node or a process without data, for clients that know nothing of partitions |
+//! | [`Keeper`] | cuts what is hot or large, joins what is cold |
 //! | [`StoreCluster`] | n nodes in one process, for tests, examples and measuring |
 //!
 //! Groups that a request may name: [`META_GROUP`], the log of maps; [`STORE_GROUP`], the whole store, answered by any node and router, which
@@ -38,6 +39,7 @@ mod cluster;
 mod front;
 mod groups;
 mod identity;
+mod keeper;
 mod layout;
 mod machine;
 mod moves;
@@ -49,6 +51,7 @@ use replikit_core::{GroupId, Guarantees, WriteLevel};
 pub use client::{ChangeError, StoreClient, StoreClientConfig};
 pub use cluster::StoreCluster;
 pub use front::{Front, Router};
+pub use keeper::{Keeper, KeeperConfig, Kept};
 pub use layout::{Founding, Layout, LayoutError, PARTITIONS_FIRST_MAX};
 pub use machine::{Described, DescribedPartition, StoreMachine};
 pub use moves::HandOffError;

@@ -2,6 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use replikit_core::{Store, WriteRequest};
+use replikit_runtime::{Client, ClientConfig, KvClient};
 
 use crate::program::*;
 
@@ -51,6 +56,8 @@ fn keys_are_found_through_any_node_and_a_router_also_after_a_crash_a_split_and_a
     assert!(client(&at, &["split", "lemon"]).starts_with("ok: partition 7 begins at lemon.."));
     let listed = client(&at, &["partitions"]);
     assert!(listed.contains("7 partitions at epoch 2"), "{listed}");
+    assert!(client(&at, &["merge", "lamb"]).contains("one of 6 at epoch 3"));
+    assert!(client(&at, &["split", "lemon"]).starts_with("ok: partition 8 begins at lemon.."));
     let drained = client(&at, &["drain", "4"]);
     assert!(drained.contains("node 4 holds no partition any more"), "{drained}");
     let plan = client(&at, &["balance", "--dry-run", "--drain", "4"]);
@@ -60,6 +67,45 @@ fn keys_are_found_through_any_node_and_a_router_also_after_a_crash_a_split_and_a
 
     router.kill().unwrap();
     router.wait().unwrap();
+}
+
+#[test]
+fn a_keeper_cuts_a_partition_while_it_is_hot() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(3);
+    let shape = ["--partitions", "1", "--scheme", "range"];
+    let _nodes: Vec<Node> = (1..=3).map(|id| Node::start_with(id, ports, 3, dir.path(), &shape)).collect();
+    let at = (1..=3).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect::<Vec<_>>().join(",");
+    client(&at, &["put", "a", "x"]);
+    let keep = ["keep", "--split-above-ops", "1", "--hot-for-s", "0", "--cluster", "test", "--at", &at];
+    let mut keeper = replikit().args(keep).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(keeper.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("looking after 1 partitions"));
+    let done = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (done, at) = (done.clone(), at.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let config = ClientConfig::new("test", at.split(','));
+                let store = KvClient::new(Client::connect(config).await.unwrap());
+                for n in 0_u32.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let key = format!("{}{n}", char::from(b'a' + (n * 7 % 26) as u8));
+                    store.write(WriteRequest::put(key, "v")).await.unwrap();
+                }
+            });
+        })
+    };
+    let told = lines.next().unwrap().unwrap();
+    assert_eq!(told, "partition 1 is hot: its right part is partition 2 now");
+    done.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+    assert!(client(&at, &["partitions"]).contains("2 partitions at epoch 2"));
+    keeper.kill().unwrap();
+    keeper.wait().unwrap();
 }
 
 #[test]
@@ -98,5 +144,6 @@ fn wrong_shapes_are_refused_in_one_line() {
     refused(&["router", "--listen", "127.0.0.1:1"], &["--peers"]);
     refused(&["partitions", "--at", "127.0.0.1:1"], &["127.0.0.1:1"]);
     refused(&["balance", "--at", "127.0.0.1:1"], &["--dry-run"]);
+    refused(&["keep", "--split-above-ops", "0", "--at", "127.0.0.1:1"], &["--split-above-ops"]);
     refused(&["balance", "--cancel", "--most", "1", "--at", "127.0.0.1:1"], &["--most"]);
 }

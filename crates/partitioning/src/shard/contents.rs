@@ -19,6 +19,7 @@ use super::answers::{Answer, Answers, ClientId, Known, Request};
 use super::{HandoffId, Keyed, Scheme, SourceStore, Span, TargetStore};
 use crate::handoff::{Piece, TAIL_BYTES, TAIL_ENTRIES_MAX, Tail};
 use crate::partitioner::{Partitioner as _, Position};
+use crate::split::SizeSample;
 
 /// Writes that a replica remembers the keys of, for the tails of handoffs.
 pub(super) const RECENT_MAX: usize = 8 << 10;
@@ -333,6 +334,31 @@ impl<M: Keyed> Contents<M> {
                 ControlFlow::Continue(())
             }
         });
+    }
+
+    /// Keys of a span with their bytes and those of the keys since the last one, evenly taken, at most so many.
+    pub(super) fn samples(&self, span: &Span, most: usize) -> Vec<SizeSample> {
+        let (mut samples, mut stride, mut passed, mut bytes) = (Vec::new(), 1, 0, 0);
+        self.each_from(span, Bound::Unbounded, &mut |key, state| {
+            bytes += (key.len() + state.len()) as u64;
+            passed += 1;
+            if passed < stride {
+                return ControlFlow::Continue(());
+            }
+            samples.push(SizeSample { position: self.scheme.position(key).to_bytes(), bytes });
+            (passed, bytes) = (0, 0);
+            if samples.len() == most {
+                // Every other one goes, and what it stood for is the next one's.
+                let kept = samples.chunks(2).map(|pair| {
+                    let bytes = pair.iter().map(|sample| sample.bytes).sum();
+                    SizeSample { position: pair[pair.len() - 1].position.clone(), bytes }
+                });
+                samples = kept.collect();
+                stride *= 2;
+            }
+            ControlFlow::Continue(())
+        });
+        samples
     }
 
     /// Keys and bytes in a span.

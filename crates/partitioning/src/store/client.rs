@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
     Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
@@ -24,7 +25,7 @@ use replikit_runtime::{
 use super::cache::{Known, MapCache};
 use super::groups::GroupClients;
 use super::identity::{IDENTITIES_MAX, Identities, Ticket};
-use super::machine::Described;
+use super::machine::{Described, LoadAnswer, LoadQuestion};
 use super::scan::{Completeness, Gathered};
 use super::{MAPS_GROUP, META_GROUP};
 use crate::handoff::Refusal;
@@ -225,6 +226,17 @@ impl StoreClient {
         Described::decode(&answer.value).ok_or(Rejection::Unsupported.into())
     }
 
+    /// Asks a group's leader about load.
+    pub(super) async fn ask_load(
+        &self,
+        group: GroupId,
+        replicas: &[NodeId],
+        question: LoadQuestion,
+    ) -> Result<LoadAnswer, ReadError> {
+        let answer = self.group(group, replicas).query(question.encode()).await?;
+        LoadAnswer::decode(&answer.value).ok_or(Rejection::Unsupported.into())
+    }
+
     /// Changes the map.
     ///
     /// # Errors
@@ -249,15 +261,64 @@ impl StoreClient {
     /// [`ChangeError`].
     pub async fn split(&self, key: &[u8]) -> Result<(Arc<PartitionMap>, PartitionId), ChangeError> {
         let map = self.map().await?;
-        let partition = map.partition_of(key);
-        let (group, replicas, at) =
-            (partition.group, partition.replicas.clone(), map.scheme().position(key).to_bytes());
-        self.change(Expected::Any, Change::Split { partition: partition.id, at }).await?;
+        let at = map.scheme().position(key).to_bytes();
+        let map = self.cut(Expected::Any, &map, map.partition_of(key).id, at).await?;
+        let right = map.partition_of(key).id;
+        Ok((map, right))
+    }
+
+    /// Cuts a partition of a map at a position, and tells its group.
+    pub(super) async fn cut(
+        &self,
+        expected: Expected,
+        map: &PartitionMap,
+        partition: PartitionId,
+        at: Bytes,
+    ) -> Result<Arc<PartitionMap>, ChangeError> {
+        self.change_bounds(expected, map, partition, Change::Split { partition, at }).await
+    }
+
+    /// Joins the partition of a key with the one behind it, which must be of the same group: nothing is copied. Returns the map behind
+    /// it and the partition.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; refused if there is none behind it, or it is of another group.
+    pub async fn merge(&self, key: &[u8]) -> Result<(Arc<PartitionMap>, PartitionId), ChangeError> {
+        let map = self.map().await?;
+        let left = map.partition_of(key);
+        let right = left.span.end.as_ref().and_then(|end| map.partitions().find(|it| it.span.start == *end));
+        let right =
+            right.ok_or_else(|| ChangeError::Refused { why: "no partition is behind the last one".to_owned() })?;
+        let left = left.id;
+        Ok((self.join(Expected::Any, &map, left, right.id).await?, left))
+    }
+
+    /// Joins two neighbours of a map, and tells their group.
+    pub(super) async fn join(
+        &self,
+        expected: Expected,
+        map: &PartitionMap,
+        left: PartitionId,
+        right: PartitionId,
+    ) -> Result<Arc<PartitionMap>, ChangeError> {
+        self.change_bounds(expected, map, left, Change::Merge { left, right }).await
+    }
+
+    async fn change_bounds(
+        &self,
+        expected: Expected,
+        map: &PartitionMap,
+        of: PartitionId,
+        change: Change,
+    ) -> Result<Arc<PartitionMap>, ChangeError> {
+        let unknown = || ChangeError::Refused { why: format!("there is no partition {of}") };
+        let partition = map.partition(of).ok_or_else(unknown)?;
+        let (group, replicas) = (partition.group, partition.replicas.clone());
+        self.change(expected, change).await?;
         let map = self.map().await?;
         // If this fails, the group's nodes see to it.
         let _ = self.recut(&map, group, &replicas).await;
-        let right = map.partition_of(key).id;
-        Ok((map, right))
+        Ok(map)
     }
 
     /// Tells a group of the splits and merges of a map that it has not heard of; whether there were any.

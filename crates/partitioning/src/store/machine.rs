@@ -11,12 +11,14 @@ use crate::handoff::{Holdings, Phase};
 use crate::host::Seat;
 use crate::id::PartitionId;
 use crate::machine::GroupMachine;
-use crate::map::PartitionMap;
+use crate::map::{PartitionMap, Refused};
 use crate::meta::MetaMachine;
 use crate::shard::Shard;
 
 /// The question of what a group holds; no query of a shard begins with it.
 const DESCRIBE: u8 = 0xfe;
+/// The beginning of questions about load.
+const LOADS: u8 = 0xfd;
 
 /// The state machine of one of a node's groups.
 #[derive(Debug)]
@@ -112,6 +114,63 @@ impl Described {
     }
 }
 
+/// A question to a group's leader about what its partitions are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum LoadQuestion {
+    /// How many operations of each partition it has carried out: [`LoadAnswer::Operations`].
+    Operations,
+    /// Where a partition is best cut: [`LoadAnswer::Cut`].
+    Cut {
+        partition: PartitionId,
+        /// By its bytes, or by what it is asked.
+        by_size: bool,
+    },
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum LoadAnswer {
+    Operations(Vec<(PartitionId, u64)>),
+    /// A position, or why there is no good one.
+    Cut(Result<Bytes, String>),
+    /// Too little has been asked of it since it began to count.
+    NotYet,
+}
+
+impl LoadQuestion {
+    pub(super) fn encode(self) -> Bytes {
+        postcard::to_extend(&self, vec![LOADS]).expect("a question always encodes").into()
+    }
+
+    fn decode(query: &[u8]) -> Option<Self> {
+        query.strip_prefix(&[LOADS]).and_then(|question| postcard::from_bytes(question).ok())
+    }
+
+    fn ask(self, shard: &Shard<Keyspace>) -> LoadAnswer {
+        match self {
+            Self::Operations => LoadAnswer::Operations(shard.operations()),
+            Self::Cut { partition, by_size: true } => {
+                LoadAnswer::Cut(shard.cut_by_size(partition).map_err(|refused| refused.to_string()))
+            }
+            Self::Cut { partition, by_size: false } => match shard.cut_by_load(partition) {
+                Err(Refused::TooFewSamples { .. }) => LoadAnswer::NotYet,
+                cut => LoadAnswer::Cut(cut.map_err(|refused| refused.to_string())),
+            },
+        }
+    }
+}
+
+impl LoadAnswer {
+    fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![LOADS]).expect("an answer always encodes").into()
+    }
+
+    /// Reads it; `None` for other bytes.
+    pub(super) fn decode(answer: &[u8]) -> Option<Self> {
+        answer.strip_prefix(&[LOADS]).and_then(|answer| postcard::from_bytes(answer).ok())
+    }
+}
+
 impl StateMachine for StoreMachine {
     fn apply(&mut self, at: LogIndex, command: &[u8]) -> Bytes {
         self.0.apply(at, command)
@@ -120,6 +179,10 @@ impl StateMachine for StoreMachine {
     fn query(&self, query: &[u8], bytes_max: usize) -> Bytes {
         match &self.0 {
             GroupMachine::Data(shard) if *query == [DESCRIBE] => Described::of(shard).encode(),
+            GroupMachine::Data(shard) if query.first() == Some(&LOADS) => match LoadQuestion::decode(query) {
+                Some(question) => question.ask(shard).encode(),
+                None => Bytes::new(),
+            },
             group => group.query(query, bytes_max),
         }
     }

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use replikit_core::{
     GroupId, NodeId, ReadLevel, ReadRequest, Rejection, ScanRequest, Store, WriteError, WriteLevel, WriteRequest,
 };
-use replikit_partitioning::Scheme;
+use replikit_partitioning::split::Thresholds;
 use replikit_partitioning::store::{
-    Completeness, Founding, MAPS_GROUP, Router, STORE_GROUP, STRATEGY, StoreClient, StoreClientConfig, StoreCluster,
+    Completeness, Founding, Keeper, KeeperConfig, Kept, MAPS_GROUP, Router, STORE_GROUP, STRATEGY, StoreClient,
+    StoreClientConfig, StoreCluster,
 };
+use replikit_partitioning::{Load, Scheme};
 use replikit_runtime::{Client, ClientConfig, KvClient};
 
 /// Everything here ends within this time on any machine, or hangs.
@@ -253,5 +255,131 @@ fn a_map_that_is_read_anew_has_what_its_reader_has_changed_before() {
             assert_eq!(map.partition_of(b"a").group, group);
         }
         readers.iter().for_each(|reader| reader.abort());
+    });
+}
+
+/// A keeper that acts at the second look: above so many bytes or operations a second it splits.
+fn keeper(store: &StoreClient, bytes: u64, ops: u64) -> Keeper {
+    let thresholds = Thresholds {
+        split_above: Load { bytes, ops, cpu: u64::MAX },
+        hot_for: Duration::ZERO,
+        cold_for: Duration::from_millis(300),
+    };
+    let config = KeeperConfig { thresholds, sizes_every: Duration::ZERO, ..KeeperConfig::default() };
+    Keeper::new(store.clone(), config)
+}
+
+/// What a keeper does until it does something, while requests go on.
+async fn first_kept(keeper: &mut Keeper, mut meanwhile: impl AsyncFnMut()) -> Kept {
+    loop {
+        meanwhile().await;
+        let kept = keeper.look().await.expect("the map is there");
+        if let Some(kept) = kept.into_iter().next() {
+            return kept;
+        }
+    }
+}
+
+#[test]
+fn a_hot_partition_is_cut_where_its_load_is_and_its_parts_are_joined_when_they_are_cold() {
+    bounded(async {
+        for scheme in [Scheme::hash_slots(0), Scheme::KEY_ORDER] {
+            let cluster = StoreCluster::open(&founding(3, 1).scheme(scheme)).unwrap();
+            let store = client(&cluster).await;
+            let mut keeper = keeper(&store, u64::MAX, 0);
+            let mut turn = 0;
+            let kept = first_kept(&mut keeper, async || {
+                for n in 0..300_u32 {
+                    let key = key(n.wrapping_mul(7) % 300);
+                    if (n + turn) % 3 == 0 {
+                        store.write(WriteRequest::put(key, n.to_string())).await.unwrap();
+                    } else {
+                        store.read(ReadRequest::new(key)).await.unwrap();
+                    }
+                }
+                turn += 1;
+            })
+            .await;
+            let Kept::Split { partition, right, by_size: false } = kept else { panic!("{kept:?}") };
+            let map = store.map().await.unwrap();
+            assert_eq!(map.len(), 2);
+            let at = |n| map.partition_of(key(n).as_bytes()).id;
+            let on_the_left = (0..300).filter(|n| at(*n) == partition).count();
+            assert!((75..=225).contains(&on_the_left), "{on_the_left} of 300 keys");
+            assert!((0..300).all(|n| [partition, right].contains(&at(n))));
+            fill(&store, 300).await;
+            assert_eq!(all(&store, 1000).await, expected(300));
+
+            let mut idle = self::keeper(&store, u64::MAX, u64::MAX);
+            let kept = first_kept(&mut idle, async || tokio::time::sleep(Duration::from_millis(50)).await).await;
+            assert_eq!(kept, Kept::Merged { left: partition, right });
+            assert_eq!((store.map().await.unwrap().len(), all(&store, 1000).await), (1, expected(300)));
+        }
+    });
+}
+
+#[test]
+fn a_large_partition_is_cut_in_the_middle_of_its_bytes() {
+    bounded(async {
+        let cluster = StoreCluster::open(&founding(3, 1).scheme(Scheme::KEY_ORDER)).unwrap();
+        let store = client(&cluster).await;
+        for n in 0..60_u32 {
+            // The last ones are as large as all others together.
+            let bytes = if n < 50 { 100 } else { 500 };
+            store.write(WriteRequest::put(format!("k{n:04}"), vec![7; bytes])).await.unwrap();
+        }
+        let kept = first_kept(&mut keeper(&store, 5_000, u64::MAX), async || {}).await;
+        assert!(matches!(kept, Kept::Split { by_size: true, .. }), "{kept:?}");
+        let map = store.map().await.unwrap();
+        let cut = map.partitions().nth(1).unwrap().span.start.clone();
+        assert!((&b"k0045"[..]..&b"k0054"[..]).contains(&&cut[..]), "{}", cut.escape_ascii());
+    });
+}
+
+#[test]
+fn a_partition_that_no_cut_helps_is_left_whole_and_the_reason_is_told_once() {
+    bounded(async {
+        let cluster = StoreCluster::open(&founding(3, 1).scheme(Scheme::KEY_ORDER)).unwrap();
+        let store = client(&cluster).await;
+        let (mut number, mut told) = (0, Vec::new());
+        for sequential in [false, true] {
+            let mut keeper = keeper(&store, u64::MAX, 0);
+            let kept = first_kept(&mut keeper, async || {
+                for _ in 0..500 {
+                    number += 1;
+                    let key = if sequential { format!("log/{number:08}") } else { "one".to_owned() };
+                    store.write(WriteRequest::put(key, "v")).await.unwrap();
+                }
+            })
+            .await;
+            let Kept::NotSplit { why, .. } = kept else { panic!("{kept:?}") };
+            told.push(why);
+            store.write(WriteRequest::put("one", "v")).await.unwrap();
+            assert_eq!(keeper.look().await.unwrap(), [], "it is told once");
+            // The next load is all that is looked at.
+            for _ in 0..2 {
+                keeper.look().await.unwrap();
+            }
+        }
+        assert!(told[0].contains("one key has 100 percent"), "{told:?}");
+        assert!(told[1].contains("writes go to the end"), "{told:?}");
+        assert_eq!(store.map().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn neighbours_of_one_group_are_merged_by_hand_and_others_are_not() {
+    bounded(async {
+        let cluster = StoreCluster::open(&founding(3, 2).scheme(Scheme::KEY_ORDER)).unwrap();
+        let store = client(&cluster).await;
+        fill(&store, 52).await;
+        store.split(b"c").await.unwrap();
+        let refused = store.merge(b"zz").await.unwrap_err().to_string();
+        assert!(refused.contains("behind the last one"), "{refused}");
+        let refused = store.merge(b"0").await.unwrap_err().to_string();
+        assert!(refused.contains("hand one off first") || refused.contains("not aligned"), "{refused}");
+        let (map, left) = store.merge(b"b").await.unwrap();
+        assert_eq!((map.len(), map.partition_of(b"d").id), (2, left));
+        assert_eq!(all(&store, 1000).await, expected(52));
     });
 }

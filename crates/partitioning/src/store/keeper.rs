@@ -1,0 +1,257 @@
+//! Splits and merges without anybody's hand: what is hot or large is cut, what is cold is joined.
+//!
+//! Invariants: a keeper has nothing that must not be lost, and decides by compare-and-set at the map that it has looked at; so any
+//! number of them may run, anywhere, and one that dies is started again. It cuts and joins within groups, which copies nothing; to bring
+//! the parts to other nodes is the balancer's. Source: the split and merge queues of CockroachDB, TiKV's checkers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use replikit_core::{GroupId, NodeId, Time};
+
+use super::client::{ChangeError, StoreClient};
+use super::machine::{Described, LoadAnswer, LoadQuestion};
+use crate::id::PartitionId;
+use crate::load::Load;
+use crate::map::PartitionMap;
+use crate::map_store::Expected;
+use crate::split::{Thresholds, Trends};
+
+/// Settings of a keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeeperConfig {
+    /// When to split and when to merge. Processor time is not measured.
+    pub thresholds: Thresholds,
+    /// How often sizes are asked for. Default 60 s: each time a group's leader walks over all that it holds.
+    pub sizes_every: Duration,
+    /// Neighbours are not joined while there are no more partitions than this. Default 1.
+    pub partitions_min: usize,
+}
+
+impl Default for KeeperConfig {
+    fn default() -> Self {
+        Self { thresholds: Thresholds::default(), sizes_every: Duration::from_secs(60), partitions_min: 1 }
+    }
+}
+
+/// What a keeper has done, or why it has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kept {
+    /// A partition was cut.
+    Split {
+        /// Which one; it is the left part now.
+        partition: PartitionId,
+        /// The right part.
+        right: PartitionId,
+        /// For its bytes; otherwise for what it is asked.
+        by_size: bool,
+    },
+    /// Two neighbours are one partition.
+    Merged {
+        /// What they are now.
+        left: PartitionId,
+        /// What is no more.
+        right: PartitionId,
+    },
+    /// A partition is hot or large and cannot be cut well. Told once for each reason.
+    NotSplit {
+        /// Which one.
+        partition: PartitionId,
+        /// One of the reasons of [`Refused`](crate::map::Refused), in words.
+        why: String,
+    },
+}
+
+/// What was measured of a partition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    bytes: u64,
+    /// Operations counted by its leader, and when.
+    counted: Option<(u64, Time)>,
+    /// Operations a second between the last two looks; none before the second one.
+    ops: Option<u64>,
+}
+
+/// Looks after the partitions of a store. See the [module](self).
+#[derive(Debug)]
+pub struct Keeper {
+    client: StoreClient,
+    config: KeeperConfig,
+    begun: Instant,
+    trends: Trends,
+    measured: BTreeMap<PartitionId, Measured>,
+    sizes_at: Option<Time>,
+    told: BTreeSet<(PartitionId, String)>,
+}
+
+impl Keeper {
+    /// Begins to look after a store.
+    #[must_use]
+    pub fn new(client: StoreClient, config: KeeperConfig) -> Self {
+        let (trends, measured, told) = Default::default();
+        Self { client, config, begun: Instant::now(), trends, measured, sizes_at: None, told }
+    }
+
+    /// Measures all partitions, and does what is due. To be called every second or so; what it measures it compares with the call before.
+    /// A group that does not answer is left alone.
+    ///
+    /// # Errors
+    /// When the map cannot be read or changed. That somebody else has changed it is none: the next call looks again.
+    pub async fn look(&mut self) -> Result<Vec<Kept>, ChangeError> {
+        let map = self.client.map().await?;
+        let now = Time(u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.measure(&map, now).await;
+        let load = |it: &Measured| Some(Load { bytes: it.bytes, ops: it.ops?, cpu: 0 });
+        let loads = self.measured.iter().filter_map(|(id, it)| Some((*id, load(it)?))).collect();
+        let advice = self.trends.observe(now, &map, &loads, &self.config.thresholds);
+        let mut kept = Vec::new();
+        // One change at each map: the others are thought about again at the next one.
+        for partition in advice.splits {
+            let by_size = loads[&partition].bytes > self.config.thresholds.split_above.bytes;
+            match self.split(&map, partition, by_size).await? {
+                Some(done @ Kept::Split { .. }) => {
+                    kept.push(done);
+                    return Ok(kept);
+                }
+                other => kept.extend(other),
+            }
+        }
+        if map.len() > self.config.partitions_min
+            && let Some((left, right)) = advice.merges.first().copied()
+            && moved(self.client.join(Expected::Epoch(map.epoch()), &map, left, right).await)?.is_some()
+        {
+            self.forget([left, right]);
+            kept.push(Kept::Merged { left, right });
+        }
+        Ok(kept)
+    }
+
+    /// `None` if somebody else was faster, or if nothing new is to be told.
+    async fn split(
+        &mut self,
+        map: &PartitionMap,
+        partition: PartitionId,
+        by_size: bool,
+    ) -> Result<Option<Kept>, ChangeError> {
+        let Some(entry) = map.partition(partition) else { return Ok(None) };
+        let question = LoadQuestion::Cut { partition, by_size };
+        let answer = self.client.ask_load(entry.group, &entry.replicas, question).await;
+        let at = match answer {
+            Ok(LoadAnswer::Cut(Ok(at))) => at,
+            Ok(LoadAnswer::Cut(Err(why))) => {
+                let is_new = self.told.insert((partition, kind(&why)));
+                return Ok(is_new.then_some(Kept::NotSplit { partition, why }));
+            }
+            // Or its leader has gone: it is asked again.
+            Ok(LoadAnswer::NotYet | LoadAnswer::Operations(_)) | Err(_) => return Ok(None),
+        };
+        let cut = self.client.cut(Expected::Epoch(map.epoch()), map, partition, at.clone()).await;
+        let Some(map) = moved(cut)? else { return Ok(None) };
+        let right = map.partitions().find(|it| it.span.start == at).map(|it| it.id);
+        self.forget([partition]);
+        self.told.retain(|(told, _)| *told != partition);
+        Ok(right.map(|right| Kept::Split { partition, right, by_size }))
+    }
+
+    /// What has other bounds now is measured anew.
+    fn forget(&mut self, partitions: impl IntoIterator<Item = PartitionId>) {
+        for partition in partitions {
+            self.measured.remove(&partition);
+        }
+        self.sizes_at = None;
+    }
+
+    async fn measure(&mut self, map: &PartitionMap, now: Time) {
+        self.measured.retain(|id, _| map.partition(*id).is_some());
+        self.told.retain(|(id, _)| map.partition(*id).is_some());
+        let groups: BTreeMap<GroupId, Vec<NodeId>> =
+            map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
+        let sizes = self.sizes_at.is_none_or(|at| now.since(at) >= self.config.sizes_every);
+        if sizes {
+            self.sizes_at = Some(now);
+        }
+        let mut asked = tokio::task::JoinSet::new();
+        for (group, replicas) in groups {
+            let client = self.client.clone();
+            asked.spawn(async move {
+                let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
+                let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
+                (group, operations, described)
+            });
+        }
+        while let Some(Ok((group, operations, described))) = asked.join_next().await {
+            let Ok(LoadAnswer::Operations(operations)) = operations else {
+                // Nobody knows what it is asked: it is neither hot nor cold.
+                self.measured.retain(|id, _| map.partition(*id).is_none_or(|it| it.group != group));
+                continue;
+            };
+            let operations: BTreeMap<PartitionId, u64> = operations.into_iter().collect();
+            for partition in map.of_group(group) {
+                let measured = self.measured.entry(partition.id).or_default();
+                measured.count(operations.get(&partition.id).copied().unwrap_or(0), now);
+                if let Some(bytes) = described.as_ref().and_then(|it| bytes_of(it, partition.id)) {
+                    measured.bytes = bytes;
+                }
+            }
+        }
+    }
+}
+
+impl Measured {
+    fn count(&mut self, operations: u64, now: Time) {
+        self.ops = match self.counted {
+            // Another node leads now, and has counted by itself.
+            Some((before, _)) if operations < before => None,
+            Some((before, at)) if now > at => {
+                let nanos = u128::from((now.0 - at.0).max(1));
+                Some((u128::from(operations - before) * 1_000_000_000 / nanos) as u64)
+            }
+            _ => None,
+        };
+        self.counted = Some((operations, now));
+    }
+}
+
+fn bytes_of(described: &Described, partition: PartitionId) -> Option<u64> {
+    described.partitions.iter().find(|it| it.id == partition).map(|it| it.bytes)
+}
+
+/// A change that came too late is none, and harms nobody.
+fn moved<T>(changed: Result<T, ChangeError>) -> Result<Option<T>, ChangeError> {
+    match changed {
+        Ok(changed) => Ok(Some(changed)),
+        Err(ChangeError::Moved { .. } | ChangeError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A reason without its numbers.
+fn kind(why: &str) -> String {
+    why.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_a_second_are_those_between_two_looks_at_one_leader() {
+        let at = |millis| Time(0) + Duration::from_millis(millis);
+        let mut measured = Measured::default();
+        measured.count(1_000, at(0));
+        assert_eq!(measured.ops, None, "nobody knows since when");
+        measured.count(1_500, at(500));
+        assert_eq!(measured.ops, Some(1_000));
+        measured.count(3, at(1_000));
+        assert_eq!(measured.ops, None, "another one leads, and counts from nothing");
+        measured.count(3, at(2_000));
+        assert_eq!(measured.ops, Some(0));
+    }
+
+    #[test]
+    fn a_reason_is_the_same_whatever_its_numbers() {
+        assert_eq!(kind("one key has 80 percent"), kind("one key has 9 percent"));
+        assert_ne!(kind("one key has 80 percent"), kind("80 percent of the writes"));
+    }
+}
