@@ -11,15 +11,16 @@ use fastrand::Rng;
 use replikit_core::keyspace::decode_versions;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Action, ClusterId, Dot, Event, GroupId, NodeId, Outcome, Owners, Persist, ReadLevel, Time, Token, VersionVector,
-    WriteId, WriteLevel, quorum,
+    Action, ClusterId, Dot, Event, GroupId, NodeId, Outcome, Owners, Persist, ReadLevel, Time, Token, WriteId,
+    WriteLevel, quorum,
 };
 use replikit_leaderless::{
     Config, Counting, Fallback, Fallbacks, Founding, Head, Hint, Keyspace, Keyspaces, Leaderless, Participant,
     ReadRepair,
 };
-use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, SimStorage, Subject, World};
+use replikit_sim::{Clients, Recovery, Replicas, SimStorage, Subject, World};
 
+use super::disk::Disk;
 use super::knobs;
 use crate::crowd::{Asked, Behaviour, Crowd};
 use crate::multi::census::Census;
@@ -50,24 +51,9 @@ pub const INVARIANTS: &[(&str, &str)] = &[
 /// What is known of one owner.
 #[derive(Debug, Default)]
 struct Place {
-    /// What was handed to its storage since it began, by storage action.
-    stored: Vec<(WriteId, Vec<Dot>)>,
-    /// Snapshots that were handed to it, with what they hold as soon as that is known.
-    installed: Vec<(WriteId, VersionVector)>,
-    /// Whether its replica has not run yet since it began: what it then has applied is on its disk.
-    recovering: bool,
-    /// The writes on its disk.
-    durable: VersionVector,
+    disk: Disk,
     /// Whether its log has been read.
     up: bool,
-}
-
-impl Place {
-    fn has_on_disk(&mut self, dots: Vec<Dot>) {
-        for dot in dots {
-            self.durable.insert(dot);
-        }
-    }
 }
 
 /// A hint that was confirmed.
@@ -135,7 +121,7 @@ impl HintsSubject {
     /// Owners' disks that have a write, and disks of others that have it in the place of further owners: each of them for one.
     fn disks(&self, dot: Dot) -> (usize, usize) {
         let own: BTreeSet<NodeId> =
-            self.places.iter().filter(|(_, place)| place.durable.contains(dot)).map(|(node, _)| *node).collect();
+            self.places.iter().filter(|(_, place)| place.disk.durable.contains(dot)).map(|(node, _)| *node).collect();
         let (mut keepers, mut owners) = (0, BTreeSet::new());
         for kept in self.confirmed.get(&dot).into_iter().flat_map(BTreeMap::values) {
             let further: Vec<NodeId> = kept.iter().copied().filter(|owner| !own.contains(owner)).collect();
@@ -194,7 +180,7 @@ impl HintsSubject {
             }
             // What is in no log, all owners may have come to know, and to forget again, while this one looked at its messages.
             let is_confirmed = self.answered.contains(&(kept.by, owner, kept.key.clone()));
-            if is_confirmed && places.values().all(|place| !place.durable.contains(kept.dot)) {
+            if is_confirmed && places.values().all(|place| !place.disk.durable.contains(kept.dot)) {
                 return false;
             }
             let keeper = replicas.replica(kept.by).and_then(Participant::fallback).filter(|_| is_up(kept.by));
@@ -211,7 +197,7 @@ impl HintsSubject {
     fn check_conserved(&self, owners: &[&Leaderless]) -> Result<(), String> {
         let has = |acked: &Acked, owner: &&Leaderless| owner.seen(&acked.key).contains(acked.dot);
         let evicted = |acked: &&Acked| {
-            let mut disks = self.places.iter().filter(|(_, place)| place.durable.contains(acked.dot));
+            let mut disks = self.places.iter().filter(|(_, place)| place.disk.durable.contains(acked.dot));
             disks.any(|(node, _)| self.census.is_ever_outside(*node))
         };
         let mut stayed = self.acked.iter().filter(|acked| !evicted(acked));
@@ -245,14 +231,8 @@ impl Subject<Participant> for HintsSubject {
 
     fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
         let place = self.place(node);
-        place.stored.clear();
-        place.installed.clear();
-        (place.recovering, place.up) = (true, false);
-        for item in &recovery.items {
-            if let RecoveryItem::Batch(batch) = item {
-                place.has_on_disk(super::subject::dots(batch));
-            }
-        }
+        place.disk.begins(recovery);
+        place.up = false;
         Ok(())
     }
 
@@ -260,10 +240,10 @@ impl Subject<Participant> for HintsSubject {
         match action {
             Action::Persist { id, op: Persist::Append { batch, .. } } if self.is_owner(node) => {
                 let dots = super::subject::dots(batch);
-                self.place(node).stored.push((*id, dots));
+                self.place(node).disk.is_given(*id, dots);
             }
             Action::Persist { id, op: Persist::SnapshotChunk { last: true, .. } } if self.is_owner(node) => {
-                self.place(node).installed.push((*id, VersionVector::new()));
+                self.place(node).disk.is_given_snapshot(*id);
             }
             Action::Send { to, message } => match &message.head {
                 Head::Repair(repair) if !self.is_owner(node) => {
@@ -298,12 +278,7 @@ impl Subject<Participant> for HintsSubject {
     }
 
     fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
-        let place = self.place(node);
-        let stored: Vec<Dot> = place.stored.extract_if(.., |(id, _)| *id <= up_to).flat_map(|(_, dots)| dots).collect();
-        place.has_on_disk(stored);
-        for (_, installed) in place.installed.extract_if(.., |(id, _)| *id <= up_to) {
-            place.durable.join(&installed);
-        }
+        self.place(node).disk.confirms(up_to);
     }
 
     fn on_done(
@@ -350,16 +325,11 @@ impl Subject<Participant> for HintsSubject {
     fn check(&mut self, node: NodeId, replicas: &impl Replicas<Participant>) -> Result<(), String> {
         let Some(owner) = replicas.replica(node).and_then(Participant::owner) else { return Ok(()) };
         let place = self.places.entry(node).or_default();
-        for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
-            installed.clone_from(owner.applied());
-        }
+        place.disk.installs(owner.applied());
         if !self.bounded || !place.up {
             return Ok(());
         }
-        if core::mem::take(&mut place.recovering) {
-            // From a snapshot too.
-            place.durable.join(owner.applied());
-        }
+        place.disk.recovers(owner.applied());
         // Often enough: it takes owners an exchange to forget what they all have.
         self.looks += 1;
         if self.looks.is_multiple_of(4) {

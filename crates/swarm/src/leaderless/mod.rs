@@ -2,6 +2,7 @@
 //! writes says.
 
 pub(crate) mod comparers;
+mod disk;
 pub mod hints;
 pub(crate) mod model;
 mod pages;

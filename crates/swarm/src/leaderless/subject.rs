@@ -10,9 +10,10 @@ use replikit_core::{
     Rejection, SequenceSet, Time, Token, VersionVector, WriteId, WriteLevel,
 };
 use replikit_leaderless::{Head, Keyspaces, Leaderless};
-use replikit_sim::{Clients, Recovery, RecoveryItem, Replicas, Subject};
+use replikit_sim::{Clients, Recovery, Replicas, Subject};
 
 use super::comparers::{Comparers, FIRST_ALARM};
+use super::disk::Disk;
 use super::model::Model;
 use super::views::Views;
 use crate::crowd::{Asked, Crowd};
@@ -41,16 +42,9 @@ pub(super) struct Shown {
 /// What is known of one node.
 #[derive(Debug, Default)]
 struct Place {
-    /// What was handed to its storage since it began, by storage action.
-    stored: Vec<(WriteId, Vec<Dot>)>,
-    /// Snapshots that were handed to it, with what they hold as soon as that is known.
-    installed: Vec<(WriteId, VersionVector)>,
-    /// Whether its replica has not run yet since it began: what it then has applied is on its disk.
-    recovering: bool,
+    disk: Disk,
     /// The writes in its log.
     held: VersionVector,
-    /// Those that are on its disk.
-    durable: VersionVector,
     /// What it had applied when it was last looked at.
     applied: VersionVector,
     audit: BTreeSet<Dot>,
@@ -199,12 +193,12 @@ impl LeaderlessSubject {
                 for dot in &dots {
                     place.held.insert(*dot);
                 }
-                place.stored.push((id, dots));
+                place.disk.is_given(id, dots);
             }
             Persist::Snapshot { .. } => self.probes.hit(Probe::SnapshotTaken),
             Persist::SnapshotChunk { last: true, .. } => {
                 self.probes.hit(Probe::SnapshotInstalled);
-                self.place(node).installed.push((id, VersionVector::new()));
+                self.place(node).disk.is_given_snapshot(id);
             }
             Persist::Reset { .. } => self.probes.hit(Probe::LogReset),
             Persist::Release { .. } => self.probes.hit(Probe::LogReleased),
@@ -216,7 +210,9 @@ impl LeaderlessSubject {
     /// Whether anybody may know of a write of this node: it is in a log, in another node's data, or a client was told of it.
     fn is_known(&self, writer: NodeId, dot: Dot) -> bool {
         let has = |(node, place): (&NodeId, &Place)| {
-            place.held.contains(dot) || place.durable.contains(dot) || *node != writer && place.applied.contains(dot)
+            place.held.contains(dot)
+                || place.disk.durable.contains(dot)
+                || *node != writer && place.applied.contains(dot)
         };
         self.places.iter().any(has) || self.acked.iter().any(|acked| acked.dot == dot)
     }
@@ -239,11 +235,11 @@ impl LeaderlessSubject {
     fn copies(&self, dot: Dot) -> (u8, u8) {
         let has = |place: &&Place| place.held.contains(dot) || place.applied.contains(dot);
         let held = self.places.values().filter(has).count();
-        (held as u8, self.places.values().filter(|place| place.durable.contains(dot)).count() as u8)
+        (held as u8, self.places.values().filter(|place| place.disk.durable.contains(dot)).count() as u8)
     }
 
     fn disks_with(&self, dot: Dot) -> impl Iterator<Item = NodeId> + '_ {
-        self.places.iter().filter(move |(_, place)| place.durable.contains(dot)).map(|(node, _)| *node)
+        self.places.iter().filter(move |(_, place)| place.disk.durable.contains(dot)).map(|(node, _)| *node)
     }
 
     /// Whether a write was on disks only that have told that their end was cut.
@@ -251,7 +247,7 @@ impl LeaderlessSubject {
         let has = |(node, place): (&NodeId, &Place)| {
             place.held.contains(dot)
                 || place.applied.contains(dot)
-                || !self.cut.contains(node) && place.durable.contains(dot)
+                || !self.cut.contains(node) && place.disk.durable.contains(dot)
         };
         !self.cut.is_empty() && !self.places.iter().any(has)
     }
@@ -420,7 +416,7 @@ impl LeaderlessSubject {
         for acked in &self.acked {
             let down = self.places.iter().filter(|(node, _)| !nodes.contains(node));
             // Acknowledged on disks that are down: it is there when they come back.
-            let away = || down.map(|(_, place)| place).any(|place| place.durable.contains(acked.dot));
+            let away = || down.map(|(_, place)| place).any(|place| place.disk.durable.contains(acked.dot));
             let volatile = matches!(acked.level, WriteLevel::Memory | WriteLevel::Received(_)) && self.crashed;
             let made_again = || self.is_of_outsider(acked);
             if !all.contains(acked.dot) && !volatile && !self.is_cut_off(acked.dot) && !away() && !made_again() {
@@ -522,20 +518,8 @@ impl Subject<Leaderless> for LeaderlessSubject {
 
     fn on_start(&mut self, node: NodeId, recovery: &Recovery) -> Result<(), String> {
         let place = self.place(node);
-        let mut held = VersionVector::new();
-        for item in &recovery.items {
-            if let RecoveryItem::Batch(batch) = item {
-                for dot in dots(batch) {
-                    held.insert(dot);
-                }
-            }
-        }
-        place.held = held.clone();
-        place.durable.join(&held);
+        place.held = place.disk.begins(recovery);
         place.applied = VersionVector::new();
-        place.stored.clear();
-        place.installed.clear();
-        place.recovering = true;
         Ok(())
     }
 
@@ -566,15 +550,7 @@ impl Subject<Leaderless> for LeaderlessSubject {
     }
 
     fn on_durable(&mut self, node: NodeId, up_to: WriteId) {
-        let place = self.place(node);
-        let durable: Vec<Dot> =
-            place.stored.extract_if(.., |(id, _)| *id <= up_to).flat_map(|(_, dots)| dots).collect();
-        for dot in durable {
-            place.durable.insert(dot);
-        }
-        for (_, installed) in place.installed.extract_if(.., |(id, _)| *id <= up_to) {
-            place.durable.join(&installed);
-        }
+        self.place(node).disk.confirms(up_to);
     }
 
     fn on_done(
@@ -682,12 +658,8 @@ impl Subject<Leaderless> for LeaderlessSubject {
         self.views.check(node, replica, &self.promises, &self.census, &mut self.probes)?;
         let applied = replica.applied();
         let place = self.places.entry(node).or_default();
-        if core::mem::take(&mut place.recovering) {
-            place.durable.join(applied);
-        }
-        for (_, installed) in place.installed.iter_mut().filter(|(_, installed)| installed.is_empty()) {
-            installed.clone_from(applied);
-        }
+        place.disk.recovers(applied);
+        place.disk.installs(applied);
         if *applied == place.applied {
             return Ok(());
         }
