@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
     Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
@@ -262,20 +261,10 @@ impl StoreClient {
     pub async fn split(&self, key: &[u8]) -> Result<(Arc<PartitionMap>, PartitionId), ChangeError> {
         let map = self.map().await?;
         let at = map.scheme().position(key).to_bytes();
-        let map = self.cut(Expected::Any, &map, map.partition_of(key).id, at).await?;
+        let partition = map.partition_of(key).id;
+        let map = self.change_bounds(Expected::Any, &map, partition, Change::Split { partition, at }).await?;
         let right = map.partition_of(key).id;
         Ok((map, right))
-    }
-
-    /// Cuts a partition of a map at a position, and tells its group.
-    pub(super) async fn cut(
-        &self,
-        expected: Expected,
-        map: &PartitionMap,
-        partition: PartitionId,
-        at: Bytes,
-    ) -> Result<Arc<PartitionMap>, ChangeError> {
-        self.change_bounds(expected, map, partition, Change::Split { partition, at }).await
     }
 
     /// Joins the partition of a key with the one behind it, which must be of the same group: nothing is copied. Returns the map behind
@@ -289,22 +278,12 @@ impl StoreClient {
         let right = left.span.end.as_ref().and_then(|end| map.partitions().find(|it| it.span.start == *end));
         let right =
             right.ok_or_else(|| ChangeError::Refused { why: "no partition is behind the last one".to_owned() })?;
-        let left = left.id;
-        Ok((self.join(Expected::Any, &map, left, right.id).await?, left))
+        let (left, right) = (left.id, right.id);
+        Ok((self.change_bounds(Expected::Any, &map, left, Change::Merge { left, right }).await?, left))
     }
 
-    /// Joins two neighbours of a map, and tells their group.
-    pub(super) async fn join(
-        &self,
-        expected: Expected,
-        map: &PartitionMap,
-        left: PartitionId,
-        right: PartitionId,
-    ) -> Result<Arc<PartitionMap>, ChangeError> {
-        self.change_bounds(expected, map, left, Change::Merge { left, right }).await
-    }
-
-    async fn change_bounds(
+    /// Splits or merges a partition of a map, and tells its group.
+    pub(super) async fn change_bounds(
         &self,
         expected: Expected,
         map: &PartitionMap,

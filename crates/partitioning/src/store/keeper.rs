@@ -5,6 +5,7 @@
 //! the parts to other nodes is the balancer's. Source: the split and merge queues of CockroachDB, TiKV's checkers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId, Time};
@@ -13,7 +14,7 @@ use super::client::{ChangeError, StoreClient};
 use super::machine::{Described, LoadAnswer, LoadQuestion};
 use crate::id::PartitionId;
 use crate::load::Load;
-use crate::map::PartitionMap;
+use crate::map::{Change, PartitionMap};
 use crate::map_store::Expected;
 use crate::split::{Thresholds, Trends};
 
@@ -119,7 +120,7 @@ impl Keeper {
         }
         if map.len() > self.config.partitions_min
             && let Some((left, right)) = advice.merges.first().copied()
-            && moved(self.client.join(Expected::Epoch(map.epoch()), &map, left, right).await)?.is_some()
+            && self.change(&map, left, Change::Merge { left, right }).await?.is_some()
         {
             self.forget([left, right]);
             kept.push(Kept::Merged { left, right });
@@ -146,12 +147,26 @@ impl Keeper {
             // Or its leader has gone: it is asked again.
             Ok(LoadAnswer::NotYet | LoadAnswer::Operations(_)) | Err(_) => return Ok(None),
         };
-        let cut = self.client.cut(Expected::Epoch(map.epoch()), map, partition, at.clone()).await;
-        let Some(map) = moved(cut)? else { return Ok(None) };
+        let change = Change::Split { partition, at: at.clone() };
+        let Some(map) = self.change(map, partition, change).await? else { return Ok(None) };
         let right = map.partitions().find(|it| it.span.start == at).map(|it| it.id);
         self.forget([partition]);
         self.told.retain(|(told, _)| *told != partition);
         Ok(right.map(|right| Kept::Split { partition, right, by_size }))
+    }
+
+    /// Changes the bounds of a partition. A change that comes too late is none, and harms nobody.
+    async fn change(
+        &self,
+        map: &PartitionMap,
+        of: PartitionId,
+        change: Change,
+    ) -> Result<Option<Arc<PartitionMap>>, ChangeError> {
+        match self.client.change_bounds(Expected::Epoch(map.epoch()), map, of, change).await {
+            Ok(changed) => Ok(Some(changed)),
+            Err(ChangeError::Moved { .. } | ChangeError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What has other bounds now is measured anew.
@@ -215,15 +230,6 @@ impl Measured {
 
 fn bytes_of(described: &Described, partition: PartitionId) -> Option<u64> {
     described.partitions.iter().find(|it| it.id == partition).map(|it| it.bytes)
-}
-
-/// A change that came too late is none, and harms nobody.
-fn moved<T>(changed: Result<T, ChangeError>) -> Result<Option<T>, ChangeError> {
-    match changed {
-        Ok(changed) => Ok(Some(changed)),
-        Err(ChangeError::Moved { .. } | ChangeError::Refused { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// A reason without its numbers.
