@@ -433,12 +433,12 @@ impl Leaderless {
         self.persist_next(Persist::Append { batch, replace: false })
     }
 
-    /// Sends something once this storage action is durable.
+    /// Sends something once this storage action is durable: at once if it is, whatever others wait for.
     pub(crate) fn reply_after(&mut self, after: WriteId, reply: Reply) {
-        if after <= self.durable && self.replies.is_empty() {
+        if after <= self.durable {
             return self.reply(reply);
         }
-        // Replies leave in the order of what they wait for.
+        // Those that wait leave in the order of what they wait for.
         self.last_held = self.last_held.max(after);
         self.replies.hold(self.last_held, reply);
     }

@@ -115,6 +115,32 @@ fn a_write_that_one_owner_is_enough_for_does_not_wait_because_another_has_a_late
     assert!(matches!(group.outcome(token), Some(Outcome::Acked { .. })), "{:?}", group.outcome(token));
 }
 
+/// Found by the bench: reads of anything waited for the disk as long as an answer about something else did.
+#[test]
+fn a_read_waits_for_its_own_key_to_be_on_disk_and_for_no_other() {
+    let mut group = group();
+    group.write(1, put("old", "v"));
+    group.run(Duration::from_secs(1));
+    for node in [2, 3] {
+        group.places.get_mut(&NodeId(node)).unwrap().disk_stopped = true;
+    }
+    group.ask(1, &put("new", "v"));
+    group.deliver();
+    let (local, waiting) = (group.query(2, "new", ReadLevel::Local), group.query(1, "new", QUORUM));
+    group.deliver();
+    assert!(group.outcome(local).is_none() && group.outcome(waiting).is_none(), "a crash could take it back");
+    let (here, there) = (group.query(2, "old", ReadLevel::Local), group.query(1, "old", QUORUM));
+    group.deliver();
+    for token in [here, there] {
+        assert!(matches!(group.outcome(token), Some(Outcome::Value { .. })), "{:?}", group.outcome(token));
+    }
+    group.resume_disk(NodeId(2));
+    group.deliver();
+    for token in [local, waiting] {
+        assert!(matches!(group.outcome(token), Some(Outcome::Value { .. })), "{:?}", group.outcome(token));
+    }
+}
+
 /// Owners that were told of something by reads, counted over all coordinators, and what the disks have stored.
 fn repairs(group: &Group) -> (u64, u64) {
     let told = (1..=3).map(|node| group.replica(node).figures().repaired).sum();
