@@ -1,5 +1,7 @@
 //! The plots of a report: what is shown, from which rows, and how to read it.
 
+use std::fmt::Write as _;
+
 use super::plot::{Axis, Bar, Bars, Lines, Scale, Series};
 use super::summary::{Row, Spread, Summary};
 use super::terminal::{micros, short};
@@ -180,10 +182,31 @@ fn faults(summary: &Summary<'_>) -> Vec<Chart> {
             svg: plot.svg(&id),
             id,
             section: Section::Faults,
-            caption: format!("A good engine has a narrow dip.{gap} Acknowledged writes lost: {lost:.0}."),
+            caption: format!(
+                "A good engine has a narrow dip.{gap} Acknowledged writes lost: {lost:.0}.{}",
+                sides(row).map(|side| format!(" {side}.")).collect::<String>()
+            ),
         }
     });
     charts.collect()
+}
+
+/// How the clients on each side of a fault fared, one sentence each.
+fn sides(row: &Row) -> impl Iterator<Item = String> + '_ {
+    row.metrics.keys().filter_map(|metric| {
+        let side = metric.strip_prefix("operations served during the fault, ")?;
+        let of = |what: &str| row.median(&format!("{what}, {side}"));
+        let mut said = format!("For {side}, {:.1} % served meanwhile", row.median(metric)?);
+        if let Some(gap) = of("longest gap without a served operation") {
+            let _ = write!(said, ", longest gap {gap:.0} ms");
+        }
+        let tails =
+            of("operation latency p99.9, before the fault").zip(of("operation latency p99.9, during the fault"));
+        if let Some((before, during)) = tails {
+            let _ = write!(said, ", p99.9 {} (before: {})", micros(during), micros(before));
+        }
+        Some(said)
+    })
 }
 
 /// What is left of what was measured after each time, in milliseconds.
