@@ -1,4 +1,4 @@
-//! Criterion benches of the parts: batches, log, protocol step, keyspace. `cargo xtask bench micro [FILTER]`.
+//! Criterion benches of the parts: batches, log, protocol step, keyspace, counters. `cargo xtask bench micro [FILTER]`.
 #![allow(missing_docs, reason = "criterion's macros generate public items without documentation")]
 
 use std::hint::black_box;
@@ -7,10 +7,11 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use replikit_benches::protocol::{Nothing, raft};
 use replikit_benches::workload::key_bytes;
+use replikit_core::crdt::{CrdtKind, CrdtOp, CrdtState};
 use replikit_core::keyspace::{Keyspace, encode_get, encode_write};
 use replikit_core::{
-    Batch, BatchKind, BatchMeta, ClusterId, GroupId, HybridTimestamp, LogIndex, NodeId, Persist, StateMachine,
-    StreamId, Term, WriteId, WriteRequest,
+    Batch, BatchKind, BatchMeta, ClusterId, Dot, GroupId, HybridTimestamp, LogIndex, NodeId, OriginId, Persist, Stamp,
+    StateMachine, StreamId, Term, VersionVector, WriteId, WriteRequest,
 };
 use replikit_log::{Log, LogConfig, MemDisk, MemoryLog, Storage, drive};
 
@@ -160,5 +161,38 @@ fn keyspace(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, batches, memory_log, log, protocol, keyspace);
+/// A counter that three replicas add to, with so many additions that are not folded yet, and the delta of the next one.
+fn counter(additions: u64) -> (CrdtState, VersionVector, Bytes) {
+    let dot = |number: u64| Dot { origin: OriginId(number as u32 % 3 + 1), sequence: number / 3 + 1 };
+    let (mut counter, mut applied) = (CrdtState::new(CrdtKind::Counter), VersionVector::new());
+    let delta = |counter: &CrdtState, number| {
+        let stamp = Stamp { time: HybridTimestamp(number), dot: dot(number) };
+        counter.delta(stamp, &CrdtOp::Add { amount: 1 }).expect("a counter can be added to")
+    };
+    for number in 0..additions {
+        counter.join_delta(&applied, &delta(&counter, number)).expect("a delta of a counter");
+        applied.insert(dot(number));
+        counter.strip(&applied);
+    }
+    let next = delta(&counter, additions);
+    (counter, applied, next)
+}
+
+fn counters(c: &mut Criterion) {
+    let mut group = c.benchmark_group("counter");
+    for additions in [10, 100, 1_000] {
+        let (counter, applied, next) = counter(additions);
+        group.bench_function(BenchmarkId::new("take in one of so many additions", additions), |b| {
+            b.iter_batched_ref(
+                || counter.clone(),
+                |counter| counter.join_delta(&applied, &next).expect("a delta of a counter"),
+                BatchSize::SmallInput,
+            );
+        });
+        group.bench_function(BenchmarkId::new("read so many additions", additions), |b| b.iter(|| counter.values()));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, batches, memory_log, log, protocol, keyspace, counters);
 criterion_main!(benches);

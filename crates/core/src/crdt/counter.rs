@@ -2,15 +2,17 @@
 //!
 //! Invariant: the value is the sum of the additions that no reset has seen. Each addition is its own dot, so a reset takes
 //! away exactly what it has seen: the usual compression, one sum per node, either loses concurrent additions or brings
-//! back reset ones. What is causally stable is folded into one entry per origin, so the counter stays small.
+//! back reset ones. What is causally stable is folded into one entry per origin, so the counter stays small. Taking in a delta
+//! costs what the delta has, however many additions there are, and reading the value costs nothing.
 //! Source: Baquero, Almeida, Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016, for the problem.
 
+use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Causal, DotStore};
-use crate::{CausalContext, Dot, DotRange, Seen, VersionVector};
+use crate::{CausalContext, Dot, DotRange, OriginId, Seen, VersionVector};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Addition {
@@ -20,15 +22,45 @@ struct Addition {
 }
 
 /// PN-counter that can be reset.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counter(BTreeMap<Dot, Addition>);
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counter {
+    additions: BTreeMap<Dot, Addition>,
+    // Of all additions, in whatever order they came and went: it wraps, so none is lost on the way.
+    sum: i128,
+}
+
+/// The dots of one origin with these sequences.
+fn dots(origin: OriginId, sequences: RangeInclusive<u64>) -> RangeInclusive<Dot> {
+    let (first, last) = sequences.into_inner();
+    Dot { origin, sequence: first }..=Dot { origin, sequence: last }
+}
+
+impl From<BTreeMap<Dot, Addition>> for Counter {
+    fn from(additions: BTreeMap<Dot, Addition>) -> Self {
+        let sum = additions.values().fold(0_i128, |sum, addition| sum.wrapping_add(addition.sum));
+        Self { additions, sum }
+    }
+}
+
+/// The additions alone: their sum follows from them.
+impl Serialize for Counter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.additions.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Counter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(deserializer).map(|additions: BTreeMap<Dot, Addition>| additions.into())
+    }
+}
 
 impl Counter {
     /// The delta that adds an amount, which may be negative.
     #[must_use]
     pub fn add(&self, dot: Dot, amount: i64) -> Causal<Self> {
         let addition = Addition { from: dot.sequence, sum: amount.into() };
-        Causal { store: Self(BTreeMap::from([(dot, addition)])), context: CausalContext::from_iter([dot]) }
+        Causal { store: BTreeMap::from([(dot, addition)]).into(), context: CausalContext::from_iter([dot]) }
     }
 
     /// The delta that takes away the additions known here.
@@ -42,8 +74,7 @@ impl Counter {
     /// The sum, limited to the range of the type.
     #[must_use]
     pub fn value(&self) -> i64 {
-        let sum = self.0.values().fold(0_i128, |sum, addition| sum.wrapping_add(addition.sum));
-        i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
+        i64::try_from(self.sum).unwrap_or(if self.sum < 0 { i64::MIN } else { i64::MAX })
     }
 
     /// Folds the additions that are causally stable into one entry per origin: no reset is on its way that has seen one of
@@ -54,58 +85,70 @@ impl Counter {
     /// that was in those vectors: a reset that has not seen an addition was made before its maker held that, so it is there.
     /// Replicas may fold at different times; their counters still join, and are equal again after the next fold.
     pub fn fold(&mut self, stable: &VersionVector) {
-        let folded: Vec<(Dot, Addition)> =
-            self.0.extract_if(.., |dot, _| dot.sequence <= stable.base(dot.origin)).collect();
-        let mut last: Option<(Dot, Addition)> = None;
-        for (dot, addition) in folded {
-            last = Some(match last.take() {
-                Some((before, folded)) if before.origin == dot.origin => {
-                    (dot, Addition { from: folded.from, sum: folded.sum.wrapping_add(addition.sum) })
-                }
-                other => {
-                    self.0.extend(other);
-                    (dot, addition)
-                }
+        for (origin, held) in stable.iter() {
+            let mut stable = self.additions.extract_if(dots(origin, 0..=held.base()), |_, _| true);
+            let Some(first) = stable.next() else { continue };
+            let (last, folded) = stable.fold(first, |(_, folded), (dot, addition)| {
+                (dot, Addition { from: folded.from, sum: folded.sum.wrapping_add(addition.sum) })
             });
+            self.additions.insert(last, folded);
         }
-        self.0.extend(last);
     }
 
     /// How many entries it takes: the additions since the last fold, and one per origin.
     #[must_use]
     pub fn entries(&self) -> usize {
-        self.0.len()
+        self.additions.len()
+    }
+
+    fn put(&mut self, dot: Dot, addition: Addition) {
+        let replaced = self.additions.insert(dot, addition).map_or(0, |replaced| replaced.sum);
+        self.sum = self.sum.wrapping_sub(replaced).wrapping_add(addition.sum);
+    }
+
+    /// Drops what the other side has seen and does not have.
+    fn drop_gone(&mut self, other: &Self, other_seen: &VersionVector) {
+        for (origin, held) in other_seen.iter() {
+            for run in held.runs() {
+                let is_gone = |dot: &Dot, _: &mut Addition| !other.additions.contains_key(dot);
+                for (_, gone) in self.additions.extract_if(dots(origin, run), is_gone) {
+                    self.sum = self.sum.wrapping_sub(gone.sum);
+                }
+            }
+        }
     }
 }
 
 impl DotStore for Counter {
     fn is_bottom(&self) -> bool {
-        self.0.is_empty()
+        self.additions.is_empty()
     }
 
     fn visit(&self, found: &mut dyn FnMut(Dot)) {
-        self.0.keys().copied().for_each(found);
+        self.additions.keys().copied().for_each(found);
     }
 
     // Of a folded entry all that is in it, for another replica may not have folded it. Everybody holds every dot of the run.
     fn collect_into(&self, context: &mut CausalContext) {
-        for (dot, addition) in &self.0 {
+        for (dot, addition) in &self.additions {
             context.insert_run(DotRange { origin: dot.origin, first: addition.from, last: dot.sequence });
         }
     }
 
+    // Only what the other side has, or has seen, is looked at.
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {
-        let mut new = Vec::new();
-        for (dot, theirs) in &other.0 {
-            match self.0.get_mut(dot) {
+        for (dot, theirs) in &other.additions {
+            match self.additions.get(dot).copied() {
                 // Of two that were folded differently, the one that holds more; its fold has taken the rest out already.
-                Some(mine) if theirs.from != mine.from => *mine = if theirs.from < mine.from { *theirs } else { *mine },
-                Some(mine) => *mine = (*mine).max(*theirs),
+                Some(mine) if theirs.from != mine.from => {
+                    self.put(*dot, if theirs.from < mine.from { *theirs } else { mine });
+                }
+                Some(mine) => self.put(*dot, mine.max(*theirs)),
                 None if seen.contains(*dot) => {}
-                None => new.push((*dot, *theirs)),
+                None => self.put(*dot, *theirs),
             }
         }
-        self.0.retain(|dot, _| other.0.contains_key(dot) || !other_seen.contains(*dot));
-        self.0.extend(new);
+        self.drop_gone(other, other_seen.base);
+        self.drop_gone(other, other_seen.above.vector());
     }
 }

@@ -1,6 +1,7 @@
 //! The causality vocabulary against naive models that keep full histories.
 
 mod crdt;
+mod crdt_counter;
 mod crdt_state;
 mod dvvs;
 mod oracle;
