@@ -41,7 +41,7 @@ mod writes;
 pub use many::{LONG_RUN, Many, RECHECK_EVERY, Together, run as run_many};
 pub use plan::{Plan, SWITCHES, Switch};
 pub use probe::{Probe, Probes};
-pub use run::{Failure, Run, Telling};
+pub use run::{Failure, Run, Telling, say};
 pub use shrink::shrink;
 
 use replikit_sim::{Fault, LogStorage, ModelStorage};

@@ -1,11 +1,20 @@
 //! What a run leaves behind: figures, or the invariant that it broke.
 
+use core::fmt;
+use std::io::{self, Write};
+
 use replikit_core::Replica;
 use replikit_sim::check::History;
 use replikit_sim::{Chronicle, FaultCounts, SimStorage, World};
 
 use crate::plan::Plan;
 use crate::probe::Probes;
+
+/// Writes a line to the standard output. Nobody may read it any more, behind a pipe to `head`: how a run went, its exit code
+/// tells in any case.
+pub fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
 
 /// How closely a run is watched. It changes nothing of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +35,7 @@ impl Telling {
     pub(crate) fn to<R: Replica + 'static, S: SimStorage + 'static>(self, world: &mut World<R, S>) {
         match self {
             Self::Silent => {}
-            Self::Aloud => world.narrate(|at, node, what| println!("{at:?} node {node} {what:?}")),
+            Self::Aloud => world.narrate(|at, node, what| say(format_args!("{at:?} node {node} {what:?}"))),
             Self::Recorded => world.record(LINES_MAX),
         }
     }
@@ -93,8 +102,8 @@ impl Failure {
     }
 }
 
-impl core::fmt::Display for Failure {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed {}: {} is broken: {}", self.plan.seed, self.invariant, self.what)
     }
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use replikit_sim::{Caption, Fault, diagram};
 use replikit_swarm::{
     Failure, LONG_RUN, Many, Plan, Probe, RECHECK_EVERY, Scenario, TRACED_SEEDS, Telling, Together, play, run_many,
-    scenario, shrink, unreachable_faults, unreachable_probes,
+    say, scenario, shrink, unreachable_faults, unreachable_probes,
 };
 use serde_json::json;
 
@@ -119,7 +119,7 @@ fn start(cli: &Cli) -> Result<ExitCode, String> {
     if cli.traces {
         for seed in TRACED_SEEDS {
             let run = play(run, &cli.plan(seed), Telling::Silent).map_err(|failure| failure.to_string())?;
-            println!("{} {seed} {:016x}", cli.strategy, run.fingerprint);
+            say(format_args!("{} {seed} {:016x}", cli.strategy, run.fingerprint));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -128,7 +128,7 @@ fn start(cli: &Cli) -> Result<ExitCode, String> {
         return Ok(match play(run, &plan, Telling::Aloud) {
             Ok(_) => ExitCode::SUCCESS,
             Err(failure) => {
-                println!("{failure}");
+                say(format_args!("{failure}"));
                 ExitCode::FAILURE
             }
         });
@@ -167,7 +167,7 @@ fn many(cli: &Cli, scenario: Scenario) -> ExitCode {
     });
     bar.finish_and_clear();
     if cli.json {
-        println!("{}", summary(cli, &together));
+        say(format_args!("{}", summary(cli, &together)));
     } else {
         print(cli, threads, &together);
     }
@@ -207,21 +207,21 @@ fn idle(cli: &Cli, together: &Together) -> ExitCode {
 fn print(cli: &Cli, threads: usize, together: &Together) {
     let (seconds, busy) = (together.took.as_secs_f64().max(1e-9), together.busy.as_secs_f64().max(1e-9));
     let runs = (together.seeds + together.rechecked) as f64;
-    println!("{} clean seeds of {} in {seconds:.1} s on {threads} threads", together.seeds, cli.strategy);
-    println!("{:>14.1}  runs per second and thread", runs / busy);
-    println!("{:>14.0}  protocol events per second and thread", together.protocol_events as f64 / busy);
-    println!("{:>14.1}  simulated seconds per second", together.simulated.as_secs_f64() / seconds);
-    println!("{:>14}  events per seed", together.events / together.seeds.max(1));
-    println!("{:>14}  operations acknowledged per seed, median", together.answered_median());
-    println!("{:>14}  seeds run twice, one in {RECHECK_EVERY}", together.rechecked);
-    println!("faults met, and the share of seeds that met them:");
+    say(format_args!("{} clean seeds of {} in {seconds:.1} s on {threads} threads", together.seeds, cli.strategy));
+    say(format_args!("{:>14.1}  runs per second and thread", runs / busy));
+    say(format_args!("{:>14.0}  protocol events per second and thread", together.protocol_events as f64 / busy));
+    say(format_args!("{:>14.1}  simulated seconds per second", together.simulated.as_secs_f64() / seconds));
+    say(format_args!("{:>14}  events per seed", together.events / together.seeds.max(1)));
+    say(format_args!("{:>14}  operations acknowledged per seed, median", together.answered_median()));
+    say(format_args!("{:>14}  seeds run twice, one in {RECHECK_EVERY}", together.rechecked));
+    say(format_args!("faults met, and the share of seeds that met them:"));
     for &fault in Fault::ALL {
         let share = together.met[fault] as f64 * 100.0 / together.seeds.max(1) as f64;
-        println!("{:>14}  {share:>5.1} %  {}", together.total[fault], fault.text());
+        say(format_args!("{:>14}  {share:>5.1} %  {}", together.total[fault], fault.text()));
     }
-    println!("states met:");
+    say(format_args!("states met:"));
     for &probe in Probe::ALL {
-        println!("{:>14}  {}", together.probes.count(probe), probe.name());
+        say(format_args!("{:>14}  {}", together.probes.count(probe), probe.name()));
     }
 }
 

@@ -1,3 +1,4 @@
 //! Runs of the simulator: every scenario, a few hundred seeds each.
 
+mod program;
 mod seeds;
