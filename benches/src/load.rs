@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{
-    Owners, ReadError, ReadLevel, ReadRequest, Rejection, SessionToken, Store, WriteError, WriteLevel, WriteRequest,
+    Owners, ReadError, ReadLevel, ReadRequest, SessionToken, Store, WriteError, WriteLevel, WriteRequest,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
@@ -143,9 +143,9 @@ impl Measured {
         (self.writes.count() + self.reads.count()) as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    fn refuse(&mut self, rejection: &Rejection) {
+    fn refuse(&mut self, why: &impl ToString) {
         self.refused += 1;
-        self.failure = Some(rejection.to_string());
+        self.failure = Some(why.to_string());
     }
 
     fn fail(&mut self, what: String) {
@@ -367,7 +367,7 @@ impl Shared {
                 }
                 return false;
             }
-            Err(WriteError::Rejected(rejection)) => found.refuse(&rejection),
+            Err(error @ (WriteError::Rejected(_) | WriteError::Refused { .. })) => found.refuse(&error),
             Err(error) => found.fail(error.to_string()),
         }
         true

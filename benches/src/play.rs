@@ -160,6 +160,7 @@ impl From<WriteError> for Unserved {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Rejected(rejection) => Self::Refused(rejection.to_string()),
+            WriteError::Refused { why } => Self::Refused(why),
             WriteError::Unreachable { .. } => Self::Refused("no node can be reached".to_owned()),
             WriteError::Indeterminate { .. } => Self::Unknown("outcome unknown".to_owned()),
             other => Self::Unknown(other.to_string()),

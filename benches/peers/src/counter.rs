@@ -92,12 +92,9 @@ async fn client(store: Arc<dyn Store>, found: Rc<Found>) {
                 continue;
             }
             Err(error) => {
-                let without_effect = matches!(error, WriteError::Rejected(_) | WriteError::Unreachable { .. });
-                bump(if without_effect { &found.refused } else { &found.in_doubt });
-                found.example.replace(match error {
-                    WriteError::Unreachable { last } => last,
-                    other => other.to_string(),
-                });
+                let in_doubt = matches!(error, WriteError::Indeterminate { .. });
+                bump(if in_doubt { &found.in_doubt } else { &found.refused });
+                found.example.replace(error.to_string());
             }
         }
         tokio::time::sleep(PAUSE).await;

@@ -97,8 +97,7 @@ impl<C: PutGet> Store for Client<C> {
                 let at = Position { stream: StreamId::from_u64(0), id: LogId::default(), digest: 0 };
                 Ok(Written { at, reached: C::REACHED, strict: C::STRICT, effect: Some(WriteEffect::Done) })
             }
-            // The one error in words that leaves the state unchanged.
-            Err(Failure::Refused(last)) => Err(WriteError::Unreachable { last }),
+            Err(Failure::Refused(why)) => Err(WriteError::Refused { why }),
             Err(Failure::InDoubt(_)) => Err(WriteError::Indeterminate { reached: Reached::default() }),
         }
     }
@@ -224,5 +223,38 @@ impl<C: PutGet> Engine for Servers<C> {
             process.stop(STOP_MAX).map_err(BenchError::io(format!("stopping {}", self.system)))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refusing;
+
+    #[async_trait]
+    impl PutGet for Refusing {
+        const REACHED: Reached = Reached { received: 1, durable: 1, applied: 1 };
+        const STRICT: bool = false;
+
+        fn guarantees() -> Guarantees {
+            unreachable!("nothing asks for it")
+        }
+
+        async fn put(&self, _: Bytes, _: Bytes) -> Result<(), Failure> {
+            Err(Failure::Refused("ERROR 1213: Deadlock".to_owned()))
+        }
+
+        async fn get(&self, _: Bytes) -> Result<Option<Bytes>, String> {
+            Ok(None)
+        }
+    }
+
+    /// It was told as "no node of the cluster can be reached: ERROR 1213: Deadlock".
+    #[test]
+    fn a_system_that_refuses_is_quoted_and_not_taken_for_one_that_is_away() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let refused = runtime.block_on(Client(Refusing).write(WriteRequest::put("k", "v")));
+        assert_eq!(refused.expect_err("it refuses").to_string(), "ERROR 1213: Deadlock");
     }
 }

@@ -256,6 +256,12 @@ pub enum WriteError {
         /// How far it is known to have got.
         reached: Reached,
     },
+    /// A system that is reached through this trait refused, and says why in words of its own. State unchanged.
+    #[error("{why}")]
+    Refused {
+        /// Its words.
+        why: String,
+    },
     /// No node could be reached within the time; the request was never sent. State unchanged.
     #[error("no node of the cluster can be reached: {last}")]
     Unreachable {
