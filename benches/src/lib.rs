@@ -45,6 +45,7 @@ pub mod scale;
 pub mod schedule;
 pub mod settings_file;
 pub mod simulated;
+pub mod slow_down;
 pub mod staleness;
 pub mod suite;
 pub mod table;

@@ -134,6 +134,17 @@ mod tests {
         assert!(paired(&[], 0.9).is_none() && unpaired(&[1.0], &[], 0.9).is_none());
     }
 
+    /// What `compare` repeats at least by default follows from this.
+    #[test]
+    fn one_outlier_of_fifteen_pairs_does_not_decide_where_the_interval_ends() {
+        let pairs = |count: u32, outlier: f64| {
+            let mut pairs: Vec<(f64, f64)> = (0..count).map(|at| (0.0, f64::from(at) / 100.0)).collect();
+            pairs[0].1 = outlier;
+            paired(&pairs, 0.99).expect("there are pairs").high
+        };
+        assert!(pairs(14, 1e6) > 1e3 && pairs(15, 1e6) < 1.0, "{} {}", pairs(14, 1e6), pairs(15, 1e6));
+    }
+
     #[test]
     fn the_estimate_is_the_median_of_the_differences_and_ignores_one_outlier() {
         let one = [10.0, 11.0, 12.0, 13.0, 14.0];

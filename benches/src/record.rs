@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::figure::{Better, Figure};
 use crate::machine::{Machine, Versions};
 use crate::recorder::Latencies;
+use crate::slow_down::PLANTED;
 
 /// Version of the lines' fields.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -390,6 +391,13 @@ impl Run {
     #[must_use]
     pub fn has(&self, name: &str, round: u32) -> bool {
         self.records.iter().any(|record| record.name == name && record.round == round)
+    }
+
+    /// The slow-down that was planted in what was measured, in words: such a run is there to test comparisons, and says nothing
+    /// about speed.
+    #[must_use]
+    pub fn planted(&self) -> Option<&str> {
+        self.records.iter().find_map(|record| record.settings.get(PLANTED)).map(String::as_str)
     }
 
     /// Wrong results and failures, in words: none in a good run.

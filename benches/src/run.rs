@@ -17,6 +17,7 @@ use crate::probe::{self, Effort, Probes};
 use crate::progress::Progress;
 use crate::record::{Curve, EngineLine, Failed, Kind, Line, Mark, Record, Remark, Results};
 use crate::replication::ReplicationReport;
+use crate::slow_down::{PLANTED, SlowDown};
 use crate::suite::{Case, SWEEP_SHARES, Suite};
 use crate::timeline::BUCKET;
 use crate::usage::Usage;
@@ -127,7 +128,9 @@ impl Running<'_> {
         let ledger = Rc::new(Ledger::new(keys, value_bytes));
         let mut engine = kind.start(folder).await?;
         let heading = format!("{}, {}", kind, cases[0].mode());
-        self.write(Line::Engine(EngineLine { engine: heading, configuration: engine.configuration() }))?;
+        let mut configuration = engine.configuration();
+        configuration.extend(self.suite.slow_down.map(|slow_down| (PLANTED.to_owned(), slow_down.to_string())));
+        self.write(Line::Engine(EngineLine { engine: heading, configuration }))?;
         let target = engine.target(cases[0].write_level, cases[0].reads);
         load::preload(&ledger, &target, loaded.max().unwrap_or(0), cases[0].workload.value_bytes).await?;
         let mut reached: Vec<(Case, f64)> = Vec::new();
@@ -176,10 +179,15 @@ impl Running<'_> {
     ) -> Result<CaseReport, BenchError> {
         let name = share.map_or_else(|| case.to_string(), |share| case.sweep_name(share));
         self.progress.begin(&format!("round {round}: {name}"), case.estimate());
-        let report = measure(engine, case, share, self.seed + u64::from(round) - 1, ledger).await?;
+        let seed = self.seed + u64::from(round) - 1;
+        let report = measure(engine, case, share, seed, ledger, self.suite.slow_down).await?;
         self.progress.end(&report.line());
         let mut record = report.record();
         (record.round, record.set) = (round, self.set);
+        if let Some(slow_down) = self.suite.slow_down {
+            record.settings.insert(PLANTED.to_owned(), slow_down.to_string());
+            record.notes.push(format!("{name}: {PLANTED}: {slow_down}"));
+        }
         for (what, latencies) in [("writes", &report.measured.writes), ("reads", &report.measured.reads)] {
             if latencies.count() > 0 {
                 let name = format!("{name} {what} round {round}");
@@ -300,11 +308,14 @@ async fn measure(
     share: Option<u32>,
     seed: u64,
     ledger: &Rc<Ledger>,
+    slow_down: Option<SlowDown>,
 ) -> Result<CaseReport, BenchError> {
     let target = engine.target(case.write_level, case.reads);
     let processes = engine.processes();
     let (before, used_before) = (engine.counted().await?, Usage::of(&processes));
+    let planted = slow_down.map(|slow_down| slow_down.plant(&processes));
     let measured = load::run(ledger.clone(), target.clone(), case.workload, case.pace, case.window, seed).await;
+    drop(planted);
     let (used, after) = (Usage::of(&processes), engine.counted().await?);
     engine.check()?;
     engine.settle().await?;

@@ -12,6 +12,7 @@ use crate::fault::{Fault, FaultRun};
 use crate::load::{Pace, Reads, Window};
 use crate::partitioning::{self, PartitioningRun};
 use crate::replication::{Disturbance, Lists, Replication};
+use crate::slow_down::SlowDown;
 use crate::table::count;
 use crate::workload::{Spread, Workload};
 
@@ -77,6 +78,8 @@ pub struct Suite {
     pub partitioning: Vec<PartitioningRun>,
     /// Fault runs.
     pub faults: Vec<FaultRun>,
+    /// Planted in all cases and sweeps.
+    pub slow_down: Option<SlowDown>,
     /// Measured by each probe of the machine.
     pub probe: Duration,
 }
@@ -225,6 +228,7 @@ impl Suite {
             replications,
             partitioning,
             faults: faults.into_iter().map(|fault| FaultRun::new(struck, fault)).collect(),
+            slow_down: None,
             probe: Duration::from_millis(probe),
         }
     }
@@ -241,6 +245,14 @@ impl Suite {
         self.replications.retain(|run| engine_fits(EngineKind::MultiLeader.name()) && text_fits(&run.to_string()));
         self.partitioning.retain(|run| engine_fits("partitioned") && text_fits(&run.to_string()));
         self.faults.retain(|run| engine_fits(run.engine.name()) && text_fits(&run.to_string()));
+    }
+
+    /// Slows all loads down on purpose, and leaves out everything else: it would not be slower, and seem to be compared.
+    pub fn plant(&mut self, slow_down: SlowDown) {
+        self.slow_down = Some(slow_down);
+        self.replications.clear();
+        self.partitioning.clear();
+        self.faults.clear();
     }
 
     /// Whether nothing is left.

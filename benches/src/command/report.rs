@@ -9,6 +9,7 @@ use replikit_benches::error::BenchError;
 use replikit_benches::place::runs_folder;
 use replikit_benches::record::{FILE_NAME, Run};
 use replikit_benches::report::{Summary, charts, html, markdown, plot, terminal};
+use replikit_benches::slow_down::PLANTED;
 
 /// Where the plots of the documentation lie, from the workspace's top.
 const PLOTS: &str = "docs/benchmarks";
@@ -36,6 +37,12 @@ pub(crate) fn report(arguments: &ReportArguments) -> Result<ExitCode, BenchError
         None => runs_folder().map_err(BenchError::io("looking for the last run"))?.join("latest"),
     };
     let run = Run::read(&path)?;
+    if let Some(planted) = run.planted()
+        && (arguments.readme || arguments.docs)
+    {
+        let what = format!("{} has a {PLANTED} ({planted}): it is not for the documentation", path.display());
+        return Err(BenchError::Usage(what));
+    }
     let summary = Summary::of(&run);
     println!("{}", terminal::render(&summary));
     println!("report: {}", write_page(&path, arguments.out.as_deref())?.display());

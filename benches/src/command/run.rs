@@ -14,6 +14,7 @@ use replikit_benches::place::{Place, runs_folder};
 use replikit_benches::play::command::{network_named, workload};
 use replikit_benches::report::{Summary, terminal};
 use replikit_benches::run;
+use replikit_benches::slow_down::SlowDown;
 use replikit_benches::suite::{Asked, Suite, SuiteName};
 
 use crate::command::report;
@@ -42,6 +43,10 @@ pub(crate) struct RunArguments {
     /// How often each case is measured, all others in between, instead of the suite's own.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
+    /// Slows the engines down on purpose by so many percent, to see what a comparison makes of it; loads only. The results
+    /// say so, and are refused for the documentation.
+    #[arg(long, value_name = "PERCENT")]
+    plant_slow_down: Option<SlowDown>,
     /// Goes on with a run that was cut short: the last one, or the one in this folder.
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "out")]
     resume: Option<Option<PathBuf>>,
@@ -61,6 +66,7 @@ impl RunArguments {
         add("only", self.only.as_ref().map(|only| format!("'{only}'")));
         add("seconds", self.seconds.map(|seconds| seconds.to_string()));
         add("rounds", self.rounds.map(|rounds| rounds.to_string()));
+        add("plant-slow-down", self.plant_slow_down.map(|slow_down| slow_down.percent().to_string()));
         asked
     }
 
@@ -72,6 +78,9 @@ impl RunArguments {
         let measured = self.seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let mut suite = Suite::new(self.suite, Asked { measured, rounds: self.rounds });
         suite.keep(self.engine.as_deref(), self.only.as_deref());
+        if let Some(slow_down) = self.plant_slow_down {
+            suite.plant(slow_down);
+        }
         if suite.is_empty() {
             return Err(BenchError::Usage("no case fits; `cargo xtask bench list` shows them".to_owned()));
         }

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use replikit_benches::record::{Kind, Run};
+use replikit_benches::slow_down::PLANTED;
 
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_replikit-bench")).args(arguments).output().unwrap()
@@ -127,8 +128,42 @@ fn a_result_compared_with_itself_is_no_regression_and_with_too_few_rounds_no_pas
 }
 
 #[test]
+fn a_planted_slow_down_stands_wherever_its_figures_do_and_keeps_them_out_of_the_documentation() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let path = out.to_str().unwrap();
+    let slow = ["--suite", "smoke", "--engine", "single-thread", "--only", "no sync", "--plant-slow-down", "50"];
+    let output = bench(&[&slow[..], &["--out", path]].concat());
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("planted slow-down: 50 %"), "{}", text(&output.stdout));
+    let run = Run::read(&out).unwrap();
+    assert!(run.header.asked.contains("--plant-slow-down 50"), "{}", run.header.asked);
+    assert!(run.engines.iter().all(|engine| engine.configuration.contains_key(PLANTED)) && !run.engines.is_empty());
+    assert!(run.of(Kind::Case).all(|case| case.setting(PLANTED).starts_with("50 %") && !case.notes.is_empty()));
+    assert!(run.planted().is_some());
+    assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("planted slow-down"));
+
+    for refused in [&["report", path, "--readme"][..], &["report", path, "--docs"]] {
+        let output = bench(refused);
+        assert_eq!(output.status.code(), Some(2), "{refused:?}");
+        assert!(text(&output.stderr).contains("not for the documentation"), "{}", text(&output.stderr));
+    }
+    let compared = bench(&["compare", path, path]);
+    assert!(text(&compared.stdout).contains("the first side has a planted slow-down"), "{}", text(&compared.stdout));
+    let results = bench(&["compare", path, path, "--plant-slow-down", "10"]);
+    assert_eq!(results.status.code(), Some(2), "what was measured cannot be slowed down");
+}
+
+#[test]
 fn wrong_arguments_are_one_line_and_exit_code_2() {
-    for arguments in [&["--engine", "nope"][..], &["nope"], &["--only", "no such case"], &["--seconds", "0"]] {
+    let wrong = [
+        &["--engine", "nope"][..],
+        &["nope"],
+        &["--only", "no such case"],
+        &["--seconds", "0"],
+        &["--plant-slow-down", "0"],
+    ];
+    for arguments in wrong {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let errors = text(&output.stderr);
