@@ -4,7 +4,10 @@
 //! Invariant: whether a promise suffices is read from the [`Guarantees`] of the candidate, never from a table of our own;
 //! every candidate is either ranked or excluded with the reason, and with a number where it is one.
 
+mod confirm;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +17,11 @@ use replikit_core::{Guarantees, ReadGuarantee, Survival};
 use crate::error::BenchError;
 use crate::fault::{Fault, Plan};
 use crate::network::Network;
+use crate::place::Place;
 use crate::play::command::{network_named, workload};
+use crate::probe;
+use crate::record;
+use crate::recorder::Latencies;
 use crate::simulated::{Budget, Setup, Simulated, Simulation, SimulationError};
 use crate::table::{Side, Table, latency};
 use crate::workload::mix::Mix;
@@ -94,6 +101,8 @@ pub struct Question {
     pub needs: Needs,
     /// What must be survived.
     pub survive: Survive,
+    /// How long a sync of a node's disk takes.
+    pub sync: Duration,
     /// What everything random comes from.
     pub seed: u64,
 }
@@ -191,7 +200,7 @@ impl Question {
     /// [`AdviseError`].
     pub fn answer(&self) -> Result<Advice, AdviseError> {
         let fault = self.fault()?;
-        let trace = Rc::new(Trace::draw(&self.mix, self.seed, STEPS));
+        let trace = self.trace();
         let mut advice = Advice { choices: Vec::new(), excluded: Vec::new() };
         for setup in Setup::candidates() {
             match self.weigh(&setup, fault, &trace)? {
@@ -222,6 +231,22 @@ impl Question {
         }
     }
 
+    /// What the clients do, drawn once for all candidates.
+    fn trace(&self) -> Rc<Trace> {
+        Rc::new(Trace::draw(&self.mix, self.seed, STEPS))
+    }
+
+    /// How long a run without a fault lasts.
+    fn lasts(&self) -> Duration {
+        LASTS.max(self.network.offline.map_or(LASTS, |offline| offline.from + offline.lasts * 2))
+    }
+
+    /// What an operation costs: its median time, by the shares of the workload.
+    fn cost(&self, writes: &Latencies, reads: &Latencies) -> Duration {
+        let share = self.mix.share_of_writes();
+        writes.quantile(0.5).mul_f64(share) + reads.quantile(0.5).mul_f64(1.0 - share)
+    }
+
     fn weigh(&self, setup: &Setup, fault: Fault, trace: &Rc<Trace>) -> Result<Result<Choice, Reason>, SimulationError> {
         let cannot = trace.operations().into_iter().find_map(|operation| setup.cannot(operation, self.mix.updates));
         if let Some(why) = cannot {
@@ -241,8 +266,8 @@ impl Question {
             trace: trace.clone(),
             updates: self.mix.updates,
             think: THINK,
-            lasts: LASTS.max(self.network.offline.map_or(LASTS, |offline| offline.from + offline.lasts * 2)),
-            budget: Budget::PROTOCOL,
+            lasts: self.lasts(),
+            budget: Budget { sync: self.sync, ..Budget::PROTOCOL },
             seed,
         };
         let calm = simulation(Fault::None, self.seed).run()?;
@@ -257,8 +282,7 @@ impl Question {
         if gap.as_secs_f64() > (plan.undone - plan.at).as_secs_f64() * GAP_SHARE_MAX {
             return Ok(Err(Reason::Away { availability: struck.availability_of_the_others(), gap }));
         }
-        let writes = self.mix.share_of_writes();
-        let cost = calm.writes.quantile(0.5).mul_f64(writes) + calm.reads.quantile(0.5).mul_f64(1.0 - writes);
+        let cost = self.cost(&calm.writes, &calm.reads);
         Ok(Ok(Choice { setup: setup.clone(), guarantees, calm, struck, cost }))
     }
 }
@@ -283,7 +307,7 @@ impl Advice {
         ]);
         for (place, choice) in self.choices.iter().enumerate() {
             let Choice { setup, guarantees, calm, struck, .. } = choice;
-            let shown = |latencies: &crate::recorder::Latencies, share| match latencies.count() {
+            let shown = |latencies: &Latencies, share| match latencies.count() {
                 0 => "-".to_owned(),
                 _ => latency(latencies.quantile(share)),
             };
@@ -333,31 +357,75 @@ pub struct Arguments {
     /// What must lose nothing that was acknowledged, nor stop the service.
     #[arg(long, value_enum, default_value = "1-node")]
     survive: Survive,
+    /// How long an fdatasync takes on the disks of the nodes, in microseconds: 100 unless said, and with --confirm what it takes
+    /// on this machine.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    sync_us: Option<u32>,
     /// What everything random comes from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Runs the first so many as real processes over the same network as well, and tells both orders; exit code 1 when another
+    /// one is measured to be better than the choice.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=15))]
+    confirm: Option<u32>,
+    /// How often each of them is run, in turn.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "confirm")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Where the results of real processes go, instead of a new folder below target/bench.
+    #[arg(long, value_name = "DIR", requires = "confirm")]
+    out: Option<PathBuf>,
 }
 
 /// Runs the task.
 ///
 /// # Errors
-/// When an argument means nothing, or a simulated run has no result.
+/// When an argument means nothing, a simulated run has no result, or processes do not start.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, BenchError> {
+    let (mix, network) = (workload(&arguments.workload)?, network_named(&arguments.network)?);
+    let place = arguments.confirm.map(|_| Place::create(arguments.out.clone())).transpose()?;
     let question = Question {
-        mix: workload(&arguments.workload)?,
-        network: network_named(&arguments.network)?,
+        mix,
+        network,
         needs: arguments.needs,
         survive: arguments.survive,
+        sync: sync(arguments.sync_us, place.as_ref())?,
         seed: arguments.seed,
     };
     println!(
-        "simulated: {}, {}, needs {}, survives {}; processors and disks take no time worth telling, messages what the \
-         network says; seed {}\n",
-        question.mix, question.network, question.needs, question.survive, question.seed
+        "simulated: {}, {}, needs {}, survives {}; a disk syncs in {}, processors take no time worth telling, messages what \
+         the network says; seed {}\n",
+        question.mix,
+        question.network,
+        question.needs,
+        question.survive,
+        latency(question.sync),
+        question.seed
     );
     let advice = question.answer().map_err(|error| BenchError::Usage(error.to_string()))?;
     print!("{}", advice.render());
-    Ok(if advice.choices.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if advice.choices.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let (Some(first), Some(place)) = (arguments.confirm, place) else { return Ok(ExitCode::SUCCESS) };
+    let choices = &advice.choices[..advice.choices.len().min(first as usize)];
+    let confirmation = confirm::run(&question, choices, arguments.rounds, &place)?;
+    println!("\n{}", confirmation.render());
+    println!("results: {}", place.folder.join(record::FILE_NAME).display());
+    Ok(if confirmation.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How long a sync takes: as said, or measured where processes are to run.
+fn sync(said: Option<u32>, place: Option<&Place>) -> Result<Duration, BenchError> {
+    Ok(match (said, place) {
+        (Some(micros), _) => Duration::from_micros(u64::from(micros)),
+        (None, Some(place)) => {
+            let measured = probe::rested_sync(place.data.path(), Duration::from_secs(1));
+            measured.map_err(BenchError::io("probing the disk"))?.quantile(0.5)
+        }
+        (None, None) => Budget::PROTOCOL.sync,
+    })
 }
 
 #[cfg(test)]
@@ -369,7 +437,26 @@ mod tests {
         let mut mix = Mix::built_in(workload).expect("it is built in");
         mix.clients = mix.clients.min(9);
         let network = Network::built_in(network).expect("it is built in");
-        Question { mix, network, needs, survive, seed: 1 }
+        Question { mix, network, needs, survive, sync: Budget::PROTOCOL.sync, seed: 1 }
+    }
+
+    /// Measured between real processes with `--confirm`, where a model with faster disks had them the other way round.
+    #[test]
+    fn whose_writes_wait_for_two_syncs_falls_behind_where_syncs_take_longer_than_messages() {
+        let places = |sync| {
+            let question = Question { sync, ..ask("sensors", "lan", Needs::Session, Survive::OneNode) };
+            let advice = question.answer().expect("it can be answered");
+            let place = |strategy, freshness| {
+                let is = |choice: &Choice| choice.setup.strategy == strategy && choice.setup.freshness == freshness;
+                advice.choices.iter().position(is).expect("it meets the needs")
+            };
+            // A leader writes beside its followers; a node of many leaders tells the others what is on its own disk.
+            (place(Strategy::MultiLeader, Freshness::Session), place(Strategy::SingleLeader, Freshness::Session))
+        };
+        let (many, one) = places(Duration::from_micros(100));
+        assert!(many < one, "the way to the leader takes longer than a second sync");
+        let (many, one) = places(Duration::from_micros(900));
+        assert!(many > one, "it takes less");
     }
 
     /// Whatever is chosen promises what is needed, and whatever is not is told why by its own promise or by a number.

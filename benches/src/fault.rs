@@ -251,6 +251,7 @@ pub async fn run(run: &FaultRun, seed: u64, folder: &Path) -> Result<FaultReport
     let mut engine = run.engine.start_over(folder, Some(&run.network)).await?;
     let trace = Rc::new(Trace::draw(&run.mix, seed, STEPS));
     let played_as = Play {
+        think: Duration::ZERO,
         trace: trace.clone(),
         updates: Updates::Put,
         write_level: run.write_level,

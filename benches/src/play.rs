@@ -6,6 +6,7 @@
 
 pub mod command;
 mod judge;
+mod stage;
 mod written;
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +25,7 @@ use replikit_sim::check::{ClientId, Ended, History, Level, OperationId, What};
 use tokio::task::LocalSet;
 
 pub use self::judge::{Judged, judge};
+pub use self::stage::{Staged, stage};
 pub use self::written::{Updated, element_bytes, elements, identity};
 use crate::ledger::{Ledger, Verdict};
 use crate::load::Reads;
@@ -76,6 +78,8 @@ pub struct Play {
     pub reads: Reads,
     /// When it ends.
     pub until: Until,
+    /// A client rests so long after each operation, and begins within that time.
+    pub think: Duration,
     /// When an operation that has not ended counts as not served.
     pub deadline: Duration,
 }
@@ -272,6 +276,7 @@ impl Shared {
         let home = number as usize % self.homes.len();
         let mut client = Client { number, home, token: SessionToken::new(), removed: BTreeSet::new(), appended: 0 };
         let replays = self.play.trace.steps().last().is_some_and(|step| step.at_us > 0);
+        self.rest(self.play.think * number / self.play.trace.clients().max(1)).await;
         while !steps.is_empty() && !self.over.get() {
             for step in &steps {
                 if self.over.get() {
@@ -282,10 +287,17 @@ impl Shared {
                     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
                 }
                 self.step(&mut client, step).await;
+                self.rest(self.play.think).await;
             }
             if self.play.until == Until::TheEnd {
                 return;
             }
+        }
+    }
+
+    async fn rest(&self, time: Duration) {
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
         }
     }
 

@@ -50,8 +50,8 @@ impl Probes {
         std::fs::create_dir_all(folder)?;
         Ok(Self {
             cross_core: cross_core(effort.per_probe),
-            sync_one: sync(folder, 1, effort.per_probe)?,
-            sync_three: sync(folder, 3, effort.per_probe)?,
+            sync_one: sync(folder, 1, Duration::ZERO, effort.per_probe)?,
+            sync_three: sync(folder, 3, Duration::ZERO, effort.per_probe)?,
             loopback: loopback(effort.per_probe)?,
         })
     }
@@ -197,13 +197,23 @@ fn serve_ball(ball: &AtomicU64, effort: Duration) -> Option<Duration> {
 const BLOCK: [u8; 4 << 10] = [7; 4 << 10];
 const BLOCKS: u64 = 256;
 
-fn sync(folder: &Path, writers: usize, effort: Duration) -> io::Result<Latencies> {
+/// fdatasync where three writers rest after each one: a disk that is asked seldom may answer later than one that is kept busy.
+/// Blocks for this long.
+///
+/// # Errors
+/// Those of the file system.
+pub fn rested_sync(folder: &Path, effort: Duration) -> io::Result<Latencies> {
+    const REST: Duration = Duration::from_millis(5);
+    sync(folder, 3, REST, effort)
+}
+
+fn sync(folder: &Path, writers: usize, rest: Duration, effort: Duration) -> io::Result<Latencies> {
     let results: Vec<io::Result<Latencies>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
                 let path = folder.join(format!("probe-{writer}"));
                 scope.spawn(move || {
-                    let latencies = overwrite(&path, effort);
+                    let latencies = overwrite(&path, rest, effort);
                     // A file that could not be created cannot be removed either; its error is the one reported.
                     let _ = std::fs::remove_file(&path);
                     latencies
@@ -219,7 +229,7 @@ fn sync(folder: &Path, writers: usize, effort: Duration) -> io::Result<Latencies
     Ok(all)
 }
 
-fn overwrite(path: &Path, effort: Duration) -> io::Result<Latencies> {
+fn overwrite(path: &Path, rest: Duration, effort: Duration) -> io::Result<Latencies> {
     let file = File::create(path)?;
     for block in 0..BLOCKS {
         file.write_all_at(&BLOCK, block * BLOCK.len() as u64)?;
@@ -235,6 +245,7 @@ fn overwrite(path: &Path, effort: Duration) -> io::Result<Latencies> {
         let start = Instant::now();
         file.sync_data()?;
         latencies.record(start.elapsed());
+        thread::sleep(rest);
     }
     Ok(latencies)
 }
@@ -280,6 +291,7 @@ mod tests {
         let probes =
             Probes::take(folder.path(), Effort { per_probe: Duration::from_millis(20) }).expect("the probes run");
         assert!(probes.sync_one.count() > 0 && probes.sync_three.count() > 0 && probes.loopback.count() > 0);
+        assert!(rested_sync(folder.path(), Duration::from_millis(20)).expect("the probe runs").count() > 0);
         assert!(probes.write_floor() > 2 * probes.loopback.quantile(0.5));
         assert!(probes.line().contains(probes.mode()));
         assert_eq!(std::fs::read_dir(folder.path()).expect("the folder is there").count(), 0, "files are removed");

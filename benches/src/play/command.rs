@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use replikit_core::Guarantees;
 
-use super::{Judged, Play, Played, Until};
+use super::{Judged, Play, Played, Staged, Until, stage};
 use crate::engine::baseline::Architecture;
-use crate::engine::{Askers, Engine, EngineKind, Partitions, Sizes, Sync};
+use crate::engine::{Askers, EngineKind, Partitions, Sizes, Sync};
 use crate::error::BenchError;
 use crate::fault::FaultRun;
 use crate::figure::{Better, Figure, Subject};
-use crate::ledger::Ledger;
 use crate::network::{self, Network};
 use crate::place::Place;
 use crate::record::{Kind, Line, Record};
@@ -24,6 +23,11 @@ use crate::workload::trace::Trace;
 
 /// An operation that has not ended by then counts as not served; longer where messages are.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long an operation may take over a network.
+pub(crate) fn deadline(network: &Network) -> Duration {
+    DEADLINE.max(network.round_trip_max() * 10)
+}
 
 /// Plays workloads on every engine.
 #[derive(Debug, clap::Args)]
@@ -299,42 +303,20 @@ async fn one(
 ) -> Result<Row, BenchError> {
     // Its strongest levels, as for faults.
     let FaultRun { write_level, reads, .. } = FaultRun::new(engine_kind, crate::fault::Fault::None);
-    let mut engine: Box<dyn Engine> = engine_kind.start_over(folder, Some(network)).await?;
     let until = match network.offline {
         None => Until::TheEnd,
         Some(offline) => Until::Elapsed(offline.from + offline.lasts * 2),
     };
-    let deadline = DEADLINE.max(network.round_trip_max() * 10);
-    let played_as = Play { trace: trace.clone(), updates, write_level, reads, until, deadline };
-    let ledger = Rc::new(Ledger::new(trace.keys(), trace.value_bytes_max() as usize));
-    let homes = engine.homes();
-    let mut history = Default::default();
-    super::load(&played_as, &ledger, &homes[0], &mut history).await?;
-    engine.settle().await?;
-    // What was overwritten before is not this play's.
-    engine.audited().await?;
-    let (played, ()) = super::play(played_as.clone(), ledger.clone(), homes, history, async |_| {
-        let Some(offline) = network.offline else { return Ok::<(), BenchError>(()) };
-        let Some(proxy) = engine.nodes().and_then(|nodes| nodes.proxy()) else { return Ok(()) };
-        let away = network.of_region(offline.region);
-        let others: Vec<_> = network.ids().filter(|node| !away.contains(node)).collect();
-        let links =
-            || away.iter().flat_map(|one| others.iter().flat_map(move |other| [(*one, *other), (*other, *one)]));
-        tokio::time::sleep(offline.from).await;
-        links().for_each(|(from, to)| proxy.cut(from, to));
-        tokio::time::sleep(offline.lasts).await;
-        links().for_each(|(from, to)| proxy.mend(from, to));
-        Ok(())
-    })
-    .await?;
-    engine.check()?;
-    engine.wait_ready().await?;
-    engine.settle().await?;
-    let audited = engine.audited().await?;
-    let store = engine.target(write_level, reads).leader[0].clone();
-    let judged = super::judge(&played_as, &played, &ledger, &*store, engine.scan_level(), audited).await?;
-    let guarantees = engine.guarantees(write_level);
-    engine.stop().await?;
+    let play = Play {
+        trace: trace.clone(),
+        updates,
+        write_level,
+        reads,
+        until,
+        think: Duration::ZERO,
+        deadline: deadline(network),
+    };
+    let Staged { guarantees, played, judged } = stage(engine_kind, &play, network, folder).await?;
     let (workload, network) = (name.to_owned(), network.to_string());
     Ok(Row { engine: engine_kind, workload, clients: trace.clients(), network, guarantees, played, judged })
 }

@@ -27,6 +27,7 @@ fn play(lie: Lie, workload: &str, updates: Option<Updates>) -> (Played, Judged) 
         write_level: WriteLevel::Quorum,
         reads: Reads::Linearizable,
         until: Until::TheEnd,
+        think: Duration::ZERO,
         deadline: Duration::from_secs(5),
     };
     runtime.block_on(async {

@@ -162,6 +162,7 @@ fn wrong_arguments_are_one_line_and_exit_code_2() {
         &["--only", "no such case"],
         &["--seconds", "0"],
         &["--plant-slow-down", "0"],
+        &["advise", "--workload", "bank", "--needs", "linearizable", "--rounds", "2"],
     ];
     for arguments in wrong {
         let output = bench(arguments);
