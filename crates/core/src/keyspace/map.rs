@@ -2,7 +2,8 @@
 //!
 //! Invariant: the sorted index holds exactly the keys of the shards. An image shares both with the map (copy on write), so
 //! taking one costs one reference count a shard and leaf. A shard that no image holds is written to without any atomic
-//! operation.
+//! operation. There are twice as many shards when keys are many for those there are, so that an empty map is small: a node may
+//! hold ten thousand.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +16,18 @@ use foldhash::fast::RandomState;
 
 use super::sorted::{Key, Place, SortedKeys};
 
-const SHARDS: usize = 1 << 10;
+const SHARDS_MAX: usize = 1 << 10;
+/// Keys for each shard at which there become twice as many shards, so that few keys are ever moved at once.
+const SHARD_KEYS: usize = 16;
 
 type Table<V> = HashMap<Key, V, RandomState>;
 
 const INDEX_HOLDS: &str = "the index holds exactly the keys of the shards";
 
-fn shard_of(hasher: &RandomState, key: &[u8]) -> usize {
+/// Which of so many shards has a key; a power of two.
+fn shard_of(hasher: &RandomState, key: &[u8], shards: usize) -> usize {
     // The upper bits: the shard's own table uses the lower ones.
-    (hasher.hash_one(key) >> 40) as usize % SHARDS
+    (hasher.hash_one(key) >> 40) as usize & (shards - 1)
 }
 
 /// A part of the values. Nobody looks at an own one but the map, so writing to it takes no atomic operation.
@@ -55,6 +59,14 @@ impl<V> Shard<V> {
 }
 
 impl<V: Clone> Shard<V> {
+    /// The table, to take it apart; a copy of it if an image still holds it.
+    fn into_table(self) -> Table<V> {
+        match self {
+            Self::Own(table) => table,
+            Self::Shared(shared) => Arc::unwrap_or_clone(shared),
+        }
+    }
+
     /// The table to write to; a copy of it if an image still holds it.
     #[inline]
     fn own(&mut self) -> &mut Table<V> {
@@ -91,9 +103,8 @@ impl<V> Map<V> {
     #[must_use]
     pub fn new() -> Self {
         let hasher = RandomState::default();
-        let empty = Arc::new(Table::with_hasher(hasher.clone()));
-        let shards = (0..SHARDS).map(|_| Shard::Shared(Arc::clone(&empty))).collect();
-        Self { hasher, shards: Mutex::new(shards), keys: SortedKeys::default() }
+        let only = Shard::Own(Table::with_hasher(hasher.clone()));
+        Self { hasher, shards: Mutex::new(vec![only]), keys: SortedKeys::default() }
     }
 
     /// Number of keys.
@@ -115,8 +126,9 @@ impl<V> Map<V> {
 
     #[inline]
     fn shard(&mut self, key: &[u8]) -> &mut Shard<V> {
-        let at = shard_of(&self.hasher, key);
-        &mut self.shards.get_mut().unwrap_or_else(PoisonError::into_inner)[at]
+        let shards = self.shards.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let at = shard_of(&self.hasher, key, shards.len());
+        &mut shards[at]
     }
 
     /// A copy of the value of a key.
@@ -125,7 +137,8 @@ impl<V> Map<V> {
     where
         V: Clone,
     {
-        self.read()[shard_of(&self.hasher, key)].table().get(key).cloned()
+        let shards = self.read();
+        shards[shard_of(&self.hasher, key, shards.len())].table().get(key).cloned()
     }
 
     /// The value of a key, borrowed, for who may also write.
@@ -140,7 +153,7 @@ impl<V> Map<V> {
         let shards = self.read();
         for key in self.keys.from(from) {
             let key = key.as_slice();
-            let value = shards[shard_of(&self.hasher, key)].table().get(key).expect(INDEX_HOLDS);
+            let value = shards[shard_of(&self.hasher, key, shards.len())].table().get(key).expect(INDEX_HOLDS);
             if visit(key, value).is_break() {
                 return;
             }
@@ -197,7 +210,22 @@ impl<V: Clone> Map<V> {
         let key = Key::new(key);
         self.shard(key.as_slice()).own().insert(key.clone(), value);
         self.keys.insert(key);
+        let keys = self.keys.len();
+        let shards = self.shards.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if keys > shards.len() * SHARD_KEYS && shards.len() < SHARDS_MAX {
+            *shards = spread(&self.hasher, core::mem::take(shards));
+        }
     }
+}
+
+/// Twice as many shards with the same keys.
+fn spread<V: Clone>(hasher: &RandomState, shards: Vec<Shard<V>>) -> Vec<Shard<V>> {
+    let count = shards.len() * 2;
+    let mut tables: Vec<Table<V>> = (0..count).map(|_| Table::with_hasher(hasher.clone())).collect();
+    for (key, value) in shards.into_iter().flat_map(Shard::into_table) {
+        tables[shard_of(hasher, key.as_slice(), count)].insert(key, value);
+    }
+    tables.into_iter().map(Shard::Own).collect()
 }
 
 impl Map<Bytes> {
@@ -207,9 +235,7 @@ impl Map<Bytes> {
         if let Some(slot) = table.get_mut(key) {
             return overwrite(slot, value);
         }
-        let key = Key::new(key);
-        table.insert(key.clone(), Bytes::copy_from_slice(value));
-        self.keys.insert(key);
+        self.add(key, Bytes::copy_from_slice(value));
     }
 }
 
@@ -271,7 +297,7 @@ impl<V> MapImage<V> {
     }
 
     fn value(&self, key: &[u8]) -> &V {
-        self.shards[shard_of(&self.hasher, key)].get(key).expect(INDEX_HOLDS)
+        self.shards[shard_of(&self.hasher, key, self.shards.len())].get(key).expect(INDEX_HOLDS)
     }
 }
 
@@ -325,6 +351,19 @@ mod tests {
             ControlFlow::Continue(())
         });
         found
+    }
+
+    #[test]
+    fn an_empty_map_has_one_shard_and_one_with_many_keys_has_as_many_as_there_can_be() {
+        let mut map = Map::new();
+        assert_eq!(map.read().len(), 1);
+        for key in 0..(SHARDS_MAX * SHARD_KEYS * 2) as u32 {
+            map.insert(&key.to_le_bytes(), key);
+            let shards = map.read().len();
+            assert!(shards == SHARDS_MAX || map.len() <= shards * SHARD_KEYS);
+        }
+        assert_eq!(map.read().len(), SHARDS_MAX);
+        assert!((0..map.len() as u32).all(|key| map.get(&key.to_le_bytes()) == Some(key)));
     }
 
     proptest! {
