@@ -1,8 +1,10 @@
 //! Settings of one replica: membership and timeouts are arguments, limits have defaults with their trade-offs.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use replikit_core::{BATCH_BYTES_MAX, ClusterId, GroupId, NodeId};
+use replikit_core::{BATCH_BYTES_MAX, ClusterId, GroupId, NodeId, Quorum};
 
 /// How long to wait for what. All at least 1 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +191,48 @@ impl Config {
     }
 }
 
+/// What a replica is told, but for what is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Common {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
+    pub(crate) hibernate_after: Option<Duration>,
+}
+
+/// The members of a group, as one of them sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    pub(crate) quorum: Arc<Quorum>,
+    /// The others, ascending.
+    pub(crate) peers: Arc<[NodeId]>,
+}
+
+/// What the replicas of a node have in common, kept in memory once: their settings, and the members of those that have the same.
+#[derive(Debug, Default)]
+pub struct Sharing {
+    settings: Option<Arc<Common>>,
+    members: BTreeMap<(NodeId, Vec<NodeId>), Members>,
+}
+
+impl Sharing {
+    pub(crate) fn of(&mut self, config: &Config) -> (Arc<Common>, Members) {
+        let &Config { cluster, node, timeouts, limits, hibernate_after, .. } = config;
+        let settings = Common { cluster, node, timeouts, limits, hibernate_after };
+        let settings = match &self.settings {
+            Some(known) if **known == settings => Arc::clone(known),
+            _ => Arc::clone(self.settings.insert(Arc::new(settings))),
+        };
+        let members = self.members.entry((node, config.voters.clone())).or_insert_with(|| {
+            let quorum = Quorum::majority(config.voters.clone()).expect("this node is a voter, so there is one");
+            let peers = quorum.voters().into_iter().filter(|&voter| voter != node).collect();
+            Members { quorum: Arc::new(quorum), peers }
+        });
+        (settings, members.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +252,20 @@ mod tests {
         config.timeouts.heartbeat = config.timeouts.election / 2;
         let error = config.check().unwrap_err().to_string();
         assert!(error.starts_with("the heartbeat interval is 75ms"), "{error}");
+    }
+
+    #[test]
+    fn what_groups_have_in_common_is_kept_once_and_no_more_than_that() {
+        let mut sharing = Sharing::default();
+        let (one, members) = sharing.of(&config());
+        let (same, same_members) = sharing.of(&Config { group: GroupId(7), seed: 9, ..config() });
+        assert!(Arc::ptr_eq(&one, &same) && Arc::ptr_eq(&members.peers, &same_members.peers));
+        let (_, more) = sharing.of(&Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], ..config() });
+        assert_eq!((&*members.peers, &*more.peers), (&[NodeId(2)][..], &[NodeId(2), NodeId(3)][..]));
+        let (other, _) = sharing.of(&Config { hibernate_after: Some(Duration::from_secs(1)), ..config() });
+        assert_eq!((one.hibernate_after, other.hibernate_after), (None, Some(Duration::from_secs(1))));
+        let (_, elsewhere) = sharing.of(&Config { node: NodeId(2), ..config() });
+        assert_eq!(&*elsewhere.peers, [NodeId(1)]);
     }
 
     #[test]

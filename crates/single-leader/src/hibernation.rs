@@ -42,6 +42,11 @@ impl<M: StateMachine> Raft<M> {
         }
     }
 
+    /// Members whose node is gone, as the driver says; for checks.
+    pub fn gone(&self) -> &[NodeId] {
+        &self.gone
+    }
+
     /// Something happened that concerns the group. A leader that slept says that it is there; a follower that slept asks for that.
     pub(crate) fn stir(&mut self) {
         let (now, timeouts, is_asleep) = (self.now.mono, self.config.timeouts, self.is_asleep());

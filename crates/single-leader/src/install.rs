@@ -36,12 +36,22 @@ impl Install {
     const fn is_restoring(&self) -> bool {
         !matches!(self.phase, InstallPhase::Receiving)
     }
+
+    /// Whether this read is for it.
+    fn reads(&self, asked: Ticket) -> bool {
+        matches!(self.phase, InstallPhase::Restoring { ticket, .. } if ticket == asked)
+    }
+
+    /// Whether the disk has all of it, given what is durable.
+    fn is_flushed(&self, durable: WriteId) -> bool {
+        matches!(self.phase, InstallPhase::Flushing(id) if id <= durable)
+    }
 }
 
 impl<M: StateMachine> Raft<M> {
     /// Whether the state is being replaced by a snapshot right now.
     pub(crate) fn is_restoring(&self) -> bool {
-        self.install.as_ref().is_some_and(Install::is_restoring)
+        self.install.as_deref().is_some_and(Install::is_restoring)
     }
 
     /// Leader: asks the storage for the next piece for a follower.
@@ -61,8 +71,7 @@ impl<M: StateMachine> Raft<M> {
     }
 
     pub(crate) fn handle_snapshot_read(&mut self, ticket: Ticket, answer: SnapshotAnswer) {
-        if matches!(&self.install, Some(Install { phase: InstallPhase::Restoring { ticket: own, .. }, .. }) if *own == ticket)
-        {
+        if self.install.as_deref().is_some_and(|install| install.reads(ticket)) {
             return self.restore_piece(answer);
         }
         let (now, term) = (self.now.mono, self.ballot.term);
@@ -143,7 +152,7 @@ impl<M: StateMachine> Raft<M> {
             Some(offset) if offset == piece.offset => {}
             None if piece.offset == 0 => {
                 let phase = InstallPhase::Receiving;
-                self.install = Some(Install { at: piece.at, from, offset: 0, phase });
+                self.install = Some(Box::new(Install { at: piece.at, from, offset: 0, phase }));
             }
             _ => return self.acknowledge_snapshot(from, piece.at, piece.round),
         }
@@ -183,7 +192,7 @@ impl<M: StateMachine> Raft<M> {
     /// The disk has confirmed something: perhaps the whole snapshot.
     pub(crate) fn install_durable(&mut self) {
         let durable = self.durable;
-        if matches!(&self.install, Some(Install { phase: InstallPhase::Flushing(id), .. }) if *id <= durable) {
+        if self.install.as_deref().is_some_and(|install| install.is_flushed(durable)) {
             self.read_back(0, Restorer::default());
         }
     }

@@ -182,7 +182,7 @@ impl<M: StateMachine> Raft<M> {
                 return self.reject(token, refusal);
             }
         };
-        let replicas = self.config.voters.len() as u8;
+        let replicas = (self.peers.len() + 1) as u8;
         let bytes = leader.uncommitted_bytes + leader.open.bytes + body.len();
         let rejection = match level {
             _ if body.len() > limits.command_bytes_max => {

@@ -80,7 +80,7 @@ mod sessions;
 mod snapshot;
 mod view;
 
-pub use config::{Config, ConfigError, Limits, Timeouts};
+pub use config::{Config, ConfigError, Limits, Sharing, Timeouts};
 pub use guarantees::{guarantees, guarantees_with_reads};
 pub use message::{
     Append, AppendAck, AppendReject, Head, ReadIndex, ReadIndexReply, Sleep, SleepAck, SnapshotAck, SnapshotPiece,

@@ -21,7 +21,7 @@ pub(crate) enum Phase {
     /// Streams batches within the window.
     Replicate,
     /// Sends a snapshot, a piece at a time.
-    Snapshot(Sending),
+    Snapshot(Box<Sending>),
 }
 
 /// A snapshot under way to a follower.
@@ -230,7 +230,8 @@ impl Progress {
     /// The follower is so far behind that only a snapshot helps.
     pub(crate) fn send_snapshot(&mut self, now: Time) {
         self.window.lose();
-        self.phase = Phase::Snapshot(Sending { at: None, offset: 0, end: None, waiting: false, since: now });
+        let sending = Sending { at: None, offset: 0, end: None, waiting: false, since: now };
+        self.phase = Phase::Snapshot(Box::new(sending));
     }
 }
 

@@ -5,6 +5,7 @@
 //! depends on a term leaves this replica before that term is on disk.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,7 +15,7 @@ use replikit_core::{
     SessionId, StateMachine, Status, StorageEvent, StreamId, Term, Time, Token, WriteId,
 };
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Common, Config, ConfigError, Members, Sharing};
 use crate::election::{Candidate, Memory, Stage};
 use crate::follower::Follower;
 use crate::install::Install;
@@ -49,11 +50,11 @@ struct Snapshots {
 /// One replica of a single-leader group. Source: Raft (Ongaro and Ousterhout, ATC'14) and Ongaro's thesis.
 #[derive(Debug)]
 pub struct Raft<M> {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Common>,
     pub(crate) stream: StreamId,
-    pub(crate) quorum: Quorum,
+    pub(crate) quorum: Arc<Quorum>,
     /// The other members, ascending.
-    pub(crate) peers: Vec<NodeId>,
+    pub(crate) peers: Arc<[NodeId]>,
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Now,
     clock: HybridClock,
@@ -86,9 +87,10 @@ pub struct Raft<M> {
     /// Members whose node is gone, as the driver says.
     pub(crate) gone: Vec<NodeId>,
     pub(crate) reads: Reads,
-    pub(crate) install: Option<Install>,
+    /// Boxed, as what follows: few replicas have it at a time, of thousands on a node.
+    pub(crate) install: Option<Box<Install>>,
+    recovery: Option<Box<Recovery>>,
     snapshots: Snapshots,
-    recovery: Option<Recovery>,
 
     pub(crate) out: VecDeque<Action<Head>>,
     /// Whether there may be something to flush since the last drain.
@@ -112,12 +114,19 @@ impl<M: StateMachine> Raft<M> {
     /// # Errors
     /// [`ConfigError`] says which setting is out of range, or that the vote record cannot be read.
     pub fn new(config: Config, boot: &Boot, machine: M) -> Result<Self, ConfigError> {
+        Self::sharing(&mut Sharing::default(), &config, boot, machine)
+    }
+
+    /// The same for one of many on a node, which keeps what it has in common with the others but once.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn sharing(sharing: &mut Sharing, config: &Config, boot: &Boot, machine: M) -> Result<Self, ConfigError> {
         config.check()?;
         let (ballot, was_cut) = Ballot::decode(&boot.register).ok_or(ConfigError::Register { group: config.group })?;
-        let quorum = Quorum::majority(config.voters.clone()).expect("this node is a voter, so there is one");
+        let (common, Members { quorum, peers }) = sharing.of(config);
         let stream = StreamId::consensus(config.group);
         let mut rng = fastrand::Rng::with_seed(config.seed);
-        let peers = quorum.voters().into_iter().filter(|&node| node != config.node).collect();
         let mut out = VecDeque::new();
         let tail_cut = boot.tail_cut.contains(&stream);
         if tail_cut {
@@ -150,10 +159,10 @@ impl<M: StateMachine> Raft<M> {
             gone: Vec::new(),
             install: None,
             snapshots: Snapshots { newest: boot.snapshot, ..Snapshots::default() },
-            recovery: Some(Recovery::default()),
+            recovery: Some(Box::default()),
             out,
             dirty: false,
-            config,
+            config: common,
         })
     }
 
@@ -212,7 +221,7 @@ impl<M: StateMachine> Raft<M> {
             _ => Vec::new(),
         };
         Status {
-            group: self.config.group,
+            group: self.stream.group,
             role: self.role(),
             term: self.ballot.term,
             leader: self.leader,
@@ -229,7 +238,7 @@ impl<M: StateMachine> Raft<M> {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
-        self.out.push_back(Action::Event { group: self.config.group, event });
+        self.out.push_back(Action::Event { group: self.stream.group, event });
     }
 
     pub(crate) fn done(&mut self, token: Token, outcome: Outcome) {
@@ -283,7 +292,7 @@ impl<M: StateMachine> Raft<M> {
     /// With what is remembered: the log forgets with this that the tail was cut.
     pub(crate) fn persist_ballot(&mut self) {
         let bytes = self.ballot.encode(self.memory != Memory::Whole);
-        self.ballot_write = self.persist(Persist::Register { group: self.config.group, bytes });
+        self.ballot_write = self.persist(Persist::Register { group: self.stream.group, bytes });
     }
 
     pub(crate) fn send_when_term_is_durable(&mut self, to: NodeId, head: Head) {
@@ -670,7 +679,7 @@ impl<M: StateMachine> Replica for Raft<M> {
         self.now = Now { mono: self.now.mono.max(now.mono), wall: now.wall };
         self.dirty = true;
         match input {
-            Input::Command { token, group, level, session, body } if group == self.config.group => {
+            Input::Command { token, group, level, session, body } if group == self.stream.group => {
                 self.handle_command(token, level, session, body);
             }
             Input::Message { from, message } => self.handle_message(from, message),
@@ -680,11 +689,11 @@ impl<M: StateMachine> Replica for Raft<M> {
                 }
             }
             Input::Timer => self.handle_timer(),
-            Input::Query { token, group, level, body, bytes_max } if group == self.config.group => {
+            Input::Query { token, group, level, body, bytes_max } if group == self.stream.group => {
                 self.handle_query(token, level, body, bytes_max);
             }
-            Input::OpenSession { token, group } if group == self.config.group => self.handle_open_session(token),
-            Input::Admin { token, group, command } if group == self.config.group => self.handle_admin(token, command),
+            Input::OpenSession { token, group } if group == self.stream.group => self.handle_open_session(token),
+            Input::Admin { token, group, command } if group == self.stream.group => self.handle_admin(token, command),
             Input::Peer { node, link } => self.handle_peer(node, link),
             Input::LogRead { ticket, stream, answer } => {
                 if stream == self.stream {
@@ -739,7 +748,7 @@ impl<M: StateMachine> Replica for Raft<M> {
     }
 
     fn committed(&self, group: GroupId) -> Option<LogIndex> {
-        (group == self.config.group).then_some(self.applied.id.index)
+        (group == self.stream.group).then_some(self.applied.id.index)
     }
 }
 
@@ -825,6 +834,6 @@ impl<M: StateMachine> Raft<M> {
     }
 
     pub(crate) const fn group(&self) -> GroupId {
-        self.config.group
+        self.stream.group
     }
 }
