@@ -448,7 +448,6 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         }
         if self.refresh_at <= now {
             self.refresh_at = now + self.config.refresh;
-            self.is_due = true;
             self.ask_for_maps();
         }
     }

@@ -161,6 +161,8 @@ pub struct PartitionMap {
     routes: Vec<Route>,
     directory: Directory,
     by_id: Vec<(PartitionId, u32)>,
+    // Of each group in the order of spans.
+    by_group: Vec<(GroupId, u32)>,
 }
 
 impl PartitionMap {
@@ -209,7 +211,10 @@ impl PartitionMap {
         let by_id = validity::check(&scheme, next_id, &partitions, &handoffs)?;
         let routes = partitions.iter().map(|partition| partition.route()).collect();
         let directory = Directory::new(&scheme, &partitions);
-        Ok(Self { epoch, scheme, next_id, partitions, handoffs, routes, directory, by_id })
+        let mut by_group: Vec<_> =
+            partitions.iter().zip(0..).map(|(partition, index)| (partition.group, index)).collect();
+        by_group.sort_unstable();
+        Ok(Self { epoch, scheme, next_id, partitions, handoffs, routes, directory, by_id, by_group })
     }
 
     /// Which map this is: the position of the change that made it in the log of maps.
@@ -288,9 +293,11 @@ impl PartitionMap {
         self.handoffs().find(|handoff| handoff.partition == partition && handoff.decision == Decision::Open)
     }
 
-    /// The partitions of a group.
+    /// The partitions of a group, in the order of their spans.
     pub fn of_group(&self, group: GroupId) -> impl Iterator<Item = &Partition> {
-        self.partitions().filter(move |partition| partition.group == group)
+        let first = self.by_group.partition_point(|(of, _)| *of < group);
+        let own = self.by_group[first..].iter().take_while(move |(of, _)| *of == group);
+        own.map(|(_, index)| &*self.partitions[*index as usize])
     }
 }
 

@@ -297,6 +297,9 @@ proptest! {
             prop_assert_eq!(&again.expect("it is whole"), &next);
             prop_assert_eq!(next.partitions().filter(|it| it.span.contains(&key)).count(), 1);
             prop_assert_eq!(&next.partition_of(&key).span, &next.partitions().find(|it| it.span.contains(&key)).expect("one").span);
+            for group in next.partitions().map(|it| it.group) {
+                prop_assert!(next.of_group(group).eq(next.partitions().filter(|it| it.group == group)));
+            }
             // I5: no version goes back, no id comes again.
             for partition in next.partitions() {
                 match map.partition(partition.id) {

@@ -15,10 +15,11 @@ use replikit_core::{
     SESSION_WINDOW, ScanRequest, SessionSeq, Status, StreamId, Term, WriteError,
 };
 use replikit_runtime::{
-    Acked, Answer, Gateway, GatewayAt, GatewayCall, Handle, Node, NodeConfig, OpenError, ReadOptions,
+    Acked, Answer, Gateway, GatewayAt, GatewayCall, Handle, Node, NodeConfig, NodeStatus, OpenError, ReadOptions,
 };
 use replikit_single_leader::Raft;
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 
 use super::cache::MapCache;
 use super::client::{StoreClient, StoreClientConfig};
@@ -28,6 +29,9 @@ use super::{MAPS_GROUP, META_GROUP, STORE_GROUP};
 use crate::groups::Groups;
 use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
 use crate::shard::{ClientId, Request};
+
+/// Groups of a node that are asked how they are at once.
+const ASKED_AT_ONCE: usize = 256;
 
 /// A session's number, as the groups know it: its client has at most [`SESSION_WINDOW`] requests between the oldest one that is
 /// under way and the newest.
@@ -59,6 +63,27 @@ pub struct Front {
 struct Own {
     handle: Handle<StoreMachine>,
     groups: Vec<GroupId>,
+}
+
+impl Own {
+    fn of_partitions(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.iter().copied().filter(|group| *group != META_GROUP)
+    }
+
+    /// How those of its groups that answer describe themselves: many at a time, so that a node with thousands soon has them all.
+    async fn statuses(&self) -> Vec<(GroupId, NodeStatus)> {
+        let groups: Vec<GroupId> = self.of_partitions().collect();
+        let mut found = Vec::with_capacity(groups.len());
+        for some in groups.chunks(ASKED_AT_ONCE) {
+            let mut asked = JoinSet::new();
+            for &group in some {
+                let handle = self.handle.for_group(group);
+                asked.spawn(async move { Some((group, handle.status().await.ok()?)) });
+            }
+            found.extend(asked.join_all().await.into_iter().flatten());
+        }
+        found
+    }
 }
 
 impl Front {
@@ -160,15 +185,14 @@ impl Front {
         if let Some(own) = self.own.get() {
             role = Role::Equal;
             let (mut leads, mut led) = (0, 0);
-            for &group in own.groups.iter().filter(|group| **group != META_GROUP) {
-                let Ok(status) = own.handle.for_group(group).status().await else { continue };
+            for (group, status) in own.statuses().await {
                 applied += status.replica.applied_index.0;
                 if status.replica.role == Role::Leader {
                     leads += 1;
                     led += known.map().map_or(0, |map| map.of_group(group).count() as u64);
                 }
             }
-            let groups = own.groups.iter().filter(|group| **group != META_GROUP).count() as u64;
+            let groups = own.of_partitions().count() as u64;
             figures.push(Figure::new("groups here", groups));
             figures.push(Figure::new("groups led", leads));
             figures.push(Figure::new("partitions led", led));
