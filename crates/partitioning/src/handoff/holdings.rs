@@ -24,6 +24,12 @@ pub struct Held {
     pub phase: Phase,
 }
 
+impl Held {
+    fn serving(entry: &Partition) -> Box<Self> {
+        Box::new(Self { entry: entry.clone(), phase: Phase::Serving })
+    }
+}
+
 /// Entries of partitions that have left the group, kept for those who still ask here; the oldest go first.
 pub const DEPARTED_MAX: usize = 64;
 
@@ -106,7 +112,8 @@ pub enum Refusal {
 /// What a group holds, and what is on its way to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holdings {
-    held: BTreeMap<PartitionId, Held>,
+    // Boxed, for a leaf of the tree has room for many, and most groups have one.
+    held: BTreeMap<PartitionId, Box<Held>>,
     staged: BTreeMap<HandoffId, Staged>,
     // Of each partition the newest handoff that is over for this group.
     fences: BTreeMap<PartitionId, HandoffId>,
@@ -121,7 +128,7 @@ pub struct Holdings {
 impl Holdings {
     /// What a group holds by the first map, before its log has said anything.
     pub fn first(map: &PartitionMap, group: GroupId) -> Self {
-        let held = |it: &Partition| (it.id, Held { entry: it.clone(), phase: Phase::Serving });
+        let held = |it: &Partition| (it.id, Held::serving(it));
         Self { held: map.of_group(group).map(held).collect(), epoch: map.epoch(), ..Self::default() }
     }
 
@@ -132,7 +139,7 @@ impl Holdings {
 
     /// The partitions that it holds.
     pub fn held(&self) -> impl Iterator<Item = (PartitionId, &Held)> {
-        self.held.iter().map(|(id, held)| (*id, held))
+        self.held.iter().map(|(id, held)| (*id, &**held))
     }
 
     /// What is staged for a handoff.
@@ -159,7 +166,8 @@ impl Holdings {
     }
 
     fn at(&self, position: &Position<'_>) -> Result<&Held, NotHere> {
-        self.held.values().find(|held| stands_in(position, &held.entry.span)).ok_or(NotHere::Elsewhere)
+        let held = self.held.values().find(|held| stands_in(position, &held.entry.span));
+        held.map(Box::as_ref).ok_or(NotHere::Elsewhere)
     }
 
     /// Whether a request for a position is carried out under its route. To be asked when a write is applied, by every replica, and
@@ -168,7 +176,8 @@ impl Holdings {
     /// # Errors
     /// Why it is not; nothing is to be done then.
     pub fn check(&self, route: &Route, position: &Position<'_>) -> Result<&Held, Refusal> {
-        let held = self.held.get(&route.partition).filter(|held| stands_in(position, &held.entry.span));
+        let held =
+            self.held.get(&route.partition).map(Box::as_ref).filter(|held| stands_in(position, &held.entry.span));
         if let Some(held) = held
             && (held.entry.birth, held.entry.bounds) == (route.birth, route.bounds)
         {
@@ -185,7 +194,7 @@ impl Holdings {
     /// # Errors
     /// Why it is not carried out.
     pub fn check_whole(&self, route: &Route) -> Result<&Held, Refusal> {
-        match self.held.get(&route.partition) {
+        match self.held.get(&route.partition).map(Box::as_ref) {
             Some(held) if (held.entry.birth, held.entry.bounds) == (route.birth, route.bounds) => match held.phase {
                 Phase::Serving => Ok(held),
                 Phase::Sealed { handoff, .. } => Err(Refusal::HandingOff(handoff)),
@@ -280,7 +289,7 @@ impl Holdings {
                     self.held.remove(&id);
                 }
                 for entry in rest.drain(..to) {
-                    self.held.insert(entry.id, Held { entry: entry.clone(), phase: Phase::Serving });
+                    self.held.insert(entry.id, Held::serving(entry));
                 }
             }
         }
@@ -412,7 +421,7 @@ impl Holdings {
                 if self.staged.get(handoff).is_some_and(fits) {
                     self.staged.remove(handoff);
                     self.departed.retain(|it| !it.span.meets(&entry.span));
-                    self.held.insert(entry.id, Held { entry: entry.clone(), phase: Phase::Serving });
+                    self.held.insert(entry.id, Held::serving(entry));
                     self.close(entry.id, *handoff);
                     store.publish(*handoff);
                 }

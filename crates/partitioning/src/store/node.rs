@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use replikit_core::{ClusterId, GroupId, NodeId};
 use replikit_runtime::{Handle, Node, NodeConfig, OpenError};
-use replikit_single_leader::{Config, Raft, Settings};
+use replikit_single_leader::{Config, Raft, Settings, Sharing};
 
 use super::cache::MapCache;
 use super::client::StoreClientConfig;
@@ -91,12 +91,13 @@ impl StoreNode {
         let host = HostConfig { refresh: MAP_REFRESH, ..HostConfig::new(id, META_GROUP) };
         let (first, map_nodes) = (layout.first().clone(), layout.meta().to_vec());
         let node = Node::open(config, move |boots| {
+            let mut sharing = Sharing::default();
             let replicas: Result<Vec<_>, OpenError> = configured
-                .into_iter()
+                .iter()
                 .map(|raft| {
                     let group = raft.group;
                     let machine = StoreMachine::first(group, &first);
-                    let replica = Raft::new(raft, &boots.of(group), machine);
+                    let replica = Raft::sharing(&mut sharing, raft, &boots.of(group), machine);
                     replica
                         .map(|replica| (group, replica))
                         .map_err(|error| OpenError::Configuration { what: error.to_string() })

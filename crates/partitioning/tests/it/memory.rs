@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use replikit_core::*;
 use replikit_partitioning::{Groups, GroupsHead, NodeHeartbeats};
-use replikit_single_leader::{Config, Head, Raft};
+use replikit_single_leader::{Config, Head, Raft, Sharing};
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
@@ -57,12 +57,14 @@ fn machine() -> Machine {
 }
 
 fn node(id: u32) -> Node {
+    let mut sharing = Sharing::default();
     let raft = |group| {
         let voters = (1..=NODES).map(NodeId).collect();
         let seed = u64::from(group * NODES + id);
         let mut config = Config::new(ClusterId::from_name("test"), GroupId(group), NodeId(id), voters, seed);
         config.hibernate_after = Some(Duration::from_millis(100));
-        (GroupId(group), Raft::new(config, &Boot::default(), machine()).expect("it is in range"))
+        let raft = Raft::sharing(&mut sharing, &config, &Boot::default(), machine());
+        (GroupId(group), raft.expect("it is in range"))
     };
     let (every, patience) = (Duration::from_millis(30), Duration::from_millis(150));
     Groups::new(Epoch(1), (1..=GROUPS).map(raft)).with_node_heartbeats(NodeHeartbeats {
@@ -151,6 +153,6 @@ fn a_sleeping_group_takes_little_memory_also_after_it_was_written_to() {
     assert!(cluster.sleeps());
     let slept = held(&mut cluster);
     println!("bytes of a group: {fresh} fresh, {used} in use, {slept} asleep");
-    assert!(fresh <= 3 << 10 && slept <= 3 << 10, "{fresh} fresh, {slept} asleep");
+    assert!(fresh <= 1_536 && slept <= 1_536, "{fresh} fresh, {slept} asleep");
     assert!(slept < used, "{slept} of {used}");
 }
