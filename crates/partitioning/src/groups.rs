@@ -1,7 +1,8 @@
 //! The container: routes what comes in to the group that it is for, and gathers what the groups want.
 //!
 //! Invariants: a group is in the run queue exactly while it may have something to hand out; its deadline in the index is
-//! the one that it gave when it was last drained. A round costs what its active groups cost.
+//! the one that it gave when it was last drained. A round costs what its active groups cost. A group hears that recovery is over
+//! before it hears anything of other nodes, the disk or time.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,8 +14,11 @@ use replikit_core::{
 use crate::deadlines::Deadlines;
 use crate::frames::{Frames, GroupsHead};
 use crate::heartbeats::{Heartbeats, NodeHeartbeats};
-use crate::news::News;
+use crate::news::{News, Notice};
 use crate::writes::{SlotId, Writes};
+
+/// A node with so many storage actions under way has enough to do: it wakes fewer groups.
+const BUSY_WRITES: usize = 512;
 
 #[derive(Debug)]
 struct Slot<R> {
@@ -22,6 +26,8 @@ struct Slot<R> {
     // None once the group was removed; the slot is given to another one when none of its storage actions is under way.
     replica: Option<R>,
     writes_under_way: u32,
+    // It has heard that recovery is over.
+    has_begun: bool,
     runs: bool,
     // It has been drained since somebody asked which were.
     rested: bool,
@@ -70,6 +76,8 @@ pub struct Groups<R: Replica> {
     rested: Vec<SlotId>,
     free: Vec<SlotId>,
     recovered: bool,
+    // The disk has stalled, and nothing has become durable since.
+    is_stalled: bool,
 }
 
 impl<R: Replica> Groups<R> {
@@ -96,6 +104,7 @@ impl<R: Replica> Groups<R> {
             rested: Vec::new(),
             free: Vec::new(),
             recovered: false,
+            is_stalled: false,
         };
         for (group, replica) in groups {
             container.seat(group, replica);
@@ -118,6 +127,7 @@ impl<R: Replica> Groups<R> {
             group,
             replica: Some(replica),
             writes_under_way: 0,
+            has_begun: false,
             runs: false,
             rested: false,
             deadline: None,
@@ -149,9 +159,7 @@ impl<R: Replica> Groups<R> {
     /// When the group is here already.
     pub fn add(&mut self, now: Now, group: GroupId, replica: R) {
         let slot = self.seat(group, replica);
-        if self.recovered {
-            self.input(now, slot, Input::Recovered);
-        }
+        self.begin(now, slot);
         let gone: Vec<NodeId> = self.heartbeats.iter().flat_map(Heartbeats::gone).collect();
         for node in gone {
             self.input(now, slot, Input::Peer { node, link: Link::Down });
@@ -217,7 +225,19 @@ impl<R: Replica> Groups<R> {
         }
     }
 
+    /// Tells a group that recovery is over, once it is.
+    fn begin(&mut self, now: Now, slot: SlotId) {
+        if self.recovered && !core::mem::replace(&mut self.slots[slot as usize].has_begun, true) {
+            self.hand(now, slot, Input::Recovered);
+        }
+    }
+
     fn input(&mut self, now: Now, slot: SlotId, input: Input<R::Head>) {
+        self.begin(now, slot);
+        self.hand(now, slot, input);
+    }
+
+    fn hand(&mut self, now: Now, slot: SlotId, input: Input<R::Head>) {
         let Some(replica) = &mut self.slots[slot as usize].replica else { return };
         replica.handle(now, input);
         self.touch(slot);
@@ -241,41 +261,40 @@ impl<R: Replica> Groups<R> {
 
     /// A request for one group; every request is answered.
     fn request(&mut self, now: Now, group: GroupId, token: Token, input: Input<R::Head>) {
-        match self.by_group.get(&group) {
-            Some(&slot) => self.input_with_news(now, slot, input),
-            None => {
-                let outcome = Outcome::Rejected(Rejection::StaleRoute { current: self.epoch });
-                self.own.push_back(Action::Done { token, outcome });
+        let rejection = match self.by_group.get(&group) {
+            // Else whoever asks all groups of a node that starts would have them all begin at once.
+            Some(&slot) if self.recovered && !self.slots[slot as usize].has_begun => {
+                Rejection::NotLeader { leader: None }
             }
-        }
-    }
-
-    fn all(&mut self, now: Now, mut input: impl FnMut() -> Input<R::Head>) {
-        for slot in 0..self.slots.len() as SlotId {
-            self.input(now, slot, input());
-        }
+            Some(&slot) => return self.input_with_news(now, slot, input),
+            None => Rejection::StaleRoute { current: self.epoch },
+        };
+        self.own.push_back(Action::Done { token, outcome: Outcome::Rejected(rejection) });
     }
 
     fn handle_link(&mut self, now: Now, node: NodeId, link: Link) {
         let Self { heartbeats, news, .. } = self;
         match heartbeats {
-            Some(heartbeats) => heartbeats.hinted(node, link, now.mono, |change| news.add(change, now.mono)),
-            None => news.add((node, link), now.mono),
+            Some(heartbeats) => heartbeats.hinted(node, link, now.mono, |change| news.add(change.into(), now.mono)),
+            None => news.add(Notice::Link(node, link), now.mono),
         }
         self.tell_news(now);
     }
 
     /// Tells the groups what has changed of other nodes, as many as it is time for.
     fn tell_news(&mut self, now: Now) {
-        if !self.news.begin(now.mono) {
+        if !self.news.begin(now.mono, self.writes.under_way() > BUSY_WRITES) {
             return;
         }
-        while let Some((slot, node, link)) = self.news.next(self.slots.len()) {
+        while let Some((slot, notice)) = self.news.next(self.slots.len()) {
             let sleeps = |this: &Self| {
                 this.slots[slot as usize].replica.as_ref().is_some_and(|replica| replica.deadline().is_none())
             };
             let slept = sleeps(self);
-            self.input(now, slot, Input::Peer { node, link });
+            match notice {
+                Notice::Begin => self.begin(now, slot),
+                Notice::Link(node, link) => self.input(now, slot, Input::Peer { node, link }),
+            }
             if slept && !sleeps(self) {
                 self.news.woke();
             }
@@ -285,7 +304,7 @@ impl<R: Replica> Groups<R> {
     fn handle_heartbeat(&mut self, now: Now) {
         let Self { heartbeats: Some(heartbeats), news, frames, .. } = self else { return };
         if heartbeats.due_at() <= now.mono {
-            heartbeats.beat(now.mono, |change| news.add(change, now.mono), |node| _ = frames.open(node));
+            heartbeats.beat(now.mono, |change| news.add(change.into(), now.mono), |node| _ = frames.open(node));
         }
     }
 
@@ -299,7 +318,7 @@ impl<R: Replica> Groups<R> {
         }
         let Self { heartbeats, news, .. } = self;
         if let Some(heartbeats) = heartbeats {
-            heartbeats.heard(from, head.life, now.mono, |change| news.add(change, now.mono));
+            heartbeats.heard(from, head.life, now.mono, |change| news.add(change.into(), now.mono));
             self.tell_news(now);
         }
         let mut batches = batches.into_iter();
@@ -310,6 +329,7 @@ impl<R: Replica> Groups<R> {
     }
 
     fn handle_durable(&mut self, now: Now, up_to: WriteId) {
+        self.is_stalled = false;
         let mut touched = core::mem::take(&mut self.touched);
         while let Some((slot, id)) = self.writes.durable(up_to) {
             let state = &mut self.slots[slot as usize];
@@ -342,13 +362,26 @@ impl<R: Replica> Groups<R> {
                 let group = stream.group;
                 self.route(now, group, Input::Storage { event });
             }
-            StorageEvent::Failed | StorageEvent::Slow => {
-                if event == StorageEvent::Failed {
-                    self.heartbeats.iter_mut().for_each(Heartbeats::fall_silent);
+            StorageEvent::Failed => {
+                self.heartbeats.iter_mut().for_each(Heartbeats::fall_silent);
+                for slot in 0..self.slots.len() as SlotId {
+                    self.input(now, slot, Input::Storage { event: StorageEvent::Failed });
                 }
-                self.all(now, || Input::Storage { event: event.clone() });
+            }
+            StorageEvent::Slow => {
+                self.is_stalled = true;
+                for slot in 0..self.slots.len() as SlotId {
+                    if self.slots[slot as usize].writes_under_way > 0 {
+                        self.tell_of_stall(now, slot);
+                    }
+                }
             }
         }
+    }
+
+    /// Only a group that waits for the disk is told that it stalls: thousands of leaders that want nothing of it stay.
+    fn tell_of_stall(&mut self, now: Now, slot: SlotId) {
+        self.input(now, slot, Input::Storage { event: StorageEvent::Slow });
     }
 
     fn new_ticket(&mut self, slot: SlotId, inner: Ticket) -> Ticket {
@@ -362,7 +395,11 @@ impl<R: Replica> Groups<R> {
     fn translate(&mut self, slot: SlotId, action: Action<R::Head>) -> Option<Action<GroupsHead<R::Head>>> {
         Some(match action {
             Action::Persist { id, op } => {
-                self.slots[slot as usize].writes_under_way += 1;
+                let state = &mut self.slots[slot as usize];
+                state.writes_under_way += 1;
+                if self.is_stalled && state.writes_under_way == 1 {
+                    self.tell_of_stall(self.now, slot);
+                }
                 Action::Persist { id: self.writes.renumber(slot, id), op }
             }
             Action::Send { to, message } => {
@@ -414,7 +451,8 @@ impl<R: Replica> Replica for Groups<R> {
             Input::Recover { batch } => self.route(now, batch.stream().group, Input::Recover { batch }),
             Input::Recovered => {
                 self.recovered = true;
-                self.all(now, || Input::Recovered);
+                self.news.add(Notice::Begin, now.mono);
+                self.tell_news(now);
             }
             Input::Timer => self.handle_timer(now),
             Input::Message { from, message } => self.handle_message(now, from, message),

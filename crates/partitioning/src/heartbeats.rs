@@ -94,6 +94,7 @@ impl Heartbeats {
 
     /// A frame came in.
     pub(crate) fn heard(&mut self, from: NodeId, life: Option<u64>, now: Time, mut tell: impl FnMut(News)) {
+        let every = self.settings.every;
         let peer = self.peer(from, now);
         peer.heard_at = now;
         match core::mem::replace(&mut peer.standing, Standing::There(life)) {
@@ -104,6 +105,10 @@ impl Heartbeats {
             }
             Standing::Gone => tell((from, Link::Up)),
             Standing::Expected => {}
+        }
+        // Who is awake anyway need not be woken for it soon: nodes that hear each other speak together.
+        if self.due_at <= now + every / 2 {
+            self.due_at = now;
         }
     }
 
@@ -184,6 +189,18 @@ mod tests {
         heard(&mut heartbeats, 1, 100);
         assert_eq!(heard(&mut heartbeats, 2, 101), [Link::Reset, Link::Up]);
         assert_eq!(heard(&mut heartbeats, 2, 102), []);
+    }
+
+    #[test]
+    fn a_node_that_hears_another_says_at_once_what_it_would_say_soon() {
+        let mut heartbeats = Heartbeats::new(SETTINGS);
+        heard(&mut heartbeats, 1, 100);
+        heard(&mut heartbeats, 1, 104);
+        assert_eq!(heartbeats.due_at(), Time(110));
+        heard(&mut heartbeats, 1, 105);
+        assert_eq!((heartbeats.due_at(), beat(&mut heartbeats, 105).1), (Time(105), 1));
+        heard(&mut heartbeats, 1, 106);
+        assert_eq!(heartbeats.due_at(), Time(115), "an answer to the answer can wait");
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Writes {
         self.handed_out
     }
 
+    /// How many are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// The oldest action under way, if it is durable by now: whose it is, and its number there.
     pub(crate) fn durable(&mut self, up_to: WriteId) -> Option<(SlotId, WriteId)> {
         let oldest = self.handed_out.0 + 1 - self.under_way.len() as u64;

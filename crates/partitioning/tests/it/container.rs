@@ -151,6 +151,26 @@ fn recovery_goes_to_each_group_and_damage_only_to_its_own() {
     assert_eq!(seen(&node, 2), ["recover 1", "recovered", "Failed"]);
 }
 
+#[test]
+fn only_groups_that_wait_for_the_disk_hear_that_it_stalls() {
+    let mut node = node([vec![persist(1), persist(2)], Vec::new(), Vec::new()]);
+    drain(&mut node);
+    let slow = || Input::Storage { event: StorageEvent::Slow };
+    node.handle(Now::default(), slow());
+    assert_eq!((seen(&node, 1), seen(&node, 2)), (vec!["Slow"], Vec::new()));
+    // One that wants something of it while it stalls hears it then, and once.
+    node.add(Now::default(), GroupId(4), Toy { wants: [persist(1), persist(2)].into(), ..Toy::default() });
+    drain(&mut node);
+    assert_eq!(seen(&node, 4), ["Slow"]);
+    node.handle(Now::default(), Input::Durable { up_to: WriteId(2) });
+    node.add(Now::default(), GroupId(5), Toy { wants: [persist(1)].into(), ..Toy::default() });
+    drain(&mut node);
+    assert_eq!(seen(&node, 5), [""; 0], "the disk works again");
+    node.handle(Now::default(), slow());
+    assert_eq!((seen(&node, 1), seen(&node, 3)), (vec!["Slow", "durable 2"], Vec::new()));
+    assert_eq!((seen(&node, 4).len(), seen(&node, 5)), (2, vec!["Slow"]));
+}
+
 fn part() -> impl Strategy<Value = Part<u8>> {
     (0..4_u32, 0..3_u32, any::<u8>()).prop_map(|(group, batches, head)| Part { group: GroupId(group), batches, head })
 }

@@ -12,8 +12,22 @@ type Node = Groups<Toy>;
 const EVERY: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_millis(150);
 
+/// So much has passed before the tests begin, in milliseconds: by then all groups have begun.
+const STARTED: u64 = 1000;
+
 fn at(millis: u64) -> Now {
-    Now { mono: Time(millis * 1_000_000), ..Now::default() }
+    Now { mono: Time((STARTED + millis) * 1_000_000), ..Now::default() }
+}
+
+/// Tells a node that recovery is over, and goes on for a while.
+fn start(node: &mut Node) {
+    let before = |millis: u64| Now { mono: Time(millis * 1_000_000), ..Now::default() };
+    node.handle(before(0), Input::Recovered);
+    for millis in 1..20 {
+        drain(node);
+        node.handle(before(millis), Input::Timer);
+    }
+    drain(node);
 }
 
 /// A node with so many groups, which sleep until they are told that a node is gone.
@@ -21,8 +35,7 @@ fn node(groups: u32, life: u64) -> Node {
     let toy = |group| (GroupId(group), Toy { woken_until: Some(Time(u64::MAX - 1)), ..Toy::default() });
     let node = Groups::new(Epoch(1), (1..=groups).map(toy));
     let mut node = node.with_node_heartbeats(NodeHeartbeats { every: EVERY, patience: PATIENCE, life });
-    node.handle(at(0), Input::Recovered);
-    drain(&mut node);
+    start(&mut node);
     node
 }
 
@@ -127,6 +140,82 @@ fn a_node_that_dies_wakes_its_groups_a_few_at_a_time() {
     }
     assert_eq!(steps, 1000 / 8 - 1);
     assert!((1..=1000).all(|group| told(&node, group) == ["node 2 is Down"]));
+}
+
+/// A node whose groups are awake once they have begun, as recovery ends.
+fn starting(groups: u32, wants: impl Fn(u32) -> Vec<Action<u8>>) -> Node {
+    let begun_until = Some(Time(u64::MAX - 1));
+    let toy = |group| (GroupId(group), Toy { begun_until, wants: wants(group).into(), ..Toy::default() });
+    let mut node = Groups::new(Epoch(1), (1..=groups).map(toy));
+    while node.poll().is_some() {}
+    node.handle(at(0), Input::Recovered);
+    while node.poll().is_some() {}
+    node
+}
+
+#[test]
+fn a_node_that_starts_wakes_its_groups_a_few_at_a_time() {
+    let mut node = starting(1000, |_| Vec::new());
+    let (mut now, mut before) = (0, 0);
+    while awake(&node) < 1000 {
+        assert_eq!(awake(&node) - before, 8);
+        before = awake(&node);
+        now += 1;
+        assert_eq!(node.deadline(), Some(at(now).mono));
+        tick(&mut node, now);
+    }
+    tick(&mut node, now + 1);
+    assert!((1..=1000).all(|group| node.replica(GroupId(group)).expect("it is here").seen == ["recovered"]));
+}
+
+#[test]
+fn a_node_with_much_to_write_wakes_its_groups_more_slowly_but_does() {
+    let mut node = starting(1000, |group| if group == 1 { (1..=1000).map(persist).collect() } else { Vec::new() });
+    let mut woken = vec![awake(&node)];
+    for now in 1..=48 {
+        tick(&mut node, now);
+        woken.push(awake(&node));
+    }
+    assert_eq!((woken[0], woken[15], woken[16], woken[31], woken[32], woken[48]), (8, 8, 16, 16, 24, 32));
+    node.handle(at(48), Input::Durable { up_to: WriteId(1000) });
+    tick(&mut node, 49);
+    tick(&mut node, 50);
+    assert_eq!(awake(&node), 48, "the disk has caught up");
+}
+
+#[test]
+fn a_node_without_the_time_to_wake_its_groups_wakes_them_more_slowly() {
+    let mut node = starting(1000, |_| Vec::new());
+    let woken: Vec<usize> = [1, 7, 8, 14, 18, 24].map(|now| (tick(&mut node, now), awake(&node)).1).into();
+    assert_eq!(woken, [16, 16, 24, 24, 32, 32], "steps at 2, 9 and 19 come at 7, 14 and 24: too late");
+}
+
+#[test]
+fn who_asks_all_groups_of_a_node_that_starts_does_not_have_them_begin() {
+    let mut node = starting(1000, |_| Vec::new());
+    let ask = |node: &mut Node, group: u32| {
+        node.handle(at(0), Input::OpenSession { token: Token(group.into()), group: GroupId(group) });
+        node.replica(GroupId(group)).expect("it is here").seen.len()
+    };
+    assert_eq!((ask(&mut node, 1), ask(&mut node, 900)), (2, 0));
+    let waits = Outcome::Rejected(Rejection::NotLeader { leader: None });
+    assert!(matches!(node.poll(), Some(Action::Done { token: Token(900), outcome }) if outcome == waits));
+    assert_eq!(awake(&node), 8);
+}
+
+#[test]
+fn a_group_begins_before_it_hears_anything_else() {
+    let mut node = starting(1000, |_| Vec::new());
+    let seen = |node: &Node, group| node.replica(GroupId(group)).expect("it is here").seen.clone();
+    assert_eq!(seen(&node, 900), [""; 0], "its turn has not come");
+    let parts = vec![Part { group: GroupId(900), batches: 0, head: 5 }];
+    let message = Message { head: GroupsHead { parts, life: None }, batches: Batches::None };
+    node.handle(at(0), Input::Message { from: NodeId(2), message });
+    assert_eq!(seen(&node, 900), ["recovered", "5 from 2 with 0"]);
+    for now in 1..200 {
+        tick(&mut node, now);
+    }
+    assert_eq!(seen(&node, 900), ["recovered", "5 from 2 with 0"], "but once");
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub(crate) struct Toy {
     pub(crate) batches_seen: usize,
     /// Where its deadline is once it was told of a node.
     pub(crate) woken_until: Option<Time>,
+    /// Where its deadline is once recovery is over.
+    pub(crate) begun_until: Option<Time>,
 }
 
 impl Replica for Toy {
@@ -33,7 +35,10 @@ impl Replica for Toy {
             Input::SnapshotRead { ticket, .. } => format!("snapshot read {ticket}"),
             Input::Storage { event } => format!("{event:?}"),
             Input::Recover { batch } => format!("recover {}", batch.base()),
-            Input::Recovered => "recovered".to_owned(),
+            Input::Recovered => {
+                self.deadline = self.begun_until;
+                "recovered".to_owned()
+            }
             Input::Peer { node, link } => {
                 self.deadline = self.deadline.or(self.woken_until);
                 format!("node {node} is {link:?}")
