@@ -28,7 +28,14 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     members.sort_unstable();
     let mut config = NodeConfig::new(id, args.cluster.clone(), args.listen).peers(args.peers).dir(&args.data);
     config.log_retained_bytes_max = args.log_retained_bytes;
-    config.events = Some(Arc::new(|node, group, event| report(node, group.0, event)));
+    let is_partitioned = args.shape.is_partitioned();
+    config.events = Some(Arc::new(move |node, group, event| match event {
+        // Of thousands of groups each has its leaders, and each waits for the same disk.
+        Event::RoleChanged { .. } | Event::LeaderChanged { .. } | Event::StorageSlow if is_partitioned => {
+            tracing::debug!(%node, group = group.0, "{event:?}");
+        }
+        event => report(node, group.0, event),
+    }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before the node takes part, so that no signal can come in between.
     let (mut terminate, mut interrupt) = {

@@ -10,7 +10,7 @@ use replikit_core::policy::ConflictPolicy;
 use replikit_leaderless as leaderless;
 use replikit_multi_leader::{self as multi_leader, Topology};
 use replikit_partitioning::Scheme;
-use replikit_partitioning::store::Founding;
+use replikit_partitioning::store::{Founding, PARTITIONS_FIRST_MAX};
 
 /// How data is replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
@@ -78,11 +78,11 @@ pub(crate) struct Shape {
     pub(crate) sloppy: bool,
     /// Cut the keys in so many partitions, each on --copies of the nodes. The same at every node and every start, as all that
     /// belongs to it: what the cluster was founded with.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_FIRST_MAX)))]
     pub(crate) partitions: Option<u16>,
     /// Partitioned: groups of replicas; those beyond the partitions are empty until they are handed one. By default as many as
     /// partitions.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=i64::from(PARTITIONS_FIRST_MAX)))]
     pub(crate) groups: Option<u16>,
     /// Partitioned: replicas of each group; by default 3, or as many as there are nodes.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=9))]

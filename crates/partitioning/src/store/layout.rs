@@ -9,12 +9,12 @@ use replikit_core::{GroupId, NodeId};
 use super::FIRST_GROUP;
 use crate::id::DomainId;
 use crate::map::{MapError, Partition, PartitionMap};
-use crate::partitioner::{HashSlots, Scheme};
+use crate::partitioner::{HashSlots, SLOTS, Scheme};
 use crate::placement::{self, Method, PlacementError};
 use crate::topology::{Node, Topology, TopologyError};
 
-/// Most partitions that a store begins with; splits make more.
-pub const PARTITIONS_FIRST_MAX: u16 = 4096;
+/// Most partitions that a store begins with: one for each hash slot; splits in key order make more.
+pub const PARTITIONS_FIRST_MAX: u16 = SLOTS;
 
 /// Most nodes of the group that keeps the map.
 const META_COPIES_MAX: usize = 5;
