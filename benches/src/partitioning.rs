@@ -1,8 +1,9 @@
 //! What partitioning costs and takes: finding a key's route, planning moves, handing a partition over while clients write,
-//! pages of many partitions, and many groups on one node.
+//! pages of many partitions, and many groups on one node: busy, idle, and when a node dies.
 
 mod groups;
 mod handoff;
+mod leaders;
 mod planning;
 mod scatter;
 
@@ -37,6 +38,11 @@ pub enum PartitioningRun {
         /// How many.
         partitions: u16,
     },
+    /// So many groups on each node that nobody asks for anything, while one of the nodes is killed.
+    Leaders {
+        /// How many.
+        groups: u16,
+    },
     /// So many groups on each node, with writes to all of them, and then none.
     Groups {
         /// How many.
@@ -45,7 +51,7 @@ pub enum PartitioningRun {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [PartitioningRun; 8] = [
+pub const ALL: [PartitioningRun; 9] = [
     PartitioningRun::Planning,
     PartitioningRun::Handoff { loaded: false },
     PartitioningRun::Handoff { loaded: true },
@@ -54,6 +60,7 @@ pub const ALL: [PartitioningRun; 8] = [
     PartitioningRun::Scatter { partitions: 64 },
     PartitioningRun::Groups { groups: 48 },
     PartitioningRun::Groups { groups: 1_024 },
+    PartitioningRun::Leaders { groups: 10_000 },
 ];
 
 impl fmt::Display for PartitioningRun {
@@ -73,6 +80,9 @@ impl fmt::Display for PartitioningRun {
                     "partitioned, 3 nodes: {groups} groups on each node, {CLIENTS} clients write to all, then none"
                 )
             }
+            Self::Leaders { groups } => {
+                write!(f, "partitioned, 3 nodes: {groups} idle groups on each node, until all have a leader")
+            }
         }
     }
 }
@@ -87,6 +97,7 @@ impl PartitioningRun {
             Self::Handoff { loaded: true } => 20,
             Self::Scatter { .. } => 6,
             Self::Groups { .. } => 12,
+            Self::Leaders { .. } => 40,
         })
     }
 }
@@ -135,5 +146,6 @@ pub async fn run(run: PartitioningRun, seed: u64, folder: &Path) -> Result<Found
         }
         PartitioningRun::Scatter { partitions } => scatter::run(&subject("pages", 1), partitions, seed, folder).await,
         PartitioningRun::Groups { groups } => groups::run(&subject("many groups", CLIENTS), groups, seed, folder).await,
+        PartitioningRun::Leaders { groups } => leaders::run(&subject("idle groups", 0), groups, folder).await,
     }
 }

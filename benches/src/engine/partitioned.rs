@@ -1,13 +1,15 @@
 //! The partitioned store: three nodes with a group for each partition, driven by clients that know the map.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use replikit_core::{Guarantees, Store, WriteLevel, WriteRequest};
+use replikit_core::{Guarantees, NodeId, Store, WriteLevel, WriteRequest};
 use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees};
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
+use tokio::task::JoinSet;
 
 use super::nodes::Nodes;
 use super::{Engine, Partitions};
@@ -18,6 +20,8 @@ use crate::play::Home;
 
 /// Clients over TCP, each with its own connections and map, that the load is spread over.
 const CONNECTIONS: usize = 8;
+/// Groups that are written to at once to see whether they serve.
+const WRITES_AT_ONCE: usize = 64;
 /// A cluster must serve its first write within this time.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -51,6 +55,30 @@ impl Partitioned {
         partitions: u16,
         more: &[&str],
     ) -> Result<Self, BenchError> {
+        let mut this = Self::founded(folder, network, partitions, more).await?;
+        this.serves().await?;
+        let addresses = this.nodes.addresses();
+        while this.clients.len() < CONNECTIONS {
+            let client = Self::connect(&mut this.nodes, addresses.clone()).await?;
+            this.clients.push(client);
+        }
+        for address in addresses {
+            let resident = Self::connect(&mut this.nodes, vec![address]).await?;
+            this.residents.push(resident);
+        }
+        Ok(this)
+    }
+
+    /// The same, but waits only until a client knows the map.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn founded(
+        folder: &Path,
+        network: Option<&Network>,
+        partitions: u16,
+        more: &[&str],
+    ) -> Result<Self, BenchError> {
         let timeout = network.map(|network| network.election_timeout().as_millis().to_string());
         let partitions = partitions.to_string();
         let mut arguments = vec!["--partitions", partitions.as_str()];
@@ -61,17 +89,22 @@ impl Partitioned {
         let first = Self::connect(&mut nodes, addresses.clone()).await?;
         let asker = Client::connect(ClientConfig::new(nodes.cluster(), addresses.clone())).await;
         let asker = asker.map_err(|error| nodes.failed(error.to_string()))?;
-        let mut this = Self { nodes, clients: vec![first], residents: Vec::new(), asker };
-        this.serves().await?;
-        while this.clients.len() < CONNECTIONS {
-            let client = Self::connect(&mut this.nodes, addresses.clone()).await?;
-            this.clients.push(client);
-        }
-        for address in addresses {
-            let resident = Self::connect(&mut this.nodes, vec![address]).await?;
-            this.residents.push(resident);
-        }
-        Ok(this)
+        Ok(Self { nodes, clients: vec![first], residents: Vec::new(), asker })
+    }
+
+    /// Its nodes, to do something to them.
+    pub const fn own_nodes(&mut self) -> &mut Nodes {
+        &mut self.nodes
+    }
+
+    /// How many groups a node leads.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn groups_led(&self, node: NodeId) -> Result<u64, BenchError> {
+        let status = self.asker.status(node).await.map_err(|error| self.failed(error.to_string()))?;
+        let led = status.replica.figures.iter().find(|figure| figure.of == "groups led");
+        led.map(|figure| figure.count).ok_or_else(|| self.failed(format!("node {node} does not say what it leads")))
     }
 
     async fn connect(nodes: &mut Nodes, addresses: Vec<String>) -> Result<StoreClient, BenchError> {
@@ -119,7 +152,10 @@ impl Partitioned {
     }
 
     /// Waits until every group of a partition has carried out a write, and every node answers.
-    async fn serves(&mut self) -> Result<(), BenchError> {
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn serves(&mut self) -> Result<(), BenchError> {
         let begun = Instant::now();
         let client = self.clients[0].clone();
         let mut last;
@@ -139,17 +175,22 @@ impl Partitioned {
         }
     }
 
-    /// A write to each partition; keys are tried until each has had one.
+    /// A write to each partition, many at a time; keys are tried until each has had one.
     async fn written_everywhere(&self, client: &StoreClient) -> Result<(), String> {
         let map = client.map().await.map_err(|error| error.to_string())?;
-        let mut missing: std::collections::BTreeSet<_> = map.partitions().map(|partition| partition.id).collect();
-        for number in 0_u32.. {
-            if missing.is_empty() {
-                break;
+        let mut missing: BTreeSet<_> = map.partitions().map(|partition| partition.id).collect();
+        let mut keys = (0_u32..).map(|number| format!("ready{number}"));
+        let mut writes = JoinSet::new();
+        while !missing.is_empty() || !writes.is_empty() {
+            while writes.len() < WRITES_AT_ONCE && !missing.is_empty() {
+                let key = keys.next().expect("there is no end of them");
+                if missing.remove(&map.partition_of(key.as_bytes()).id) {
+                    let client = client.clone();
+                    writes.spawn(async move { client.write(WriteRequest::put(key, "")).await });
+                }
             }
-            let key = format!("ready{number}");
-            if missing.remove(&map.partition_of(key.as_bytes()).id) {
-                client.write(WriteRequest::put(key, "")).await.map_err(|error| error.to_string())?;
+            if let Some(written) = writes.join_next().await {
+                written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             }
         }
         Ok(())
