@@ -5,8 +5,8 @@
 //!
 //! - A follower sleeps only while its log ends where its leader's does and all of it is committed and applied here, and only until it
 //!   is told that the leader's node is gone or began anew.
-//! - A leader sleeps only once every follower whose node is not gone has agreed to, in one and the same round; it is told when the node
-//!   of one that was left behind is back, and wakes.
+//! - A leader sleeps only once every follower whose node is not gone has agreed to since anything happened last; it is told when the
+//!   node of one that was left behind is back, and wakes.
 //! - A follower that wakes says so to its leader, so no replica of a group is awake for long while its leader sleeps.
 //!
 //! Nothing is promised because a group sleeps: its leader may have been replaced meanwhile, as one that is awake may. Reads are confirmed
@@ -26,7 +26,7 @@ pub(crate) enum Rest {
         /// When it happened last.
         idle_since: Time,
     },
-    /// The followers were asked, in this round.
+    /// The followers were asked, in this round and perhaps in later ones, and nothing has happened since.
     Asking { round: u64 },
     /// All have agreed.
     Asleep,
@@ -117,10 +117,11 @@ impl<M: StateMachine> Raft<M> {
         match leader.rest {
             _ if !is_settled => return leader.rest = Rest::Awake { idle_since: now },
             Rest::Awake { idle_since } if now.since(idle_since) < after => return,
-            Rest::Awake { .. } | Rest::Asking { .. } | Rest::Asleep => {}
+            Rest::Awake { .. } => leader.rest = Rest::Asking { round: leader.round },
+            // Answers to an earlier question count: on a busy node they take longer than it is until the next one.
+            Rest::Asking { .. } | Rest::Asleep => {}
         }
         let round = leader.round;
-        leader.rest = Rest::Asking { round };
         let mut asked = Vec::new();
         for progress in leader.followers.iter_mut().filter(|progress| !self.gone.contains(&progress.node)) {
             progress.round_told = round;
@@ -180,7 +181,7 @@ impl<M: StateMachine> Raft<M> {
         let is_settled = self.is_group_settled();
         let State::Leader(leader) = &mut self.state else { return };
         let Rest::Asking { round } = leader.rest else { return };
-        let agrees = |node: NodeId, slept: u64| self.gone.contains(&node) || slept == round;
+        let agrees = |node: NodeId, slept: u64| self.gone.contains(&node) || slept >= round;
         if is_settled && leader.followers.iter().all(|progress| agrees(progress.node, progress.round_slept)) {
             leader.rest = Rest::Asleep;
             leader.heartbeat_at = Time::NEVER;

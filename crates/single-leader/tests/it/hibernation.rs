@@ -1,5 +1,6 @@
 //! Hibernation: when a group sleeps, what wakes it, and that it is never without a leader for ever.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use replikit_core::*;
@@ -188,6 +189,32 @@ fn a_question_to_sleep_that_was_lost_is_asked_again() {
     group.heal();
     group.run(LONG);
     assert!(group.sleeps());
+}
+
+/// Lets time pass, with messages that are on their way for so long.
+fn run_slowly(group: &mut Group, duration: Duration, delay: Duration) {
+    let (end, mut under_way) = (group.now + duration, VecDeque::new());
+    while group.now < end {
+        group.now = group.now + Duration::from_millis(1);
+        let now = group.now;
+        for id in group.nodes.keys().copied().collect::<Vec<_>>() {
+            if group.nodes[&id].raft.deadline().is_some_and(|at| at <= now) {
+                group.input(id, Input::Timer);
+            }
+        }
+        while let Some((_, (from, to, message))) = under_way.pop_front_if(|(at, _)| *at <= now) {
+            group.input(to, Input::Message { from, message });
+        }
+        under_way.extend(group.wire.drain(..).map(|message| (now + delay, message)));
+    }
+}
+
+#[test]
+fn a_group_whose_answers_take_longer_than_a_heartbeat_sleeps_all_the_same() {
+    let (mut group, leader) = group(3);
+    run_slowly(&mut group, Duration::from_secs(1), Duration::from_millis(40));
+    assert!(group.sleeps());
+    assert_eq!(group.leader(), Some(leader));
 }
 
 #[test]
