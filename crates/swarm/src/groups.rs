@@ -210,7 +210,7 @@ impl Watch<Raft<Recorder>> for Rafts {
 
     fn check(&mut self, node: NodeId, container: &Groups<Raft<Recorder>>) -> Result<(), String> {
         container.groups().try_for_each(|(group, raft)| {
-            self.sleepers.ran(group, node, raft);
+            self.sleepers.ran(group, node, raft)?;
             self.groups.get_mut(&group).expect("every group is watched").invariants.check(node, raft)
         })
     }
