@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{GroupId, NodeId, Time};
+use replikit_core::{GroupId, NodeId, ReadError, Time};
 
 use super::client::{ChangeError, StoreClient};
 use super::machine::{Described, LoadAnswer, LoadQuestion};
@@ -17,6 +17,9 @@ use crate::load::Load;
 use crate::map::{Change, PartitionMap};
 use crate::map_store::Expected;
 use crate::split::{Thresholds, Trends};
+
+/// Groups that are asked at a time.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Settings of a keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,28 +189,43 @@ impl Keeper {
         if sizes {
             self.sizes_at = Some(now);
         }
-        let mut asked = tokio::task::JoinSet::new();
-        for (group, replicas) in groups {
-            let client = self.client.clone();
-            asked.spawn(async move {
-                let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
-                let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
-                (group, operations, described)
-            });
+        let groups: Vec<(GroupId, Vec<NodeId>)> = groups.into_iter().collect();
+        for some in groups.chunks(ASKED_AT_ONCE) {
+            let mut asked = tokio::task::JoinSet::new();
+            for (group, replicas) in some.iter().cloned() {
+                let client = self.client.clone();
+                asked.spawn(async move {
+                    let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
+                    let described = if sizes { client.glance(group, &replicas).await.ok() } else { None };
+                    (group, operations, described)
+                });
+            }
+            for (group, operations, described) in asked.join_all().await {
+                self.take(map, now, group, operations, described.as_ref());
+            }
         }
-        while let Some(Ok((group, operations, described))) = asked.join_next().await {
-            let Ok(LoadAnswer::Operations(operations)) = operations else {
-                // Nobody knows what it is asked: it is neither hot nor cold.
-                self.measured.retain(|id, _| map.partition(*id).is_none_or(|it| it.group != group));
-                continue;
-            };
-            let operations: BTreeMap<PartitionId, u64> = operations.into_iter().collect();
-            for partition in map.of_group(group) {
-                let measured = self.measured.entry(partition.id).or_default();
-                measured.count(operations.get(&partition.id).copied().unwrap_or(0), now);
-                if let Some(bytes) = described.as_ref().and_then(|it| bytes_of(it, partition.id)) {
-                    measured.bytes = bytes;
-                }
+    }
+
+    /// Takes what a group's leader has said.
+    fn take(
+        &mut self,
+        map: &PartitionMap,
+        now: Time,
+        group: GroupId,
+        operations: Result<LoadAnswer, ReadError>,
+        described: Option<&Described>,
+    ) {
+        let Ok(LoadAnswer::Operations(operations)) = operations else {
+            // Nobody knows what it is asked: it is neither hot nor cold.
+            self.measured.retain(|id, _| map.partition(*id).is_none_or(|it| it.group != group));
+            return;
+        };
+        let operations: BTreeMap<PartitionId, u64> = operations.into_iter().collect();
+        for partition in map.of_group(group) {
+            let measured = self.measured.entry(partition.id).or_default();
+            measured.count(operations.get(&partition.id).copied().unwrap_or(0), now);
+            if let Some(bytes) = described.and_then(|it| bytes_of(it, partition.id)) {
+                measured.bytes = bytes;
             }
         }
     }
