@@ -77,7 +77,8 @@ struct Measured {
     ops: Option<u64>,
 }
 
-/// Looks after the partitions of a store. See the [module](self).
+/// Looks after the partitions of a store: cuts what is hot or large, joins what is cold, each by compare-and-set at the map that it has
+/// looked at. It keeps nothing that must not be lost; any number of them may run.
 #[derive(Debug)]
 pub struct Keeper {
     client: StoreClient,

@@ -421,7 +421,9 @@ fn a_key_with_a_home_is_written_there_and_the_client_stays_where_it_is() {
         stop(&mut nodes, NodeId(3)).await;
         let error = store.write(add("three/n")).await.unwrap_err();
         let expected = Rejection::NotLeader { leader: Some(NodeId(3)) };
-        assert!(matches!(&error, WriteError::Unreachable { .. }) || error == expected.into(), "{error:?}");
+        // In doubt if it was sent before the end of the connection was noticed.
+        let fits = matches!(&error, WriteError::Unreachable { .. } | WriteError::Indeterminate { .. });
+        assert!(fits || error == expected.into(), "{error:?}");
         store.write(add("n")).await.unwrap();
         assert_eq!((client.home(), written(&nodes).await[0]), (NodeId(1), (NodeId(1), 11)));
     });
