@@ -61,7 +61,7 @@ async fn surveyed(
         for (group, replicas) in some.iter().cloned() {
             let client = client.clone();
             asked.spawn(async move {
-                let described = client.glance(group, &replicas).await.ok()?;
+                let described = client.describe(group, &replicas).await.ok()?;
                 Some((group, described, client.group(group, &replicas).leader()))
             });
         }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
-    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadLevel, ReadRequest,
-    ReadResult, Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
+    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
+    Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
 };
 use replikit_runtime::{
     ANSWER_BYTES_MAX, Acked, Answer, Client, ClientConfig, ConnectError, ReadOptions, Retries, WriteOptions,
@@ -127,10 +127,6 @@ fn level_among(level: WriteLevel, replicas: usize) -> Result<WriteLevel, Rejecti
     }
 }
 
-fn here() -> ReadOptions {
-    ReadOptions { level: ReadLevel::Local, ..ReadOptions::default() }
-}
-
 pub(super) fn rejection(error: KeyspaceError) -> Rejection {
     match error {
         KeyspaceError::Key { bytes } => {
@@ -229,24 +225,14 @@ impl StoreClient {
         Described::decode(&answer.value).ok_or(Rejection::Unsupported.into())
     }
 
-    /// The same as whoever leads it has it at the moment, confirmed by nobody: for sizes, which are past in any case. It wakes no group
-    /// that sleeps.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn glance(&self, group: GroupId, replicas: &[NodeId]) -> Result<Described, ReadError> {
-        let answer = self.group(group, replicas).query_with(Described::question(), here()).await?;
-        Described::decode(&answer.value).ok_or(Rejection::Unsupported.into())
-    }
-
-    /// Asks whoever leads a group about load.
+    /// Asks a group's leader about load: only it counts reads.
     pub(super) async fn ask_load(
         &self,
         group: GroupId,
         replicas: &[NodeId],
         question: LoadQuestion,
     ) -> Result<LoadAnswer, ReadError> {
-        let answer = self.group(group, replicas).query_with(question.encode(), here()).await?;
+        let answer = self.group(group, replicas).query(question.encode()).await?;
         LoadAnswer::decode(&answer.value).ok_or(Rejection::Unsupported.into())
     }
 

@@ -20,6 +20,8 @@ use crate::split::{Thresholds, Trends};
 
 /// Groups that are asked at a time.
 const ASKED_AT_ONCE: usize = 16;
+/// A group that is asked nothing is left out of so many looks at most: each one wakes it.
+const PASSED_OVER_MAX: u32 = 16;
 
 /// Settings of a keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,15 +89,25 @@ pub struct Keeper {
     trends: Trends,
     measured: BTreeMap<PartitionId, Measured>,
     sizes_at: Option<Time>,
+    resting: BTreeMap<GroupId, Resting>,
     told: BTreeSet<(PartitionId, String)>,
+}
+
+/// A group that was asked nothing between the last two looks at it.
+#[derive(Clone, Copy, Debug)]
+struct Resting {
+    /// Looks that it is left out of from now on.
+    left: u32,
+    /// Those that it was left out of last.
+    pause: u32,
 }
 
 impl Keeper {
     /// Begins to look after a store.
     #[must_use]
     pub fn new(client: StoreClient, config: KeeperConfig) -> Self {
-        let (trends, measured, told) = Default::default();
-        Self { client, config, begun: Instant::now(), trends, measured, sizes_at: None, told }
+        let (trends, measured, resting, told) = Default::default();
+        Self { client, config, begun: Instant::now(), trends, measured, sizes_at: None, resting, told }
     }
 
     /// Measures all partitions, and does what is due. To be called every second or so; what it measures it compares with the call before.
@@ -190,14 +202,19 @@ impl Keeper {
         if sizes {
             self.sizes_at = Some(now);
         }
-        let groups: Vec<(GroupId, Vec<NodeId>)> = groups.into_iter().collect();
+        self.resting.retain(|group, _| groups.contains_key(group));
+        let mut passed_over = |group: &GroupId| {
+            let resting = self.resting.get_mut(group).filter(|resting| resting.left > 0 && !sizes);
+            resting.map(|resting| resting.left -= 1).is_some()
+        };
+        let groups: Vec<(GroupId, Vec<NodeId>)> = groups.into_iter().filter(|(group, _)| !passed_over(group)).collect();
         for some in groups.chunks(ASKED_AT_ONCE) {
             let mut asked = tokio::task::JoinSet::new();
             for (group, replicas) in some.iter().cloned() {
                 let client = self.client.clone();
                 asked.spawn(async move {
                     let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
-                    let described = if sizes { client.glance(group, &replicas).await.ok() } else { None };
+                    let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
                     (group, operations, described)
                 });
             }
@@ -222,12 +239,21 @@ impl Keeper {
             return;
         };
         let operations: BTreeMap<PartitionId, u64> = operations.into_iter().collect();
+        let mut rests = true;
         for partition in map.of_group(group) {
             let measured = self.measured.entry(partition.id).or_default();
             measured.count(operations.get(&partition.id).copied().unwrap_or(0), now);
             if let Some(bytes) = described.and_then(|it| bytes_of(it, partition.id)) {
                 measured.bytes = bytes;
             }
+            rests &= measured.ops == Some(0);
+        }
+        if rests {
+            let before = self.resting.get(&group).map_or(0, |resting| resting.pause);
+            let pause = (before * 2).clamp(1, PASSED_OVER_MAX);
+            self.resting.insert(group, Resting { left: pause, pause });
+        } else {
+            self.resting.remove(&group);
         }
     }
 }
