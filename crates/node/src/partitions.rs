@@ -62,11 +62,11 @@ async fn surveyed(
             let client = client.clone();
             asked.spawn(async move {
                 let described = client.describe(group, &replicas).await.ok()?;
-                Some((group, described, client.group(group, &replicas).leader()))
+                Some((group, described, client.group(group, &replicas).aims_at()))
             });
         }
         for (group, described, leader) in asked.join_all().await.into_iter().flatten() {
-            leaders.extend(leader.map(|leader| (group, leader)));
+            leaders.insert(group, leader);
             let size = |it: &replikit_partitioning::store::DescribedPartition| {
                 (it.id, Size { keys: it.keys, bytes: it.bytes, serving: it.serving })
             };

@@ -252,6 +252,12 @@ impl Client {
         self.0.routes.leader()
     }
 
+    /// Whom the next request for the leader goes to: who leads, or else who is guessed to. Behind a linearizable answer it is who gave it.
+    #[must_use]
+    pub fn aims_at(&self) -> NodeId {
+        self.0.routes.aim(ClientTarget::Leader)
+    }
+
     /// Where requests for [`ClientTarget::Home`] and [`ClientTarget::Fastest`] go at the moment.
     #[must_use]
     pub fn home(&self) -> NodeId {

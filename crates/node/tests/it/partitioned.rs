@@ -56,6 +56,8 @@ fn keys_are_found_through_any_node_and_a_router_also_after_a_crash_a_split_and_a
     assert!(client(&at, &["split", "lemon"]).starts_with("ok: partition 7 begins at lemon.."));
     let listed = client(&at, &["partitions"]);
     assert!(listed.contains("7 partitions at epoch 2"), "{listed}");
+    let leaders = listed.lines().filter(|line| line.ends_with("serving")).map(|line| line.split_whitespace().nth(4));
+    assert!(leaders.flatten().all(|leader| (1..=NODES).any(|node| leader == node.to_string())), "{listed}");
     assert!(client(&at, &["merge", "lamb"]).contains("one of 6 at epoch 3"));
     assert!(client(&at, &["split", "lemon"]).starts_with("ok: partition 8 begins at lemon.."));
     let drained = client(&at, &["drain", "4"]);
