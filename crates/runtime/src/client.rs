@@ -505,12 +505,11 @@ impl Inner {
         deadline: Instant,
     ) -> Result<Reply, Attempt> {
         let connection = self.connection(node).await.map_err(Attempt::Unreachable)?;
-        if !self.config.ranks() {
-            return connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended);
-        }
-        let asked = Instant::now();
+        let asked = self.config.ranks().then(Instant::now);
         let reply = connection.request(self.config.group, head, body, deadline).await.map_err(Attempt::Ended)?;
-        if matches!(reply, Reply::Outcome(Outcome::Acked { .. } | Outcome::Value { .. })) {
+        if let Some(asked) = asked
+            && matches!(reply, Reply::Outcome(Outcome::Acked { .. } | Outcome::Value { .. }))
+        {
             let (home, now) = (self.routes.home(), Instant::now());
             if let Some(better) = self.ranking.answered(node, now - asked, home, now) {
                 self.routes.move_home(home, better);
