@@ -37,9 +37,6 @@ fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(StoreClient) -> Result<T, F
     })
 }
 
-/// Groups that are asked at once: each is woken by it, and there may be ten thousand.
-const SURVEYED_AT_ONCE: usize = 16;
-
 /// What is known of a partition beside the map.
 #[derive(Clone, Copy, Default)]
 struct Size {
@@ -53,25 +50,13 @@ async fn surveyed(
     client: &StoreClient,
     map: &PartitionMap,
 ) -> (BTreeMap<PartitionId, Size>, BTreeMap<GroupId, NodeId>) {
-    let groups: BTreeMap<GroupId, Vec<NodeId>> = map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
-    let groups: Vec<(GroupId, Vec<NodeId>)> = groups.into_iter().collect();
     let (mut sizes, mut leaders) = (BTreeMap::new(), BTreeMap::new());
-    for some in groups.chunks(SURVEYED_AT_ONCE) {
-        let mut asked = tokio::task::JoinSet::new();
-        for (group, replicas) in some.iter().cloned() {
-            let client = client.clone();
-            asked.spawn(async move {
-                let described = client.describe(group, &replicas).await.ok()?;
-                Some((group, described, client.group(group, &replicas).aims_at()))
-            });
-        }
-        for (group, described, leader) in asked.join_all().await.into_iter().flatten() {
-            leaders.insert(group, leader);
-            let size = |it: &replikit_partitioning::store::DescribedPartition| {
-                (it.id, Size { keys: it.keys, bytes: it.bytes, serving: it.serving })
-            };
-            sizes.extend(described.partitions.iter().map(size));
-        }
+    for (group, leader, described) in client.describe_all(map).await {
+        leaders.insert(group, leader);
+        let size = |it: &replikit_partitioning::store::DescribedPartition| {
+            (it.id, Size { keys: it.keys, bytes: it.bytes, serving: it.serving })
+        };
+        sizes.extend(described.partitions.iter().map(size));
     }
     (sizes, leaders)
 }

@@ -56,6 +56,7 @@ mod machine;
 mod map;
 mod map_store;
 mod meta;
+mod mix;
 mod news;
 mod partitioner;
 pub mod placement;

@@ -21,6 +21,7 @@ mod table;
 use replikit_core::NodeId;
 
 use crate::id::DomainId;
+use crate::mix::{self, STEP};
 use crate::topology::{Node, Topology};
 
 /// Most copies of a partition.
@@ -201,13 +202,9 @@ fn domains(nodes: &[Node]) -> usize {
     domains.len()
 }
 
-/// A number that depends on all bits of both. Source: the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA'14).
+/// A number that depends on all bits of both.
 fn mixed(a: u64, b: u64) -> u64 {
-    let mut it =
-        a.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(b).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    it ^ (it >> 31)
+    mix::mixed(a.wrapping_mul(STEP).rotate_left(29).wrapping_add(b).wrapping_add(STEP))
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@
 //! The three ways of routing: Kleppmann, *Designing Data-Intensive Applications*, chapter 6. Numbers of requests that go where the keys go:
 //! RIFL (Lee et al., SOSP'15).
 
+mod asking;
 mod cache;
 mod client;
 mod cluster;

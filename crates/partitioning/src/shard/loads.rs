@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::id::PartitionId;
 use crate::map::{Partition, Refused};
+use crate::mix::{STEP, mixed};
 use crate::partitioner::Scheme;
 use crate::span::Span;
 use crate::split::{LoadSampler, Request};
@@ -47,7 +48,7 @@ impl Loads {
         let asked = all.entry(partition).or_default();
         asked.operations += 1;
         // Not every eighth one: what comes in turns would show one side only.
-        if !mixed(asked.operations).is_multiple_of(SAMPLE_EVERY) {
+        if !drawn(asked.operations).is_multiple_of(SAMPLE_EVERY) {
             return;
         }
         let sampler = asked.sampler.get_or_insert_with(|| Box::new(LoadSampler::new(asked.operations)));
@@ -91,12 +92,8 @@ impl Loads {
     }
 }
 
-/// SplitMix64's finish.
-const fn mixed(number: u64) -> u64 {
-    let mut it = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    it ^ (it >> 31)
+fn drawn(number: u64) -> u64 {
+    mixed(number.wrapping_mul(STEP))
 }
 
 #[cfg(test)]
@@ -136,7 +133,7 @@ mod tests {
         let loads = Loads::default();
         assert!(matches!(cut(&loads), Err(Refused::TooFewSamples { samples: 0, .. })));
         for number in 0..4_000_u64 {
-            write(&loads, mixed(number) % 1_000);
+            write(&loads, drawn(number) % 1_000);
         }
         assert_eq!(loads.operations(), [(ID, 4_000)]);
         let at = cut(&loads).unwrap();
@@ -147,11 +144,11 @@ mod tests {
     fn the_newest_requests_decide_and_what_rests_is_forgotten() {
         let loads = Loads::default();
         for number in 0..SAMPLE_EVERY * SAMPLES_MAX * 3 / 2 {
-            write(&loads, mixed(number) % 1_000);
+            write(&loads, drawn(number) % 1_000);
         }
         // The load moves away for good.
         for number in 0..SAMPLE_EVERY * SAMPLES_MAX * 2 {
-            write(&loads, 100_000 + mixed(number) % 1_000);
+            write(&loads, 100_000 + drawn(number) % 1_000);
         }
         assert!((100_250..100_750).contains(&cut(&loads).unwrap()));
         loads.operations();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Cut, SAMPLES_MIN, SIDE_PERCENT_MAX, SPANNING_PERCENT_MAX, percent};
 use crate::map::{Partition, Refused};
+use crate::mix::{STEP, mixed};
 use crate::partitioner::{Partitioner as _, Scheme};
 use crate::span::Span;
 
@@ -100,11 +101,8 @@ impl LoadSampler {
 
     /// SplitMix64.
     fn draw(&mut self) -> u64 {
-        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.draws;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        it ^ (it >> 31)
+        self.draws = self.draws.wrapping_add(STEP);
+        mixed(self.draws)
     }
 
     /// The cut that parts the load best.

@@ -8,6 +8,8 @@
 //!   who found out (single-flight).
 //! - A request ends by its time limit.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use replikit_runtime::{
     ANSWER_BYTES_MAX, Acked, Answer, Client, ClientConfig, ConnectError, ReadOptions, Retries, WriteOptions,
 };
 
+use super::asking::ask_some_at_once;
 use super::cache::{Known, MapCache};
 use super::groups::GroupClients;
 use super::identity::{IDENTITIES_MAX, Identities, Ticket};
@@ -34,6 +37,14 @@ use crate::map_store::Expected;
 use crate::meta::{MetaCommand, MetaReply};
 use crate::partitioner::Partitioner as _;
 use crate::shard::{ANSWERS_MAX, ClientId, Reply, Request, decode_reply, encode_read, encode_record};
+
+/// Groups that are asked at a time by who wants to know something of all: each is woken by it.
+const GROUPS_AT_ONCE: usize = 16;
+
+/// The groups that hold partitions, and their nodes.
+pub(super) fn groups_of(map: &PartitionMap) -> BTreeMap<GroupId, Vec<NodeId>> {
+    map.partitions().map(|it| (it.group, it.replicas.clone())).collect()
+}
 
 /// Settings of a client of a partitioned store.
 #[derive(Clone, Debug)]
@@ -223,6 +234,30 @@ impl StoreClient {
     pub async fn describe(&self, group: GroupId, replicas: &[NodeId]) -> Result<Described, ReadError> {
         let answer = self.group(group, replicas).query(Described::question()).await?;
         Described::decode(&answer.value).ok_or(Rejection::Unsupported.into())
+    }
+
+    /// What all groups of a map hold, each with its leader, as far as they answer. Walks over all that the store holds, and wakes who
+    /// sleeps.
+    pub async fn describe_all(&self, map: &PartitionMap) -> Vec<(GroupId, NodeId, Described)> {
+        let described = self.ask_groups(groups_of(map), |client, group, replicas| async move {
+            let described = client.describe(group, &replicas).await.ok()?;
+            Some((group, client.group(group, &replicas).aims_at(), described))
+        });
+        described.await.into_iter().flatten().collect()
+    }
+
+    /// Asks each of these groups something, a few at a time; the answers, in no order.
+    pub(super) async fn ask_groups<T, F>(
+        &self,
+        groups: impl IntoIterator<Item = (GroupId, Vec<NodeId>)>,
+        ask: impl Fn(Self, GroupId, Vec<NodeId>) -> F,
+    ) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let ask = |(group, replicas)| ask(self.clone(), group, replicas);
+        ask_some_at_once(groups.into_iter().collect(), GROUPS_AT_ONCE, ask).await
     }
 
     /// Asks a group's leader about load: only it counts reads.

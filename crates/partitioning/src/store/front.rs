@@ -19,8 +19,8 @@ use replikit_runtime::{
 };
 use replikit_single_leader::Raft;
 use tokio::sync::OnceCell;
-use tokio::task::JoinSet;
 
+use super::asking::ask_some_at_once;
 use super::cache::MapCache;
 use super::client::{StoreClient, StoreClientConfig};
 use super::machine::StoreMachine;
@@ -72,17 +72,12 @@ impl Own {
 
     /// How those of its groups that answer describe themselves: many at a time, so that a node with thousands soon has them all.
     async fn statuses(&self) -> Vec<(GroupId, NodeStatus)> {
-        let groups: Vec<GroupId> = self.of_partitions().collect();
-        let mut found = Vec::with_capacity(groups.len());
-        for some in groups.chunks(ASKED_AT_ONCE) {
-            let mut asked = JoinSet::new();
-            for &group in some {
-                let handle = self.handle.for_group(group);
-                asked.spawn(async move { Some((group, handle.status().await.ok()?)) });
-            }
-            found.extend(asked.join_all().await.into_iter().flatten());
-        }
-        found
+        let ask = |group| {
+            let handle = self.handle.for_group(group);
+            async move { Some((group, handle.status().await.ok()?)) }
+        };
+        let statuses = ask_some_at_once(self.of_partitions().collect(), ASKED_AT_ONCE, ask).await;
+        statuses.into_iter().flatten().collect()
     }
 }
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{GroupId, NodeId, ReadError, Time};
+use replikit_core::{GroupId, ReadError, Time};
 
-use super::client::{ChangeError, StoreClient};
+use super::client::{ChangeError, StoreClient, groups_of};
 use super::machine::{Described, LoadAnswer, LoadQuestion};
 use crate::id::PartitionId;
 use crate::load::Load;
@@ -18,8 +18,6 @@ use crate::map::{Change, PartitionMap};
 use crate::map_store::Expected;
 use crate::split::{Thresholds, Trends};
 
-/// Groups that are asked at a time.
-const ASKED_AT_ONCE: usize = 16;
 /// A group that is asked nothing is left out of so many looks at most: each one wakes it.
 const PASSED_OVER_MAX: u32 = 16;
 
@@ -196,31 +194,23 @@ impl Keeper {
     async fn measure(&mut self, map: &PartitionMap, now: Time) {
         self.measured.retain(|id, _| map.partition(*id).is_some());
         self.told.retain(|(id, _)| map.partition(*id).is_some());
-        let groups: BTreeMap<GroupId, Vec<NodeId>> =
-            map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
+        let mut groups = groups_of(map);
         let sizes = self.sizes_at.is_none_or(|at| now.since(at) >= self.config.sizes_every);
         if sizes {
             self.sizes_at = Some(now);
         }
         self.resting.retain(|group, _| groups.contains_key(group));
-        let mut passed_over = |group: &GroupId| {
+        groups.retain(|group, _| {
             let resting = self.resting.get_mut(group).filter(|resting| resting.left > 0 && !sizes);
-            resting.map(|resting| resting.left -= 1).is_some()
-        };
-        let groups: Vec<(GroupId, Vec<NodeId>)> = groups.into_iter().filter(|(group, _)| !passed_over(group)).collect();
-        for some in groups.chunks(ASKED_AT_ONCE) {
-            let mut asked = tokio::task::JoinSet::new();
-            for (group, replicas) in some.iter().cloned() {
-                let client = self.client.clone();
-                asked.spawn(async move {
-                    let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
-                    let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
-                    (group, operations, described)
-                });
-            }
-            for (group, operations, described) in asked.join_all().await {
-                self.take(map, now, group, operations, described.as_ref());
-            }
+            resting.map(|resting| resting.left -= 1).is_none()
+        });
+        let asked = self.client.ask_groups(groups, |client, group, replicas| async move {
+            let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
+            let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
+            (group, operations, described)
+        });
+        for (group, operations, described) in asked.await {
+            self.take(map, now, group, operations, described.as_ref());
         }
     }
 
@@ -264,8 +254,7 @@ impl Measured {
             // Another node leads now, and has counted by itself.
             Some((before, _)) if operations < before => None,
             Some((before, at)) if now > at => {
-                let nanos = u128::from((now.0 - at.0).max(1));
-                Some((u128::from(operations - before) * 1_000_000_000 / nanos) as u64)
+                Some((u128::from(operations - before) * 1_000_000_000 / now.since(at).as_nanos()) as u64)
             }
             _ => None,
         };
