@@ -70,7 +70,8 @@ pub enum Kept {
 /// What was measured of a partition.
 #[derive(Clone, Copy, Debug, Default)]
 struct Measured {
-    bytes: u64,
+    /// None before its group has been asked for sizes.
+    bytes: Option<u64>,
     /// Operations counted by its leader, and when.
     counted: Option<(u64, Time)>,
     /// Operations a second between the last two looks; none before the second one.
@@ -117,7 +118,7 @@ impl Keeper {
         let map = self.client.map().await?;
         let now = Time(u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         self.measure(&map, now).await;
-        let load = |it: &Measured| Some(Load { bytes: it.bytes, ops: it.ops?, cpu: 0 });
+        let load = |it: &Measured| Some(Load { bytes: it.bytes?, ops: it.ops?, cpu: 0 });
         let loads = self.measured.iter().filter_map(|(id, it)| Some((*id, load(it)?))).collect();
         let advice = self.trends.observe(now, &map, &loads, &self.config.thresholds);
         let mut kept = Vec::new();
@@ -188,26 +189,32 @@ impl Keeper {
         for partition in partitions {
             self.measured.remove(&partition);
         }
-        self.sizes_at = None;
     }
 
     async fn measure(&mut self, map: &PartitionMap, now: Time) {
         self.measured.retain(|id, _| map.partition(*id).is_some());
         self.told.retain(|(id, _)| map.partition(*id).is_some());
         let mut groups = groups_of(map);
-        let sizes = self.sizes_at.is_none_or(|at| now.since(at) >= self.config.sizes_every);
-        if sizes {
+        let due = self.sizes_at.is_none_or(|at| now.since(at) >= self.config.sizes_every);
+        if due {
             self.sizes_at = Some(now);
         }
+        // Of a group whose partitions have other bounds now, at once: of that one only.
+        let has_bytes = |id| self.measured.get(&id).is_some_and(|measured| measured.bytes.is_some());
+        let unsized_groups: BTreeSet<GroupId> =
+            map.partitions().filter(|it| due || !has_bytes(it.id)).map(|it| it.group).collect();
         self.resting.retain(|group, _| groups.contains_key(group));
         groups.retain(|group, _| {
-            let resting = self.resting.get_mut(group).filter(|resting| resting.left > 0 && !sizes);
+            let resting = self.resting.get_mut(group).filter(|it| it.left > 0 && !unsized_groups.contains(group));
             resting.map(|resting| resting.left -= 1).is_none()
         });
-        let asked = self.client.ask_groups(groups, |client, group, replicas| async move {
-            let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
-            let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
-            (group, operations, described)
+        let asked = self.client.ask_groups(groups, |client, group, replicas| {
+            let sizes = unsized_groups.contains(&group);
+            async move {
+                let operations = client.ask_load(group, &replicas, LoadQuestion::Operations).await;
+                let described = if sizes { client.describe(group, &replicas).await.ok() } else { None };
+                (group, operations, described)
+            }
         });
         for (group, operations, described) in asked.await {
             self.take(map, now, group, operations, described.as_ref());
@@ -233,9 +240,7 @@ impl Keeper {
         for partition in map.of_group(group) {
             let measured = self.measured.entry(partition.id).or_default();
             measured.count(operations.get(&partition.id).copied().unwrap_or(0), now);
-            if let Some(bytes) = described.and_then(|it| bytes_of(it, partition.id)) {
-                measured.bytes = bytes;
-            }
+            measured.bytes = described.and_then(|it| bytes_of(it, partition.id)).or(measured.bytes);
             rests &= measured.ops == Some(0);
         }
         if rests {
