@@ -83,7 +83,8 @@ impl LeaderlessSubject {
         let missing = (acked.map(|acked| acked.dot).filter(of_key))
             .find(|dot| !self.may_be(key, shown, *dot))
             .map(|dot| ("quorums_overlap", dot));
-        let gone = before.flat_map(|before| before.dots.iter().copied()).find(|dot| !self.may_be(key, shown, *dot));
+        let before: BTreeSet<Dot> = before.flat_map(|before| before.dots.iter().copied()).collect();
+        let gone = before.into_iter().find(|dot| !self.may_be(key, shown, *dot));
         if let Some((what, dot)) = missing.or(gone.map(|dot| ("reads_do_not_go_back", dot))) {
             let story = self.model.story(key);
             return Err(format!("{what}: a page for {scan:?} shows {shown:?} of {key:?} and not {dot:?}: {story}"));
@@ -94,14 +95,25 @@ impl LeaderlessSubject {
         Ok(())
     }
 
-    /// A write, and all that have taken its place, or the place of one that had.
-    fn successors(&self, seen: Dot) -> BTreeSet<Dot> {
-        let (mut known, mut next) = (BTreeSet::from([seen]), vec![seen]);
-        while let Some(dot) = next.pop() {
-            let replaced = self.model.replaced_by.get(&dot).into_iter().flatten();
-            next.extend(replaced.copied().filter(|other| known.insert(*other)));
-        }
-        known
+    /// A write, and all that have taken its place, or the place of one that had: one after the other, for of a busy key there are
+    /// thousands, and the first is mostly enough.
+    fn successors(&self, seen: Dot) -> impl Iterator<Item = Dot> {
+        let (mut known, mut next) = (BTreeSet::from([seen]), Vec::new());
+        let replaced_by = |dot: Dot| self.model.replaced_by.get(&dot).into_iter().flatten();
+        next.push(replaced_by(seen));
+        let rest = core::iter::from_fn(move || {
+            loop {
+                let Some(&dot) = next.last_mut()?.next() else {
+                    next.pop();
+                    continue;
+                };
+                if known.insert(dot) {
+                    next.push(replaced_by(dot));
+                    return Some(dot);
+                }
+            }
+        });
+        core::iter::once(seen).chain(rest)
     }
 
     /// Whether a key may show this to somebody who has seen a write of it: that write, or something that stands beside it, or beside
@@ -111,7 +123,7 @@ impl LeaderlessSubject {
         let lww = key.starts_with(PLAIN[0]);
         let had_seen = |of: Dot, other| self.model.write(of).is_some_and(|write| write.had_seen(other));
         let is_delete = |dot: Dot| self.model.write(dot).is_some_and(|write| write.value.is_none());
-        self.successors(seen).into_iter().any(|stands| match shown {
+        self.successors(seen).any(|stands| match shown {
             Some(shown) => shown.iter().filter(|shown| !had_seen(seen, **shown)).any(|shown| {
                 let wins = || !lww || self.stamp(*shown) > self.stamp(stands);
                 *shown == stands || !had_seen(stands, *shown) && wins()
