@@ -249,6 +249,15 @@ impl Default for Content {
     }
 }
 
+/// Whether counters may be folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Folding {
+    /// An owner that was evicted may come back with a reset that has seen some of the additions only.
+    Never,
+    Later,
+    Now,
+}
+
 /// What a reader of a key finds.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -309,11 +318,28 @@ impl Content {
         }
     }
 
-    /// Whether there is nothing to decide, to collect or to strip.
+    /// Whether there is nothing to decide, to collect, to fold or to strip.
     pub(crate) fn is_settled(&self) -> bool {
         match self {
             Self::Versions(versions) => versions.is_settled(),
-            Self::Merging(state) => state.above().is_empty(),
+            Self::Merging(state) => state.above().is_empty() && state.is_folded(),
+        }
+    }
+
+    /// Whether only folding is left to do.
+    pub(crate) fn is_unfolded(&self) -> bool {
+        matches!(self, Self::Merging(state) if state.above().is_empty() && !state.is_folded())
+    }
+
+    /// Whether a fold now would make it smaller.
+    pub(crate) fn folds(&self, stable: &VersionVector) -> bool {
+        matches!(self, Self::Merging(state) if state.folds(stable))
+    }
+
+    /// Folds counters: see [`Counter::fold`](replikit_core::crdt::Counter::fold).
+    pub(crate) fn fold(&mut self, stable: &VersionVector) {
+        if let Self::Merging(state) = self {
+            state.fold(stable);
         }
     }
 
@@ -406,9 +432,7 @@ impl Content {
             }
             Self::Merging(state) if state.is_bottom() => return Decided::Nothing,
             Self::Merging(state) => {
-                state.visit(&mut |dot| {
-                    value(&[], [0, u64::from(dot.origin.0), dot.sequence]);
-                });
+                value(&[], [0, 0, state.mark()]);
                 state.values().iter().for_each(|kept| value(kept, [0; 3]));
             }
         }
@@ -441,10 +465,7 @@ impl Content {
                 }
             }
             Self::Merging(state) => {
-                state.visit(&mut |dot| {
-                    hash.write_u32(dot.origin.0);
-                    hash.write_u64(dot.sequence);
-                });
+                hash.write_u64(state.mark());
                 for value in state.values() {
                     hash.write_usize(value.len());
                     hash.write(&value);

@@ -15,6 +15,7 @@ use replikit_core::{
 };
 
 use crate::config::Keyspaces;
+use crate::content::Folding;
 use crate::message::{Head, Piece, PieceWanted, Push, Report, Stored};
 use crate::record::{Change, Record, Writes};
 use crate::replica::{ASKED_MAX, Leaderless, Standing};
@@ -536,8 +537,23 @@ impl Leaderless {
         self.stability.advance(report.holding(), others);
         let stable = self.stability.stable().clone();
         let ended = self.ended(&report);
-        self.state.collect(&stable, &ended, self.durable);
+        let folding = self.folding(&report);
+        self.state.collect(&stable, folding, &ended, self.durable);
         self.scrub(now);
+    }
+
+    /// Whether additions that are stable may be told apart no more: nobody is to bring a reset that has seen some of them only.
+    /// Such a reset was made before its coordinator reported that it had applied all of them. So it has come with the logs,
+    /// but for two: that of an owner which was evicted in the meantime, and makes it again when it comes back; and that of one
+    /// which lost its memory, where a read had repaired somebody from it before.
+    fn folding(&self, mine: &Report) -> Folding {
+        if !self.ownership.is_founding() {
+            return Folding::Never;
+        }
+        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
+        let knows = |report: &Report| report.epoch == mine.epoch && report.lives == mine.lives && !report.strays;
+        let all = knows(mine) && self.owners.others().all(|node| report(node).is_some_and(knows));
+        if all { Folding::Now } else { Folding::Later }
     }
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be. None

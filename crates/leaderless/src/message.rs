@@ -177,6 +177,9 @@ pub struct Report {
     pub echo: Option<u64>,
     /// Whether an answer is wanted at once.
     pub ask: bool,
+    /// Whether a value that merges has seen a write here that no log tells of, and whose coordinator writes no more under that
+    /// name: nothing is folded before all have such a value.
+    pub strays: bool,
     /// While quorums of several epochs are needed: what is left to do before the newest one is enough.
     pub moving: Option<Moving>,
 }

@@ -41,6 +41,11 @@ impl Ownership {
         more
     }
 
+    /// Whether the owners are those that the group began with, and nobody has ever been evicted.
+    pub(crate) fn is_founding(&self) -> bool {
+        self.joint.is_empty() && self.settled.as_ref().is_some_and(Membership::is_founding)
+    }
+
     /// The memberships whose quorums are needed, ascending by epoch.
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &Membership> + Clone {
         self.settled.iter().chain(self.settled.iter().flat_map(|_| &self.joint))

@@ -306,6 +306,7 @@ impl Leaderless {
             keys: self.state.keys(),
             unsettled: self.state.unsettled(),
             conflicts: self.state.conflicts(),
+            folded: self.state.folded(),
             overwritten: self.state.audit.total(),
             audit_dropped: self.state.audit.dropped(),
             cache_bytes: self.cache_bytes,
@@ -740,8 +741,23 @@ impl Leaderless {
             held,
             echo: None,
             ask: false,
+            strays: self.strays(),
             moving: self.moving(),
         }
+    }
+
+    fn strays(&self) -> bool {
+        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
+        self.state.strays(|origin| {
+            let Some(origin) = Origin::of(origin) else { return true };
+            let mine = || self.origin().map(|_| self.register.incarnation);
+            let current = if origin.node == self.config.node {
+                mine()
+            } else {
+                report(origin.node).and_then(|report| report.current)
+            };
+            current != Some(origin.incarnation.0)
+        })
     }
 
     fn handle_timer(&mut self, now: Now) {
@@ -765,6 +781,8 @@ pub struct Figures {
     pub unsettled: usize,
     /// Writes that met another one that neither had seen.
     pub conflicts: u64,
+    /// Values whose counters were folded, each time.
+    pub folded: u64,
     /// Values that were overwritten by one that had not seen them: entries of the audit, also of those that were dropped since.
     pub overwritten: u64,
     /// Entries of the audit that were dropped for its limit.
@@ -804,6 +822,7 @@ impl Figures {
         vec![
             Figure::new("keys", self.keys as u64),
             Figure::new("writes met one that neither had seen", self.conflicts),
+            Figure::new("values whose counters were folded", self.folded),
             Figure::new("values overwritten unseen, in the audit", self.overwritten),
             Figure::new("entries of the audit dropped for its limit", self.audit_dropped),
             Figure::new("writes stamped anew", self.restamped),

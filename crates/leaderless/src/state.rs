@@ -16,7 +16,7 @@ use replikit_core::{CausalContext, Dot, OriginId, SequenceSet, Stamp, VersionVec
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{Keyspace, Keyspaces};
-use crate::content::{Content, Decided, Found, KeyCopy, Known, Stored, Versions};
+use crate::content::{Content, Decided, Folding, Found, KeyCopy, Known, Stored, Versions};
 use crate::message::NotLast;
 use crate::record::{Change, Record, Saw, Writes};
 use crate::scan::{Copies, PageWanted};
@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) audit: Audit,
     bytes: usize,
     conflicts: u64,
+    /// Values whose counters were folded, each time.
+    folded: u64,
     /// Over all records; every change of one is a change of it.
     tree: Tree,
     walk: Walk,
@@ -97,6 +99,7 @@ impl State {
             audit: Audit::new(audit_bytes_max),
             bytes: 0,
             conflicts: 0,
+            folded: 0,
             tree: Tree::default(),
             walk: Walk::default(),
         }
@@ -249,6 +252,11 @@ impl State {
 
     pub(crate) const fn keys(&self) -> usize {
         self.map.len()
+    }
+
+    /// Values whose counters were folded, each time.
+    pub(crate) const fn folded(&self) -> u64 {
+        self.folded
     }
 
     /// Writes that met another one that neither had seen.
@@ -443,6 +451,15 @@ impl State {
         orphans
     }
 
+    /// Whether a value that merges has seen a write of an origin that is over, of which no log has told.
+    pub(crate) fn strays(&self, is_over: impl Fn(OriginId) -> bool) -> bool {
+        let is_stray = |content: &Content| {
+            let above = content.above().filter(|_| matches!(content, Content::Merging(_)));
+            above.is_some_and(|above| above.vector().iter().any(|(origin, _)| is_over(origin)))
+        };
+        self.unsettled.iter().any(|key| self.map.get(key).is_some_and(|slot| is_stray(&slot.content)))
+    }
+
     /// A digest of what a key is if it has seen more than the logs have brought.
     pub(crate) fn orphan(&mut self, key: &[u8]) -> Option<u64> {
         let slot = self.map.peek(key)?;
@@ -532,7 +549,7 @@ impl State {
     /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
     /// The logs will never bring more of the origins in `ended`: what a key has seen of them beyond that is forgotten, unless a
     /// write of them is live in it.
-    pub(crate) fn collect(&mut self, stable: &VersionVector, ended: &[OriginId], durable: WriteId) {
+    pub(crate) fn collect(&mut self, stable: &VersionVector, folding: Folding, ended: &[OriginId], durable: WriteId) {
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
             let keyspace = self.keyspaces.of(&key);
@@ -540,6 +557,20 @@ impl State {
                 self.unsettled.remove(&key);
                 continue;
             };
+            if slot.content.is_unfolded() {
+                let mut settled = folding == Folding::Never;
+                if folding == Folding::Now && slot.content.folds(stable) {
+                    settled = self.change(&key, |slot, _, _| {
+                        slot.content.fold(stable);
+                        slot.content.is_settled()
+                    });
+                    self.folded += 1;
+                }
+                if settled {
+                    self.unsettled.remove(&key);
+                }
+                continue;
+            }
             // Looked at first: a shard that an image shares is copied by a change.
             let awaited = slot.pending > durable;
             let mut content = slot.content.clone();

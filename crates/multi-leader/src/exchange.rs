@@ -473,7 +473,7 @@ impl MultiLeader {
         });
         if report.epoch == self.epoch && self.stability.advance(report.holding(), others) {
             let stable = self.stability.stable().clone();
-            self.state.collect(&stable, self.durable);
+            self.state.collect(&stable, self.epochs.membership.is_founding(), self.durable);
         }
     }
 

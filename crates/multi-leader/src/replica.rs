@@ -254,6 +254,7 @@ impl MultiLeader {
             keys: self.state.keys(),
             unsettled: self.state.unsettled(),
             conflicts: self.state.conflicts(),
+            folded: self.state.folded(),
             overwritten: self.state.audit.total(),
             audit_dropped: self.state.audit.dropped(),
             waiting_bytes: self.waiting.bytes(),
@@ -612,6 +613,8 @@ pub struct Figures {
     pub unsettled: usize,
     /// Writes that met another one that neither had seen.
     pub conflicts: u64,
+    /// Values whose counters were folded, each time.
+    pub folded: u64,
     /// Values that were overwritten by one that had not seen them: entries of the audit, also of those that were dropped since.
     pub overwritten: u64,
     /// Entries of the audit that were dropped for its limit.
@@ -629,6 +632,7 @@ impl Figures {
         vec![
             Figure::new("keys", self.keys as u64),
             Figure::new("writes met one that neither had seen", self.conflicts),
+            Figure::new("values whose counters were folded", self.folded),
             Figure::new("values overwritten unseen, in the audit", self.overwritten),
             Figure::new("entries of the audit dropped for its limit", self.audit_dropped),
         ]

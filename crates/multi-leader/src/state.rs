@@ -87,6 +87,13 @@ impl Content {
         }
     }
 
+    /// Folds counters, and returns whether nothing is left to fold.
+    fn fold(&mut self, stable: &VersionVector) -> bool {
+        let Self::Merging(merging) = self else { return true };
+        merging.state.fold(stable);
+        merging.state.is_folded()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Versions(versions) => matches!(versions, Versions::None),
@@ -121,6 +128,8 @@ pub(crate) struct State {
     pub(crate) audit: Audit,
     bytes: usize,
     conflicts: u64,
+    /// Values whose counters were folded, each time.
+    folded: u64,
 }
 
 impl State {
@@ -135,6 +144,7 @@ impl State {
             audit: Audit::new(audit_bytes_max),
             bytes: 0,
             conflicts: 0,
+            folded: 0,
         }
     }
 
@@ -155,6 +165,11 @@ impl State {
 
     pub(crate) const fn keys(&self) -> usize {
         self.map.len()
+    }
+
+    /// Values whose counters were folded, each time.
+    pub(crate) const fn folded(&self) -> u64 {
+        self.folded
     }
 
     /// Writes that met another one that neither had seen.
@@ -238,6 +253,7 @@ impl State {
                         state.strip(&seen);
                         decide = merging.own.is_some();
                     }
+                    decide |= !merging.state.is_folded();
                     (0, delta.len(), slot.place())
                 }
                 (Change::Put(_) | Change::Delete, policy) if !matches!(policy, ConflictPolicy::Crdt(_)) => {
@@ -314,7 +330,9 @@ impl State {
     /// Drops what can decide nothing any more. `stable` has been applied by every member, and everything that any member had
     /// applied then has been applied here: so no write is on its way that was made without having seen it.
     /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
-    pub(crate) fn collect(&mut self, stable: &VersionVector, durable: WriteId) {
+    ///
+    /// Counters are folded unless somebody that was evicted may come back, with a reset that has seen some of the additions only.
+    pub(crate) fn collect(&mut self, stable: &VersionVector, folds: bool, durable: WriteId) {
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
             let keyspace = self.keyspaces.of(&key);
@@ -339,8 +357,15 @@ impl State {
                     }
                     continue;
                 }
-                Content::Merging(_) => {
-                    self.unsettled.remove(&key);
+                Content::Merging(merging) => {
+                    let mut is_folded = merging.state.is_folded();
+                    if folds && merging.state.folds(stable) {
+                        is_folded = self.map.update(&key, |slot| slot.content.fold(stable));
+                        self.folded += 1;
+                    }
+                    if is_folded || !folds {
+                        self.unsettled.remove(&key);
+                    }
                     continue;
                 }
             };
@@ -447,7 +472,7 @@ impl State {
             }
             let settled = match &slot.content {
                 Content::Versions(versions) => versions.is_settled(),
-                Content::Merging(merging) => !merging.is_removed(),
+                Content::Merging(merging) => !merging.is_removed() && merging.state.is_folded(),
             };
             (before, bytes(&slot.content), settled, slot.place())
         });
@@ -552,12 +577,12 @@ mod tests {
         state.join_absent(&BTreeSet::new(), &theirs);
         state.joined(&theirs, &BTreeMap::new(), Vec::new());
         assert_eq!(state.find(b"k").pending, WriteId(2), "the reader still has to wait");
-        state.collect(&theirs, WriteId(2));
+        state.collect(&theirs, true, WriteId(2));
         assert_eq!(state.keys(), 1, "this node is the only one that knows that it was switched off");
         let stable = state.applied().clone();
-        state.collect(&stable, WriteId(1));
+        state.collect(&stable, true, WriteId(1));
         assert_eq!(state.find(b"k").pending, WriteId(2), "the reader still has to wait");
-        state.collect(&stable, WriteId(2));
+        state.collect(&stable, true, WriteId(2));
         assert_eq!((state.find(b"k").pending, state.keys()), (WriteId(0), 0), "it is on disk, everywhere");
     }
 }

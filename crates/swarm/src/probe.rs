@@ -119,6 +119,8 @@ probes! {
     ValueOverwritten,
     /// Writes became known to be stable.
     StableAdvanced,
+    /// Additions to a counter were folded into one.
+    CounterFolded,
     /// A replica took over a membership epoch.
     EpochBegun,
     /// A replica counted in several epochs at once.
@@ -319,6 +321,7 @@ impl Probe {
         Self::WritesConflicted,
         Self::ValueOverwritten,
         Self::StableAdvanced,
+        Self::CounterFolded,
         Self::EpochBegun,
         Self::NodeEvicted,
         Self::StashWritten,

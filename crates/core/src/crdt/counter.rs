@@ -2,31 +2,58 @@
 //!
 //! Invariant: the value is the sum of the additions that no reset has seen. Each addition is its own dot, so a reset takes
 //! away exactly what it has seen: the usual compression, one sum per node, either loses concurrent additions or brings
-//! back reset ones. What is causally stable is folded into one entry per origin, so the counter stays small. Taking in a delta
-//! costs what the delta has, however many additions there are, and reading the value costs nothing.
+//! back reset ones. What is causally stable is folded into one entry per origin, so the counter stays small; which additions
+//! are in it is told by a mark that folding leaves as it is. Taking in a delta costs what the delta has, however many additions
+//! there are, and reading the value costs nothing.
 //! Source: Baquero, Almeida, Lerche, "The problem with embedded CRDT counters and a solution", PaPoC 2016, for the problem.
 
 use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::store::mark_of;
 use super::{Causal, DotStore};
 use crate::{CausalContext, Dot, DotRange, OriginId, Seen, VersionVector};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Addition {
-    // The first sequence whose addition is in the sum; the entry's own unless it was folded.
-    from: u64,
     sum: i128,
+    folded: Option<Folded>,
+}
+
+/// Several additions of one origin, the last of which gives the dot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Folded {
+    // The first sequence whose addition is in the sum: less than that of the dot.
+    from: u64,
+    mark: u64,
+}
+
+impl Addition {
+    fn from(&self, dot: Dot) -> u64 {
+        self.folded.map_or(dot.sequence, |folded| folded.from)
+    }
+
+    fn mark(&self, dot: Dot) -> u64 {
+        self.folded.map_or_else(|| mark_of(dot), |folded| folded.mark)
+    }
+
+    /// The same with later additions of the origin, up to those of `dot`.
+    fn then(&self, own: Dot, dot: Dot, later: &Self) -> Self {
+        let mark = self.mark(own).wrapping_add(later.mark(dot));
+        Self { sum: self.sum.wrapping_add(later.sum), folded: Some(Folded { from: self.from(own), mark }) }
+    }
 }
 
 /// PN-counter that can be reset.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Counter {
     additions: BTreeMap<Dot, Addition>,
-    // Of all additions, in whatever order they came and went: it wraps, so none is lost on the way.
+    // Of all additions, in whatever order they came and went: they wrap, so none is lost on the way.
     sum: i128,
+    mark: u64,
 }
 
 /// The dots of one origin with these sequences.
@@ -38,11 +65,12 @@ fn dots(origin: OriginId, sequences: RangeInclusive<u64>) -> RangeInclusive<Dot>
 impl From<BTreeMap<Dot, Addition>> for Counter {
     fn from(additions: BTreeMap<Dot, Addition>) -> Self {
         let sum = additions.values().fold(0_i128, |sum, addition| sum.wrapping_add(addition.sum));
-        Self { additions, sum }
+        let mark = additions.iter().fold(0_u64, |mark, (dot, addition)| mark.wrapping_add(addition.mark(*dot)));
+        Self { additions, sum, mark }
     }
 }
 
-/// The additions alone: their sum follows from them.
+/// The additions alone: the rest follows from them.
 impl Serialize for Counter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.additions.serialize(serializer)
@@ -51,7 +79,14 @@ impl Serialize for Counter {
 
 impl<'de> Deserialize<'de> for Counter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        BTreeMap::deserialize(deserializer).map(|additions: BTreeMap<Dot, Addition>| additions.into())
+        let additions: BTreeMap<Dot, Addition> = BTreeMap::deserialize(deserializer)?;
+        let is_run = |(dot, addition): (&Dot, &Addition)| {
+            addition.folded.is_none_or(|folded| folded.from > 0 && folded.from < dot.sequence)
+        };
+        if !additions.iter().all(is_run) {
+            return Err(D::Error::custom("additions are folded from an earlier one on"));
+        }
+        Ok(additions.into())
     }
 }
 
@@ -59,7 +94,7 @@ impl Counter {
     /// The delta that adds an amount, which may be negative.
     #[must_use]
     pub fn add(&self, dot: Dot, amount: i64) -> Causal<Self> {
-        let addition = Addition { from: dot.sequence, sum: amount.into() };
+        let addition = Addition { sum: amount.into(), folded: None };
         Causal { store: BTreeMap::from([(dot, addition)]).into(), context: CausalContext::from_iter([dot]) }
     }
 
@@ -86,13 +121,29 @@ impl Counter {
     /// Replicas may fold at different times; their counters still join, and are equal again after the next fold.
     pub fn fold(&mut self, stable: &VersionVector) {
         for (origin, held) in stable.iter() {
-            let mut stable = self.additions.extract_if(dots(origin, 0..=held.base()), |_, _| true);
-            let Some(first) = stable.next() else { continue };
-            let (last, folded) = stable.fold(first, |(_, folded), (dot, addition)| {
-                (dot, Addition { from: folded.from, sum: folded.sum.wrapping_add(addition.sum) })
-            });
-            self.additions.insert(last, folded);
+            if !self.folds_at(origin, held.base()) {
+                continue;
+            }
+            let stable = self.additions.extract_if(dots(origin, 0..=held.base()), |_, _| true);
+            let folded = stable.reduce(|(own, folded), (dot, addition)| (dot, folded.then(own, dot, &addition)));
+            self.additions.extend(folded);
         }
+    }
+
+    /// Whether [`fold`](Self::fold) would leave fewer entries.
+    #[must_use]
+    pub fn folds(&self, stable: &VersionVector) -> bool {
+        stable.iter().any(|(origin, held)| self.folds_at(origin, held.base()))
+    }
+
+    fn folds_at(&self, origin: OriginId, last: u64) -> bool {
+        self.additions.range(dots(origin, 0..=last)).nth(1).is_some()
+    }
+
+    /// Whether it has one entry per origin at most: nothing is left to fold.
+    #[must_use]
+    pub fn is_folded(&self) -> bool {
+        self.additions.keys().zip(self.additions.keys().skip(1)).all(|(dot, next)| dot.origin != next.origin)
     }
 
     /// How many entries it takes: the additions since the last fold, and one per origin.
@@ -102,8 +153,16 @@ impl Counter {
     }
 
     fn put(&mut self, dot: Dot, addition: Addition) {
-        let replaced = self.additions.insert(dot, addition).map_or(0, |replaced| replaced.sum);
-        self.sum = self.sum.wrapping_sub(replaced).wrapping_add(addition.sum);
+        if let Some(replaced) = self.additions.insert(dot, addition) {
+            self.is_gone(dot, &replaced);
+        }
+        self.sum = self.sum.wrapping_add(addition.sum);
+        self.mark = self.mark.wrapping_add(addition.mark(dot));
+    }
+
+    fn is_gone(&mut self, dot: Dot, addition: &Addition) {
+        self.sum = self.sum.wrapping_sub(addition.sum);
+        self.mark = self.mark.wrapping_sub(addition.mark(dot));
     }
 
     /// Drops what the other side has seen and does not have.
@@ -111,9 +170,8 @@ impl Counter {
         for (origin, held) in other_seen.iter() {
             for run in held.runs() {
                 let is_gone = |dot: &Dot, _: &mut Addition| !other.additions.contains_key(dot);
-                for (_, gone) in self.additions.extract_if(dots(origin, run), is_gone) {
-                    self.sum = self.sum.wrapping_sub(gone.sum);
-                }
+                let gone: Vec<(Dot, Addition)> = self.additions.extract_if(dots(origin, run), is_gone).collect();
+                gone.iter().for_each(|(dot, addition)| self.is_gone(*dot, addition));
             }
         }
     }
@@ -128,10 +186,14 @@ impl DotStore for Counter {
         self.additions.keys().copied().for_each(found);
     }
 
+    fn mark(&self) -> u64 {
+        self.mark
+    }
+
     // Of a folded entry all that is in it, for another replica may not have folded it. Everybody holds every dot of the run.
     fn collect_into(&self, context: &mut CausalContext) {
         for (dot, addition) in &self.additions {
-            context.insert_run(DotRange { origin: dot.origin, first: addition.from, last: dot.sequence });
+            context.insert_run(DotRange { origin: dot.origin, first: addition.from(*dot), last: dot.sequence });
         }
     }
 
@@ -140,8 +202,8 @@ impl DotStore for Counter {
         for (dot, theirs) in &other.additions {
             match self.additions.get(dot).copied() {
                 // Of two that were folded differently, the one that holds more; its fold has taken the rest out already.
-                Some(mine) if theirs.from != mine.from => {
-                    self.put(*dot, if theirs.from < mine.from { *theirs } else { mine });
+                Some(mine) if theirs.from(*dot) != mine.from(*dot) => {
+                    self.put(*dot, if theirs.from(*dot) < mine.from(*dot) { *theirs } else { mine });
                 }
                 Some(mine) => self.put(*dot, mine.max(*theirs)),
                 None if seen.contains(*dot) => {}

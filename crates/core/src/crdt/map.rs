@@ -94,6 +94,18 @@ impl Map {
         self.counters.stores_mut().for_each(|counter| counter.fold(stable));
     }
 
+    /// Whether a counter would be smaller by [`fold`](Self::fold).
+    #[must_use]
+    pub fn folds(&self, stable: &VersionVector) -> bool {
+        self.counters.iter().any(|(_, counter)| counter.folds(stable))
+    }
+
+    /// Whether no counter has anything left to fold.
+    #[must_use]
+    pub fn is_folded(&self) -> bool {
+        self.counters.iter().all(|(_, counter)| counter.is_folded())
+    }
+
     /// The fields of one type at and below a path, ascending; an empty path means all.
     pub fn below<'a, F: Field + 'a>(&'a self, path: &'a Path) -> impl Iterator<Item = (&'a Path, &'a F)> {
         F::fields(self).iter_from(path).take_while(move |(found, _)| found.starts_with(path))
@@ -127,6 +139,12 @@ impl DotStore for Map {
         self.concurrent.visit(found);
         self.sets.visit(found);
         self.flags.visit(found);
+    }
+
+    fn mark(&self) -> u64 {
+        let marks =
+            [self.counters.mark(), self.newest.mark(), self.concurrent.mark(), self.sets.mark(), self.flags.mark()];
+        marks.into_iter().fold(0, u64::wrapping_add)
     }
 
     fn collect_into(&self, context: &mut CausalContext) {

@@ -197,6 +197,32 @@ impl CrdtState {
         }
     }
 
+    /// Whether [`fold`](Self::fold) would make it smaller.
+    #[must_use]
+    pub fn folds(&self, stable: &VersionVector) -> bool {
+        match self {
+            Self::Counter(counter) => counter.store.folds(stable),
+            Self::Map(map) => map.store.folds(stable),
+            Self::Lww(_) | Self::MultiValue(_) | Self::Set(_) | Self::Flag(_) => false,
+        }
+    }
+
+    /// Whether nothing is left to fold in it, whatever is stable.
+    #[must_use]
+    pub fn is_folded(&self) -> bool {
+        match self {
+            Self::Counter(counter) => counter.store.is_folded(),
+            Self::Map(map) => map.store.is_folded(),
+            Self::Lww(_) | Self::MultiValue(_) | Self::Set(_) | Self::Flag(_) => true,
+        }
+    }
+
+    /// Equal at replicas of which the same writes are live, whatever each has folded; of a counter in constant time.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        each!(self, value => value.store.mark())
+    }
+
     /// Whether no write of it is live: never written, or all removed.
     #[must_use]
     pub fn is_bottom(&self) -> bool {

@@ -701,6 +701,9 @@ impl Subject<Leaderless> for LeaderlessSubject {
             let (hedged, reads) = (figures.hedged, figures.shared_reads);
             return Err(format!("hedges_within_budget: node {node}, {hedged} of {reads} reads"));
         }
+        if figures.folded > 0 {
+            self.probes.hit(Probe::CounterFolded);
+        }
         if !replica.stable().is_empty() {
             self.probes.hit(Probe::StableAdvanced);
         }

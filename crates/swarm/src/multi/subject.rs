@@ -671,6 +671,9 @@ impl Subject<MultiLeader> for MultiSubject {
         if figures.overwritten > 0 {
             self.probes.hit(Probe::ValueOverwritten);
         }
+        if figures.folded > 0 {
+            self.probes.hit(Probe::CounterFolded);
+        }
         if !replica.stable().is_empty() {
             self.probes.hit(Probe::StableAdvanced);
         }
