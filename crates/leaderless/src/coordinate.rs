@@ -49,6 +49,7 @@ enum Owned {
     Put(Bytes),
     Delete,
     Merge(Bytes),
+    Delta(Bytes),
 }
 
 impl Owned {
@@ -56,7 +57,8 @@ impl Owned {
         match self {
             Self::Put(value) => Change::Put(value),
             Self::Delete => Change::Delete,
-            Self::Merge(delta) => Change::Merge(delta),
+            Self::Merge(value) => Change::Merge(value),
+            Self::Delta(delta) => Change::Delta(delta),
         }
     }
 }
@@ -342,18 +344,9 @@ impl Leaderless {
                 WriteOp::Delete => None,
                 _ => return Err(Rejection::Unsupported),
             };
-            let mut state = self.state.merging(key).cloned().unwrap_or_else(|| CrdtState::new(kind));
-            let delta = match &op {
-                Some(op) => state.delta(stamp, op).map_err(|_| Rejection::Unsupported)?,
-                None => state.clear(stamp.dot),
-            };
-            state.join_delta(self.state.base(), &delta).expect("a delta of this value");
-            let value = state.encode();
-            if value.len() > VALUE_BYTES_MAX {
-                return Err(Rejection::TooLarge { bytes: value.len() as u64, bytes_max: VALUE_BYTES_MAX as u64 });
-            }
+            let owned = self.prepare_merge(key, kind, op.as_ref(), stamp)?;
             let effect = if kind == CrdtKind::Counter { None } else { Some(WriteEffect::Done) };
-            return Ok((Owned::Merge(value), Vec::new(), None, effect));
+            return Ok((owned, Vec::new(), None, effect));
         }
         let owned = match op {
             WriteOp::Put { value } => Owned::Put(value),
@@ -384,6 +377,34 @@ impl Leaderless {
         }
         let beyond = (!beyond.is_empty()).then_some(beyond);
         Ok((owned, keeps, beyond, Some(WriteEffect::Done)))
+    }
+
+    /// What an operation on a value that merges, or a delete of it, leaves in the log: what it adds, where that takes nothing
+    /// away, and the whole value otherwise.
+    fn prepare_merge(
+        &mut self,
+        key: &[u8],
+        kind: CrdtKind,
+        op: Option<&CrdtOp>,
+        stamp: Stamp,
+    ) -> Result<Owned, Rejection> {
+        let nothing = CrdtState::new(kind);
+        let state = self.state.merging(key).unwrap_or(&nothing);
+        let delta = match op {
+            Some(op) => state.delta(stamp, op).map_err(|_| Rejection::Unsupported)?,
+            None => state.clear(stamp.dot),
+        };
+        let only_adds = CrdtState::only_adds(kind, stamp.dot, &delta);
+        if only_adds && state.fits(VALUE_BYTES_MAX - delta.len().min(VALUE_BYTES_MAX)) {
+            return Ok(Owned::Delta(delta));
+        }
+        let mut state = state.clone();
+        state.join_delta(self.state.base(), &delta).expect("a delta of this value");
+        let value = state.encode();
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Rejection::TooLarge { bytes: value.len() as u64, bytes_max: VALUE_BYTES_MAX as u64 });
+        }
+        Ok(Owned::Merge(value))
     }
 
     fn counter(&mut self, key: &[u8]) -> WriteEffect {

@@ -10,7 +10,7 @@ use replikit_core::crdt::CrdtState;
 use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, Stream, first_number, life_of};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Batch, Batches, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
+    Batch, Batches, Dot, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
     Position, SnapshotSource, StreamId, Ticket, Time, VALUE_BYTES_MAX, VersionVector, WriteId,
 };
 
@@ -170,7 +170,7 @@ impl Leaderless {
             return self.misbehaved(from, "a batch that does not continue its origin's chain");
         }
         let keyspaces = &self.config.keyspaces;
-        let writes = match Writes::of(batch.clone(), |record| fits(record, keyspaces)) {
+        let writes = match Writes::of(batch.clone(), |dot, record| fits(dot, record, keyspaces)) {
             Ok(writes) => writes,
             Err(what) => return self.misbehaved(from, what),
         };
@@ -786,12 +786,15 @@ impl Leaderless {
 }
 
 /// Whether a write is one that its keyspace has, of a size that it takes.
-fn fits(record: &Record<'_>, keyspaces: &Keyspaces) -> bool {
+fn fits(dot: Dot, record: &Record<'_>, keyspaces: &Keyspaces) -> bool {
     let fits = match (record.change, &keyspaces.of(record.key).conflicts) {
         (Change::Merge(value), ConflictPolicy::Crdt(kind)) => {
             value.len() <= VALUE_BYTES_MAX && CrdtState::decode(*kind, value).is_ok()
         }
-        (Change::Merge(_), _) | (_, ConflictPolicy::Crdt(_)) => false,
+        (Change::Delta(value), ConflictPolicy::Crdt(kind)) => {
+            value.len() <= VALUE_BYTES_MAX && CrdtState::only_adds(*kind, dot, value)
+        }
+        (Change::Merge(_) | Change::Delta(_), _) | (_, ConflictPolicy::Crdt(_)) => false,
         (Change::Put(value), _) => value.len() <= VALUE_BYTES_MAX,
         (Change::Delete, _) => true,
     };

@@ -155,7 +155,7 @@ pub use message::{
 pub use node::{Cluster, Node, Settings, SharedEpochs};
 pub use ownership::Ownership;
 pub use participant::Participant;
-pub use record::LoggedWrite;
+pub use record::{LoggedWrite, Merges};
 pub use replica::{Figures, Leaderless};
 #[cfg(feature = "runtime")]
 pub use replikit_liveness::Settings as Detection;

@@ -20,9 +20,11 @@ use crate::epoch::Owning;
 pub(crate) enum Change<'a> {
     Put(&'a [u8]),
     Delete,
-    /// A value that merges, whole, as its coordinator has it now. A delta would say too little: what it covers may cover
-    /// something else that has not arrived where the delta has.
+    /// A value that merges, whole, as its coordinator has it now. A delta that takes something away would say too little: what it
+    /// covers may cover something else that has not arrived where the delta has.
     Merge(&'a [u8]),
+    /// What is added to a value that merges, and takes nothing away.
+    Delta(&'a [u8]),
 }
 
 /// One write.
@@ -118,7 +120,7 @@ pub(crate) struct Writes {
 impl Writes {
     /// Checks a batch that came from a peer or a disk, and each of its records with `fits`; the error is the rule that it
     /// breaks.
-    pub(crate) fn of(batch: Batch, fits: impl Fn(&Record<'_>) -> bool) -> Result<Self, &'static str> {
+    pub(crate) fn of(batch: Batch, fits: impl Fn(Dot, &Record<'_>) -> bool) -> Result<Self, &'static str> {
         let origin = batch.stream().origin;
         if Origin::of(origin).is_none() {
             return Err("a batch of writes belongs to an origin");
@@ -147,7 +149,7 @@ impl Writes {
                 Some(record) if record.beyond.as_ref().is_some_and(|beyond| beyond.contains(dot)) => {
                     return Err("a write cannot have seen itself");
                 }
-                Some(record) if !fits(&record) => return Err("a write that its keyspace does not have"),
+                Some(record) if !fits(dot, &record) => return Err("a write that its keyspace does not have"),
                 Some(_) => {}
             }
         }
@@ -231,6 +233,15 @@ impl Local {
     }
 }
 
+/// How a value is merged with what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merges {
+    /// As all that its writer had, and had seen.
+    Whole,
+    /// As a delta, which has seen nothing but itself.
+    Delta,
+}
+
 /// One write of a batch, for whoever reads the log: tools and checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedWrite {
@@ -242,10 +253,10 @@ pub struct LoggedWrite {
     pub past: VersionVector,
     /// Its key.
     pub key: Bytes,
-    /// The new value, `None` for a delete; of a value that merges, all of it.
+    /// The new value, `None` for a delete; of a value that merges, all of it or a delta.
     pub value: Option<Bytes>,
-    /// Whether `value` merges with others.
-    pub merges: bool,
+    /// Whether `value` merges with others, and how.
+    pub merges: Option<Merges>,
     /// The versions that its coordinator had and that it stands beside.
     pub keeps: Vec<Dot>,
     /// What it had seen of its key beyond what its coordinator had applied.
@@ -258,17 +269,21 @@ impl LoggedWrite {
     /// # Errors
     /// A sentence that says which rule the batch breaks.
     pub fn read(batch: &Batch) -> Result<Vec<Self>, &'static str> {
-        let writes = Writes::of(batch.clone(), |_| true)?;
+        let writes = Writes::of(batch.clone(), |_, _| true)?;
         let read = |(dot, record): (Dot, Record<'_>)| Self {
             dot,
             time: writes.time,
             past: writes.past.clone(),
             key: Bytes::copy_from_slice(record.key),
             value: match record.change {
-                Change::Put(value) | Change::Merge(value) => Some(Bytes::copy_from_slice(value)),
+                Change::Put(value) | Change::Merge(value) | Change::Delta(value) => Some(Bytes::copy_from_slice(value)),
                 Change::Delete => None,
             },
-            merges: matches!(record.change, Change::Merge(_)),
+            merges: match record.change {
+                Change::Put(_) | Change::Delete => None,
+                Change::Merge(_) => Some(Merges::Whole),
+                Change::Delta(_) => Some(Merges::Delta),
+            },
             keeps: record.keeps,
             beyond: record.beyond.unwrap_or_default(),
         };

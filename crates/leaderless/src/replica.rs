@@ -479,7 +479,7 @@ impl Leaderless {
             }
             return;
         }
-        let Ok(writes) = Writes::of(batch.clone(), |_| true) else { return };
+        let Ok(writes) = Writes::of(batch.clone(), |_, _| true) else { return };
         let applied = self.state.base().base(origin);
         let digest = self.state.digest(origin);
         let stream = self.streams.entry(origin).or_insert_with(|| Stream::new(origin, applied, digest));

@@ -272,7 +272,7 @@ impl Leaderless {
             }
             while next <= end {
                 let batch = self.streams.get(&origin)?.cached(next)?;
-                let batch = Writes::of(batch.clone(), |_| true).ok()?;
+                let batch = Writes::of(batch.clone(), |_, _| true).ok()?;
                 batch.iter().for_each(|(_, record)| touched.insert(leaf_of(record.key)));
                 next = batch.last() + 1;
             }

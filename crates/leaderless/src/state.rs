@@ -325,6 +325,9 @@ impl State {
                         let _ = state.join(base, &theirs, &saw.base());
                     }
                 }
+                (Change::Delta(value), Content::Merging(state)) => {
+                    let _ = state.join_delta(base, value);
+                }
                 (Change::Put(_) | Change::Delete, Content::Versions(versions)) => {
                     let value = match saw.record.change {
                         Change::Put(value) => Some(Bytes::copy_from_slice(value)),

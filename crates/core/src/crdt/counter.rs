@@ -91,6 +91,9 @@ impl<'de> Deserialize<'de> for Counter {
 }
 
 impl Counter {
+    /// What an entry takes when it is encoded, at most: dot, sum, first sequence and mark.
+    pub(super) const ENTRY_BYTES_MAX: usize = 64;
+
     /// The delta that adds an amount, which may be negative.
     #[must_use]
     pub fn add(&self, dot: Dot, amount: i64) -> Causal<Self> {

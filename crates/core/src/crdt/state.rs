@@ -116,6 +116,14 @@ impl CrdtState {
         })
     }
 
+    /// Whether a delta of the write `dot` takes nothing away wherever it is joined, for it has seen nothing but itself; false for
+    /// bytes that are no delta of this type.
+    #[must_use]
+    pub fn only_adds(kind: CrdtKind, dot: Dot, delta: &[u8]) -> bool {
+        let sees_itself = |delta: Self| *delta.above() == CausalContext::from_iter([dot]);
+        Self::decode(kind, delta).is_ok_and(sees_itself)
+    }
+
     /// The encoded delta that removes all that is known here: a delete. What is written concurrently survives.
     #[must_use]
     pub fn clear(&self, dot: Dot) -> Bytes {
@@ -233,6 +241,20 @@ impl CrdtState {
     #[must_use]
     pub const fn above(&self) -> &CausalContext {
         each!(self, value => &value.context)
+    }
+
+    /// Whether [`encode`](Self::encode) gives at most so many bytes.
+    #[must_use]
+    pub fn fits(&self, bytes_max: usize) -> bool {
+        match self {
+            // An empty context and the number of entries take a few bytes.
+            Self::Counter(Causal { store, context })
+                if context.is_empty() && store.entries() * Counter::ENTRY_BYTES_MAX + 16 <= bytes_max =>
+            {
+                true
+            }
+            _ => self.encode().len() <= bytes_max,
+        }
     }
 
     /// What a reader sees: of a counter its decimal text, of a flag `true` or `false`, of a register its value or concurrent

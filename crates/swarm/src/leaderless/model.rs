@@ -7,7 +7,7 @@ use bytes::Bytes;
 use replikit_core::crdt::CrdtState;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{Batch, Dot, Stamp, VersionVector};
-use replikit_leaderless::{Keyspaces, LoggedWrite};
+use replikit_leaderless::{Keyspaces, LoggedWrite, Merges};
 
 use crate::writes::{Logged, Writes};
 
@@ -60,6 +60,10 @@ impl Model {
             for dot in self.by_key.get(key).into_iter().flatten().filter(|dot| seen.contains(**dot)) {
                 let write = &self.writes[dot];
                 let value = write.value.as_ref().expect("a value that merges has bytes");
+                if write.merges == Some(Merges::Delta) {
+                    state.join_delta(&VersionVector::new(), value).expect("deltas are well formed");
+                    continue;
+                }
                 let theirs = CrdtState::decode(*kind, value).expect("values are well formed");
                 let mut base = write.past.clone();
                 base.insert_all(dot.origin, &replikit_core::SequenceSet::up_to(dot.sequence - 1));
