@@ -111,18 +111,18 @@ pub(crate) struct Use {
 }
 
 /// Whether the oldest of the segments that are not written to (oldest first) should be emptied by moving its live batches
-/// forward: when, up to some segment, at most half of the bytes are live. So the log takes at most twice its live bytes and
-/// two segments, however its streams are released, and moving costs at most one byte per byte gained.
-pub(crate) fn should_empty_oldest(segments: impl Iterator<Item = Use>) -> bool {
-    let (mut capacity, mut live) = (0, 0);
-    for segment in segments {
-        capacity += segment.capacity_bytes;
-        live += segment.live_bytes;
-        if live * 2 <= capacity {
-            return true;
-        }
-    }
-    false
+/// forward: when they take more than twice the bytes that are live in all segments, and, up to some segment, at most half of the
+/// bytes are live. So the log takes at most twice its live bytes and two segments, however its streams are released, and
+/// moving costs at most one byte per byte gained. What is released from its front on, as most logs are, is never moved: a
+/// segment that is half released will be empty soon.
+pub(crate) fn should_empty_oldest(segments: impl Iterator<Item = Use> + Clone, live_bytes: u64) -> bool {
+    let taken: u64 = segments.clone().map(|segment| segment.capacity_bytes).sum();
+    let mut up_to = segments.scan((0, 0), |(capacity, live), segment| {
+        *capacity += segment.capacity_bytes;
+        *live += segment.live_bytes;
+        Some((*capacity, *live))
+    });
+    taken > live_bytes * 2 && up_to.any(|(capacity, live)| live * 2 <= capacity)
 }
 
 #[cfg(test)]
@@ -143,10 +143,20 @@ mod tests {
     #[test]
     fn one_idle_batch_in_front_of_dead_segments_is_worth_moving_and_a_live_log_is_not() {
         let used = |live_bytes| Use { capacity_bytes: 100, live_bytes };
-        assert!(should_empty_oldest([used(1), used(0)].into_iter()));
-        assert!(should_empty_oldest([used(90), used(90), used(0), used(0)].into_iter()));
-        assert!(!should_empty_oldest([used(90), used(80)].into_iter()));
-        assert!(!should_empty_oldest(core::iter::empty()));
+        assert!(should_empty_oldest([used(1), used(0)].into_iter(), 1));
+        assert!(should_empty_oldest([used(90), used(90), used(0), used(0)].into_iter(), 180));
+        assert!(!should_empty_oldest([used(90), used(80)].into_iter(), 170));
+        assert!(!should_empty_oldest(core::iter::empty(), 0));
+    }
+
+    #[test]
+    fn what_is_released_from_the_front_on_is_not_moved() {
+        let used = |live_bytes| Use { capacity_bytes: 100, live_bytes };
+        // Two segments' worth is kept; the rest of it stands in the segment that is written to.
+        for (oldest, written) in [(90, 10), (50, 50), (10, 90)] {
+            let live = oldest + 100 + written;
+            assert!(!should_empty_oldest([used(oldest), used(100)].into_iter(), live), "{oldest}");
+        }
     }
 
     #[test]

@@ -267,7 +267,8 @@ impl Log {
             .take(self.segments.all.len() - 1)
             .map(|segment| Use { capacity_bytes: segment.header.capacity_bytes, live_bytes: segment.live_bytes });
         let (oldest, second) = (&self.segments.all[0], &self.segments.all[1]);
-        if oldest.live_bytes == 0 || oldest.stuck || !should_empty_oldest(used) {
+        let live = self.segments.all.iter().map(|segment| segment.live_bytes).sum();
+        if oldest.live_bytes == 0 || oldest.stuck || !should_empty_oldest(used, live) {
             return;
         }
         if oldest.live_bytes > self.move_credit_bytes {
