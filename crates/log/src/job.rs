@@ -11,8 +11,10 @@ use crate::segment::{segment_name, spare_name};
 use crate::snapshot::SnapshotWriter;
 use crate::{DiskOp, FileId, FileName};
 
-const ZERO_WRITE_BYTES: u64 = 1 << 20;
-const ZERO_SYNC_BYTES: u64 = 8 << 20;
+/// Zeros that one system call writes: a group's sync that ends on the same core waits for the end of it.
+const ZERO_WRITE_BYTES: u64 = 64 << 10;
+/// Zeros that one sync covers: a group's sync waits behind them in the disk's queue.
+const ZERO_SYNC_BYTES: u64 = 512 << 10;
 
 /// A segment that is ready to take groups.
 #[derive(Clone, Debug)]

@@ -19,8 +19,8 @@ const PIECE_HEADER_BYTES: usize = 16;
 pub(crate) const HEADER_BYTES: usize = 72;
 /// Payload of every piece but the last.
 pub(crate) const PAYLOAD_BYTES: usize = PIECE_BYTES - PIECE_HEADER_BYTES;
-/// A long snapshot is synced in steps, so that the last sync is short.
-const UNSYNCED_BYTES_MAX: usize = 8 << 20;
+/// A long snapshot is synced in steps, so that the last sync is short, and no group's sync waits behind many pieces.
+const UNSYNCED_BYTES_MAX: usize = 2 * PIECE_BYTES;
 
 /// What a snapshot file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
