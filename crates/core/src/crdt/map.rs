@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::store::gone;
 use super::{AddWinsSet, Causal, Counter, DotMap, DotStore, EnableWinsFlag, LwwRegister, MvRegister};
 use crate::{CausalContext, Dot, Seen, VersionVector};
 
@@ -156,10 +157,18 @@ impl DotStore for Map {
     }
 
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {
-        self.counters.join(seen, &other.counters, other_seen);
-        self.newest.join(seen, &other.newest, other_seen);
-        self.concurrent.join(seen, &other.concurrent, other_seen);
-        self.sets.join(seen, &other.sets, other_seen);
-        self.flags.join(seen, &other.flags, other_seen);
+        let mut left = gone(other, other_seen);
+        self.counters.join_present(seen, &other.counters, other_seen, &mut left);
+        self.newest.join_present(seen, &other.newest, other_seen, &mut left);
+        self.concurrent.join_present(seen, &other.concurrent, other_seen, &mut left);
+        self.sets.join_present(seen, &other.sets, other_seen, &mut left);
+        self.flags.join_present(seen, &other.flags, other_seen, &mut left);
+        if left > 0 {
+            self.counters.join_absent(seen, &other.counters, other_seen);
+            self.newest.join_absent(seen, &other.newest, other_seen);
+            self.concurrent.join_absent(seen, &other.concurrent, other_seen);
+            self.sets.join_absent(seen, &other.sets, other_seen);
+            self.flags.join_absent(seen, &other.flags, other_seen);
+        }
     }
 }

@@ -281,16 +281,57 @@ impl<K: Ord + Clone, S: DotStore> DotStore for DotMap<K, S> {
     }
 
     fn join(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {
-        let bottom = S::default();
-        for (key, store) in &other.0 {
-            if !self.0.contains_key(key) {
+        let mut left = gone(other, other_seen);
+        self.join_present(seen, other, other_seen, &mut left);
+        if left > 0 {
+            self.join_absent(seen, other, other_seen);
+        }
+    }
+}
+
+/// How many dots one side of a join has seen and does not have. More than there are where it is known only that it may be many:
+/// of a delta the dots are few, and counted.
+pub(super) fn gone<S: DotStore>(store: &S, seen: Seen<'_>) -> u64 {
+    if !seen.base.is_empty() {
+        return u64::MAX;
+    }
+    let mut live = 0;
+    store.visit(&mut |_| live += 1);
+    seen.above.vector().len().saturating_sub(live)
+}
+
+impl<K: Ord + Clone, S: DotStore> DotMap<K, S> {
+    /// The part of a join that is about the other side's keys. A dot is live at one key only, so those that are taken away here
+    /// are counted off `left`: once that is 0, the other side has nothing to say of the keys that it does not have.
+    pub(super) fn join_present(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>, left: &mut u64) {
+        for (key, theirs) in &other.0 {
+            let Some(mine) = self.0.get_mut(key) else {
                 let mut mine = S::default();
-                mine.join(seen, store, other_seen);
-                self.0.insert(key.clone(), mine);
-            } else if let Some(mine) = self.0.get_mut(key) {
-                mine.join(seen, store, other_seen);
+                mine.join(seen, theirs, other_seen);
+                if !mine.is_bottom() {
+                    self.0.insert(key.clone(), mine);
+                }
+                continue;
+            };
+            if *left > 0 && *left < u64::MAX {
+                let mut kept = BTreeSet::new();
+                theirs.visit(&mut |dot| {
+                    kept.insert(dot);
+                });
+                mine.visit(&mut |dot| {
+                    *left -= u64::from(*left > 0 && other_seen.contains(dot) && !kept.contains(&dot));
+                });
+            }
+            mine.join(seen, theirs, other_seen);
+            if mine.is_bottom() {
+                self.0.remove(key);
             }
         }
+    }
+
+    /// The part of a join that is about the keys that the other side does not have.
+    pub(super) fn join_absent(&mut self, seen: Seen<'_>, other: &Self, other_seen: Seen<'_>) {
+        let bottom = S::default();
         self.0.retain(|key, mine| {
             if !other.0.contains_key(key) {
                 mine.join(seen, &bottom, other_seen);

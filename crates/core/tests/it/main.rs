@@ -2,6 +2,7 @@
 
 mod crdt;
 mod crdt_counter;
+mod crdt_dot_map;
 mod crdt_state;
 mod dvvs;
 mod oracle;
