@@ -46,8 +46,9 @@ impl Place {
     /// # Errors
     /// Those of the file system.
     pub fn at(folder: PathBuf) -> Result<Self, BenchError> {
-        let data = Scratch::create(folder.join("data")).map_err(BenchError::io("creating the results folder"))?;
-        Ok(Self { folder, data })
+        // Programs that are measured may change their directory.
+        let data = std::path::absolute(folder.join("data")).and_then(Scratch::create);
+        Ok(Self { folder, data: data.map_err(BenchError::io("creating the results folder"))? })
     }
 
     /// Opens a new results file.
