@@ -22,6 +22,11 @@ pub enum Load {
         /// How many.
         clients: u32,
     },
+    /// Clients that each read one value after the other, linearizably, of keys at random that were all written once before.
+    Reads {
+        /// How many.
+        clients: u32,
+    },
     /// Clients that each add to one counter again and again.
     Adds {
         /// How many.
@@ -58,6 +63,9 @@ impl fmt::Display for Load {
             Self::Rounds { batch } => write!(f, "{batch} commands of {VALUE_BYTES} B at a time, in memory"),
             Self::Calls { clients: 1 } => write!(f, "calls with {VALUE_BYTES} B, in memory, 1 client"),
             Self::Calls { clients } => write!(f, "calls with {VALUE_BYTES} B, in memory, {clients} clients"),
+            Self::Reads { clients } => {
+                write!(f, "linearizable reads of {VALUE_BYTES} B, a fresh store, {clients} clients")
+            }
             Self::Writes { clients: 1 } => write!(f, "writes of {VALUE_BYTES} B, 1 client"),
             Self::Writes { clients } => write!(f, "writes of {VALUE_BYTES} B, {clients} clients"),
         }
@@ -140,7 +148,9 @@ pub fn all() -> Vec<Contest> {
         (Load::Adds { clients: 64 }, 300.0),
     ];
     let galera = galera.map(|(load, times)| by_rate(load, System::MultiLeader, [System::Galera], times));
-    let all = redis.into_iter().chain(synced).chain(not_synced).chain([64, 256].map(etcd));
+    let reads = [64, 256].map(|clients| by_rate(Load::Reads { clients }, System::SingleLeader, [System::Etcd], 4.0));
+    let etcd = [64, 256].map(etcd).into_iter().chain(reads);
+    let all = redis.into_iter().chain(synced).chain(not_synced).chain(etcd);
     all.chain(rounds).chain(calls).chain([nats]).chain(galera).collect()
 }
 

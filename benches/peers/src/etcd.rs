@@ -72,7 +72,7 @@ pub async fn start(folder: &Path, connections: usize) -> Result<Servers<Connecti
     let configuration = [
         ("nodes", NODES.to_string()),
         ("arguments of the first", arguments(0, &ports, &peers).join(" ")),
-        ("requests", "Put over gRPC, to the leader".to_owned()),
+        ("requests", "Put and linearizable Range over gRPC, to the leader".to_owned()),
     ];
     Ok(servers.serving(clients, configuration))
 }

@@ -43,7 +43,8 @@ impl Sample {
             ("fsync before the acknowledgement", system.syncs(load).to_owned()),
         ];
         let clients = match load {
-            Load::Writes { clients } | Load::Adds { clients } | Load::Calls { clients } => clients,
+            Load::Writes { clients } | Load::Reads { clients } => clients,
+            Load::Adds { clients } | Load::Calls { clients } => clients,
             Load::Appends { .. } | Load::Rounds { .. } => 1,
         };
         let subject = Subject {

@@ -157,7 +157,12 @@ impl System {
             (Self::Handle(kind), Load::Calls { clients }) => {
                 blocking(self, move || kind.measure(clients, window)).await
             }
-            (_, Load::Writes { clients }) => writes(self.start(folder, clients).await?, clients, window, seed).await,
+            (_, Load::Writes { clients }) => {
+                keyed(self.start(folder, clients).await?, Asked::Writes, clients, window, seed).await
+            }
+            (Self::SingleLeader | Self::Etcd, Load::Reads { clients }) => {
+                keyed(self.start(folder, clients).await?, Asked::Reads, clients, window, seed).await
+            }
             (Self::MultiLeader | Self::Galera, Load::Adds { clients }) => {
                 adds(self.start(folder, clients).await?, clients, window).await
             }
@@ -210,11 +215,29 @@ pub fn program_version(program: &str, version_in: fn(&str) -> Option<&str>) -> R
     }
 }
 
-/// Writes by so many clients in a closed loop, read back afterwards.
-async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed: u64) -> Result<Sample, BenchError> {
-    let workload = Workload { reads_percent: 0, spread: Spread::Uniform, keys: KEYS, value_bytes: VALUE_BYTES };
+/// What clients do with keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Writes,
+    /// Linearizable ones, of keys that were written once.
+    Reads,
+}
+
+/// Writes or reads by so many clients in a closed loop; what was written is read back afterwards.
+async fn keyed(
+    mut engine: Box<dyn Engine>,
+    asked: Asked,
+    clients: u32,
+    window: Window,
+    seed: u64,
+) -> Result<Sample, BenchError> {
+    let reads_percent = if asked == Asked::Reads { 100 } else { 0 };
+    let workload = Workload { reads_percent, spread: Spread::Uniform, keys: KEYS, value_bytes: VALUE_BYTES };
     let ledger = Rc::new(Ledger::new(KEYS, VALUE_BYTES));
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
+    if asked == Asked::Reads {
+        load::preload(&ledger, &target, KEYS, VALUE_BYTES).await?;
+    }
     let measured = load::run(ledger.clone(), target.clone(), workload, Pace::Closed { clients }, window, seed).await;
     engine.check()?;
     engine.settle().await?;
@@ -230,14 +253,18 @@ async fn writes(mut engine: Box<dyn Engine>, clients: u32, window: Window, seed:
         rate: measured.throughput(),
         configuration: engine.configuration(),
         acknowledged: engine.guarantees(WriteLevel::Quorum).acknowledged,
-        latencies: measured.writes,
+        latencies: if asked == Asked::Reads { measured.reads } else { measured.writes },
         ..Sample::default()
     };
     if measured.refused + measured.failed > 0 {
         let example = measured.failure.unwrap_or_default();
-        let (failed, acked) = (measured.refused + measured.failed, measured.writes_ever);
+        let (failed, acked) = (measured.refused + measured.failed, measured.writes_ever + measured.reads_ever);
         let share = failed as f64 * 100.0 / (failed + acked) as f64;
         sample.notes.push(format!("{share:.2} % of {} requests failed (for example: {example})", failed + acked));
+    }
+    if measured.wrong > 0 {
+        let told = measured.wrong_told.join("; ");
+        sample.wrong.push(format!("{} reads showed what they must not: {told}", measured.wrong));
     }
     if verified.lost + verified.foreign > 0 {
         let told = verified.told.join("; ");
