@@ -10,12 +10,13 @@ use replikit_core::crdt::CrdtState;
 use replikit_core::dotted::{LIFE_MAX, News, Outgoing, Peer, Stream, first_number, life_of};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Batch, Batches, Dot, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId, Persist,
-    Position, SnapshotSource, StreamId, Ticket, Time, VALUE_BYTES_MAX, VersionVector, WriteId,
+    Batch, Batches, Dot, Epoch, Event, KEY_BYTES_MAX, LogAnswer, LogIndex, Message, NodeId, Now, Origin, OriginId,
+    Persist, Position, SnapshotSource, StreamId, Ticket, Time, VALUE_BYTES_MAX, VersionVector, WriteId,
 };
 
 use crate::config::Keyspaces;
 use crate::content::Folding;
+use crate::member::Member;
 use crate::message::{Head, Piece, PieceWanted, Push, Report, Stored};
 use crate::record::{Change, Record, Writes};
 use crate::replica::{ASKED_MAX, Leaderless, Standing};
@@ -527,13 +528,10 @@ impl Leaderless {
         if !self.owners.is_owner() {
             return;
         }
-        let (epoch, lives) = (self.epoch, &report.lives);
-        let others = self.owners.others().map(|node| {
-            // Who still takes what an earlier life of somebody sent may come to hold more than it says.
-            let report = self.members.get(&node).and_then(|member| member.report.as_ref());
-            let report = report.filter(|report| report.epoch == epoch && report.lives == *lives);
-            report.map(Report::holding)
-        });
+        let others = self
+            .owners
+            .others()
+            .map(|node| agreeing(&self.members, node, self.epoch, &report.lives).map(Report::holding));
         self.stability.advance(report.holding(), others);
         let stable = self.stability.stable().clone();
         let ended = self.ended(&report);
@@ -550,10 +548,9 @@ impl Leaderless {
         if !self.ownership.is_founding() {
             return Folding::Never;
         }
-        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
-        let knows = |report: &Report| report.epoch == mine.epoch && report.lives == mine.lives && !report.strays;
-        let all = knows(mine) && self.owners.others().all(|node| report(node).is_some_and(knows));
-        if all { Folding::Now } else { Folding::Later }
+        let has_none =
+            |node| agreeing(&self.members, node, self.epoch, &mine.lives).is_some_and(|report| !report.strays);
+        if !mine.strays && self.owners.others().all(has_none) { Folding::Now } else { Folding::Later }
     }
 
     /// Origins that write no more and of which every owner holds the same: what is not held of them now never will be. None
@@ -562,14 +559,9 @@ impl Leaderless {
         if self.config.epochs.changes() {
             return Vec::new();
         }
-        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
-        let reports: Option<Vec<&Report>> = self.owners.others().map(report).collect();
-        let same = |report: &&Report| report.lives == mine.lives && report.epoch == mine.epoch;
-        let Some(reports) = reports.filter(|reports| reports.iter().all(same)) else {
+        let reports = self.owners.others().map(|node| agreeing(&self.members, node, self.epoch, &mine.lives));
+        let Some(reports) = reports.collect::<Option<Vec<&Report>>>() else {
             return Vec::new();
-        };
-        let current = |node: NodeId| {
-            if node == self.config.node { mine.current } else { report(node)?.current }
         };
         // A key may have seen a write of which nothing is held: a repair told of it, and it was lost with the memory of all
         // who had the log.
@@ -579,7 +571,7 @@ impl Leaderless {
         let ended = held.into_iter().filter(|(origin, base)| {
             let over = Origin::of(*origin).is_some_and(|writer| {
                 self.owners.index(writer.node).is_some()
-                    && current(writer.node).is_some_and(|current| current > writer.incarnation.0)
+                    && self.current(writer.node).is_some_and(|current| current > writer.incarnation.0)
             });
             over && reports.iter().all(|report| report.held.base(*origin) == *base)
         });
@@ -783,6 +775,18 @@ impl Leaderless {
         self.retained_bytes = self.streams.values().map(|stream| stream.bytes_behind(stream.first() - 1)).sum();
         self.event(Event::SnapshotTaken { at });
     }
+}
+
+/// The report of another owner, if it is of this epoch and knows of these lives: who still takes what an earlier life of somebody
+/// sent may come to hold more than it says.
+fn agreeing<'a>(
+    members: &'a BTreeMap<NodeId, Member>,
+    node: NodeId,
+    epoch: Epoch,
+    lives: &[u32],
+) -> Option<&'a Report> {
+    let report = members.get(&node)?.report.as_ref();
+    report.filter(|report| report.epoch == epoch && report.lives == lives)
 }
 
 /// Whether a write is one that its keyspace has, of a size that it takes.

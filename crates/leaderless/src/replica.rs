@@ -734,7 +734,7 @@ impl Leaderless {
         Report {
             epoch: self.epoch,
             keyspaces: self.keyspaces,
-            current: self.origin().filter(|_| !self.out).map(|_| self.register.incarnation),
+            current: self.current(self.config.node),
             lives: self.lives(),
             number: self.report_number,
             durable: (durable != held).then_some(durable),
@@ -746,18 +746,17 @@ impl Leaderless {
         }
     }
 
+    /// The present incarnation of an owner, as it told last; `None` where it has none, or is not known.
+    pub(crate) fn current(&self, node: NodeId) -> Option<u32> {
+        if node == self.config.node {
+            return self.origin().filter(|_| !self.out).map(|_| self.register.incarnation);
+        }
+        self.members.get(&node)?.report.as_ref()?.current
+    }
+
     fn strays(&self) -> bool {
-        let report = |node: NodeId| self.members.get(&node).and_then(|member| member.report.as_ref());
-        self.state.strays(|origin| {
-            let Some(origin) = Origin::of(origin) else { return true };
-            let mine = || self.origin().map(|_| self.register.incarnation);
-            let current = if origin.node == self.config.node {
-                mine()
-            } else {
-                report(origin.node).and_then(|report| report.current)
-            };
-            current != Some(origin.incarnation.0)
-        })
+        let is_current = |origin: Origin| self.current(origin.node) == Some(origin.incarnation.0);
+        self.state.strays(|origin| !Origin::of(origin).is_some_and(is_current))
     }
 
     fn handle_timer(&mut self, now: Now) {

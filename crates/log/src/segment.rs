@@ -113,8 +113,8 @@ pub(crate) struct Use {
 /// Whether the oldest of the segments that are not written to (oldest first) should be emptied by moving its live batches
 /// forward: when they take more than twice the bytes that are live in all segments, and, up to some segment, at most half of the
 /// bytes are live. So the log takes at most twice its live bytes and two segments, however its streams are released, and
-/// moving costs at most one byte per byte gained. What is released from its front on, as most logs are, is never moved: a
-/// segment that is half released will be empty soon.
+/// moving costs at most one byte per byte gained. A log that keeps some segments' worth and is released from its front on, as
+/// most are, is never moved: a segment that is half released will be empty soon.
 pub(crate) fn should_empty_oldest(segments: impl Iterator<Item = Use> + Clone, live_bytes: u64) -> bool {
     let taken: u64 = segments.clone().map(|segment| segment.capacity_bytes).sum();
     let mut up_to = segments.scan((0, 0), |(capacity, live), segment| {

@@ -157,13 +157,14 @@ impl Counter {
 
     fn put(&mut self, dot: Dot, addition: Addition) {
         if let Some(replaced) = self.additions.insert(dot, addition) {
-            self.is_gone(dot, &replaced);
+            self.take_off(dot, &replaced);
         }
         self.sum = self.sum.wrapping_add(addition.sum);
         self.mark = self.mark.wrapping_add(addition.mark(dot));
     }
 
-    fn is_gone(&mut self, dot: Dot, addition: &Addition) {
+    /// An addition is not in it any more.
+    fn take_off(&mut self, dot: Dot, addition: &Addition) {
         self.sum = self.sum.wrapping_sub(addition.sum);
         self.mark = self.mark.wrapping_sub(addition.mark(dot));
     }
@@ -174,7 +175,7 @@ impl Counter {
             for run in held.runs() {
                 let is_gone = |dot: &Dot, _: &mut Addition| !other.additions.contains_key(dot);
                 let gone: Vec<(Dot, Addition)> = self.additions.extract_if(dots(origin, run), is_gone).collect();
-                gone.iter().for_each(|(dot, addition)| self.is_gone(*dot, addition));
+                gone.iter().for_each(|(dot, addition)| self.take_off(*dot, addition));
             }
         }
     }

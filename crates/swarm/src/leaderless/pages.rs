@@ -98,9 +98,8 @@ impl LeaderlessSubject {
     /// A write, and all that have taken its place, or the place of one that had: one after the other, for of a busy key there are
     /// thousands, and the first is mostly enough.
     fn successors(&self, seen: Dot) -> impl Iterator<Item = Dot> {
-        let (mut known, mut next) = (BTreeSet::from([seen]), Vec::new());
         let replaced_by = |dot: Dot| self.model.replaced_by.get(&dot).into_iter().flatten();
-        next.push(replaced_by(seen));
+        let (mut known, mut next) = (BTreeSet::from([seen]), vec![replaced_by(seen)]);
         let rest = core::iter::from_fn(move || {
             loop {
                 let Some(&dot) = next.last_mut()?.next() else {
