@@ -165,8 +165,12 @@ impl Leaderless {
 
     /// The disk has it: from now on this replica counts in other epochs.
     pub(crate) fn take_epochs(&mut self, now: Now) {
-        let Some((_, taking)) = self.taking.take_if(|(write, _)| *write <= self.durable) else { return };
+        if self.taking.as_ref().is_none_or(|(write, _)| *write > self.durable) {
+            return;
+        }
+        // This may make it time for a snapshot, behind which the record of what is taken is released: it still tells of it.
         self.close_batch();
+        let Some((_, taking)) = self.taking.take() else { return };
         let me = self.config.node;
         let before = core::mem::replace(&mut self.ownership, taking);
         let (settled, newest) = (before.settled.as_ref().map(|it| it.epoch), before.epoch());

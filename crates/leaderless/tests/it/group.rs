@@ -343,6 +343,24 @@ impl Group {
         token.0
     }
 
+    /// The disk of a node goes on, and all that it says comes behind a request, before the node is asked for anything.
+    pub(crate) fn ask_as_the_disk_goes_on(&mut self, node: u32, write: &WriteRequest) {
+        self.tokens += 1;
+        let (token, body) = (Token(self.tokens), encode_write(write).expect("in range"));
+        let (id, now) = (NodeId(node), self.clock(NodeId(node)));
+        let place = self.places.get_mut(&id).expect("the node runs");
+        let command = Input::Command { token, group: GROUP, level: write.level, session: None, body };
+        place.replica.handle(now, command);
+        place.disk_stopped = false;
+        for (id, op) in place.waiting.drain(..) {
+            place.log.persist(id, op);
+        }
+        while let Some(output) = place.log.poll() {
+            output.into_input().into_iter().for_each(|input| place.replica.handle(now, input));
+        }
+        self.drain(id);
+    }
+
     /// The outcome of a request, once it has one.
     pub(crate) fn outcome(&self, token: u64) -> Option<&Outcome> {
         self.outcomes.get(&token)

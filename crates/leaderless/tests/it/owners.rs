@@ -117,6 +117,32 @@ fn an_epoch_is_not_left_before_enough_of_the_next_owners_have_what_was_acknowled
     assert_eq!(group.values(4, "k", ReadLevel::Local), ["v"]);
 }
 
+/// `leaderless-owners` seed 2000273: the batch that was closed before the epochs were taken was reason for a snapshot, which told of
+/// neither those before nor those that were taken, and behind which the record of them was released.
+#[test]
+fn a_snapshot_at_the_moment_when_epochs_are_taken_tells_of_them() {
+    let mut group = Group::changing(4, 3, |config| config.limits.snapshot_log_bytes = 8 << 10);
+    // What owner 3 alone has keeps the next epoch joint.
+    group.pushes_lost.insert(NodeId(3));
+    group.write(3, put("only", "v").at(WriteLevel::LeaderDisk));
+    group.places.get_mut(&NodeId(1)).expect("it runs").disk_stopped = true;
+    group.announce([1, 2, 4]);
+    group.run(SECOND);
+    let before = group.replica(1).ownership().epoch();
+    assert!(group.replica(2).ownership().epoch() > before, "its disk has not taken what it has learned");
+    let large = "v".repeat(9 << 10);
+    group.ask_as_the_disk_goes_on(1, &put("k", &large));
+    assert!(group.told(1, |event| matches!(event, Event::SnapshotTaken { .. })) > 0);
+    let taken = group.replica(1).ownership().clone();
+    assert!(taken.epoch() > before);
+    group.kill(NodeId(1));
+    group.start(NodeId(1));
+    assert_eq!(group.replica(1).ownership(), &taken);
+    group.pushes_lost.clear();
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[1, 2, 4]));
+}
+
 #[test]
 fn who_leaves_hands_over_what_only_it_has() {
     let mut group = Group::changing(4, 3, |_| {});
