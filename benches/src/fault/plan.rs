@@ -29,7 +29,7 @@ pub enum Fault {
     SplitEven,
     /// Nothing that a node sends arrives, and everything that is sent to it does.
     OneWay,
-    /// Messages to and from a node take 100 ms longer.
+    /// Messages between a node and the others take 100 ms longer; what clients say and hear does not.
     SlowReplica,
     /// The disk of a node takes fifty times as long.
     SlowDisk,

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use replikit_core::NodeId;
+use replikit_runtime::greets_as_client;
 
 use super::Network;
 
@@ -37,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 struct Direction {
     delay: Duration,
-    /// Beside the network's own, while a replica is slow.
+    /// Beside the network's own, while a replica is slow; not for clients.
     extra: Duration,
     jitter: Duration,
     round_trip: Duration,
@@ -125,7 +126,7 @@ impl Proxy {
         self.change((from, to), |direction| direction.cut = false);
     }
 
-    /// Messages in this direction take so much longer.
+    /// Messages of the node in this direction take so much longer; those of clients do not.
     pub fn slow(&self, from: NodeId, to: NodeId, extra: Duration) {
         self.change((from, to), |direction| direction.extra = extra);
     }
@@ -217,8 +218,12 @@ fn connect(shared: &Arc<Shared>, (from, to): (NodeId, NodeId), near: TcpStream, 
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(LOOK))?;
         }
-        pipe(shared, (from, to), life, near.try_clone()?, far.try_clone()?, rng.fork());
-        pipe(shared, (to, from), life, far.try_clone()?, near.try_clone()?, rng.fork());
+        // What is first said on a connection tells who says it.
+        let of_client = Arc::new(OnceLock::new());
+        let there = Way { pair: (from, to), life, of_client: of_client.clone(), dials: true };
+        let back = Way { pair: (to, from), life, of_client, dials: false };
+        pipe(shared, there, near.try_clone()?, far.try_clone()?, rng.fork());
+        pipe(shared, back, far.try_clone()?, near.try_clone()?, rng.fork());
         Ok(())
     };
     // A stream that cannot be cloned was broken by its other end.
@@ -228,11 +233,31 @@ fn connect(shared: &Arc<Shared>, (from, to): (NodeId, NodeId), near: TcpStream, 
 /// Bytes, when they are due, and how many the link has carried with them.
 type Chunk = (Instant, Vec<u8>);
 
-fn pipe(shared: &Arc<Shared>, pair: (NodeId, NodeId), life: u32, from: TcpStream, to: TcpStream, rng: Rng) {
+/// One direction of one connection.
+struct Way {
+    pair: (NodeId, NodeId),
+    life: u32,
+    of_client: Arc<OnceLock<bool>>,
+    /// Whether it is that of the side that dialled, and greets.
+    dials: bool,
+}
+
+impl Way {
+    /// Whether a client speaks here, or is spoken to.
+    fn is_of_client(&self, bytes: &[u8]) -> bool {
+        match self.dials {
+            true => *self.of_client.get_or_init(|| greets_as_client(bytes)),
+            false => self.of_client.get().copied().unwrap_or(false),
+        }
+    }
+}
+
+fn pipe(shared: &Arc<Shared>, way: Way, from: TcpStream, to: TcpStream, rng: Rng) {
     let (sender, receiver) = sync_channel(CHUNKS_MAX);
     let reading = shared.clone();
+    let (pair, life) = (way.pair, way.life);
     thread::spawn(move || {
-        read(&reading, pair, life, &from, &sender, rng);
+        read(&reading, &way, &from, &sender, rng);
         // The other direction of the same connection ends with this one, as with a reset.
         let _ = from.shutdown(Shutdown::Both);
     });
@@ -243,14 +268,8 @@ fn pipe(shared: &Arc<Shared>, pair: (NodeId, NodeId), life: u32, from: TcpStream
     });
 }
 
-fn read(
-    shared: &Shared,
-    pair: (NodeId, NodeId),
-    life: u32,
-    mut from: &TcpStream,
-    sender: &SyncSender<Chunk>,
-    mut rng: Rng,
-) {
+fn read(shared: &Shared, way: &Way, mut from: &TcpStream, sender: &SyncSender<Chunk>, mut rng: Rng) {
+    let &Way { pair, life, .. } = way;
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut free_at, mut last) = (Instant::now(), Instant::now());
     while shared.stands(pair, life) {
@@ -265,7 +284,8 @@ fn read(
         let begins = free_at.max(now);
         let takes = (bytes as u64 * 1_000_000_000).checked_div(direction.bytes_per_second).unwrap_or(0);
         free_at = begins + Duration::from_nanos(takes);
-        let mut due = free_at + direction.delay + direction.extra;
+        let extra = if way.is_of_client(&buffer[..bytes]) { Duration::ZERO } else { direction.extra };
+        let mut due = free_at + direction.delay + extra;
         due += Duration::from_nanos(rng.u64(0..=direction.jitter.as_nanos() as u64));
         for _ in 0..bytes.div_ceil(PACKET_BYTES) {
             if rng.u16(0..1_000) < direction.loss_per_mille {
@@ -372,6 +392,39 @@ mod tests {
         assert!(broken);
         let mut next = TcpStream::connect(proxy.address(NodeId(1), NodeId(2))).expect("it listens");
         round_trip(&mut next, 3).expect("a new connection is none of the old");
+    }
+
+    /// What a client says first.
+    fn greeting() -> Vec<u8> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let config = replikit_runtime::ClientConfig::new("any", [address]);
+                runtime.block_on(replikit_runtime::Client::connect(config)).expect_err("nobody welcomes it");
+            });
+            let (mut stream, _) = listener.accept().expect("it connects");
+            let mut bytes = vec![0; 1 << 10];
+            let read = stream.read(&mut bytes).expect("it greets");
+            bytes.truncate(read);
+            bytes
+        })
+    }
+
+    #[test]
+    fn a_slow_replica_is_slow_for_nodes_and_not_for_clients() {
+        let (proxy, mut node) = echo(0.0, "");
+        let mut client = TcpStream::connect(proxy.address(NodeId(1), NodeId(2))).expect("it listens");
+        let greeting = greeting();
+        client.write_all(&greeting).expect("it is read");
+        client.read_exact(&mut vec![0; greeting.len()]).expect("it is echoed");
+        round_trip(&mut node, 1).expect("the connection is made");
+        for pair in [(NodeId(1), NodeId(2)), (NodeId(2), NodeId(1))] {
+            proxy.slow(pair.0, pair.1, Duration::from_secs(1));
+        }
+        assert!(round_trip(&mut client, 2).expect("it answers") < Duration::from_millis(900));
+        assert!(round_trip(&mut node, 3).expect("it answers") >= Duration::from_secs(2));
     }
 
     #[test]

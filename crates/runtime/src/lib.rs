@@ -103,4 +103,4 @@ pub use kv::{Kv, KvClient, KvHandle};
 pub use local::{LocalCluster, LocalConfig};
 pub use node::Node;
 pub use replikit_log::Boots;
-pub use wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+pub use wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, greets_as_client};

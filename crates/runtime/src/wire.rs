@@ -16,6 +16,6 @@ pub(crate) use client::{
 };
 pub(crate) use frame::{FrameBuffer, FrameError};
 pub(crate) use greeting::{GREETING_BYTES_MAX, Hello, PartyRole, Welcome, refusal};
-pub use greeting::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+pub use greeting::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, greets_as_client};
 pub(crate) use outbox::{Flushed, Outbox};
 pub(crate) use peer::{decode_message, encode_message};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use replikit_core::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Frame, FrameError, Kind, frame_header};
+use super::frame::{FRAME_HEADER_BYTES, Frame, FrameError, Kind, frame_header};
 
 /// Newest version of the wire protocol that this code speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -88,6 +88,18 @@ impl Hello {
     }
 }
 
+/// Whether a connection that begins with these bytes is that of a client: for what stands between the two and treats clients and
+/// nodes differently. Anything but a whole greeting is not.
+#[must_use]
+pub fn greets_as_client(first: &[u8]) -> bool {
+    let Some((header, body)) = first.split_at_checked(FRAME_HEADER_BYTES) else { return false };
+    let hello = frame_header(Kind::Hello, HELLO_BYTES) == header && body.len() >= HELLO_BYTES;
+    hello && {
+        let frame = Frame { kind: Kind::Hello, body: Bytes::copy_from_slice(&body[..HELLO_BYTES]) };
+        Hello::decode(&frame).is_ok_and(|hello| hello.role == PartyRole::Client)
+    }
+}
+
 /// The answer of the side that accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Welcome {
@@ -143,6 +155,17 @@ mod tests {
 
     fn frame(bytes: &[u8]) -> Frame {
         FrameBuffer::new(BytesMut::from(bytes), GREETING_BYTES_MAX).next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn who_greets_is_told_from_the_first_bytes() {
+        let cluster = ClusterId::from_name("c");
+        let of_client = Hello::new(cluster, PartyRole::Client).encode();
+        let behind_it = [&of_client[..], b"a request"].concat();
+        assert!(greets_as_client(&of_client) && greets_as_client(&behind_it));
+        assert!(!greets_as_client(&of_client[..of_client.len() - 1]));
+        assert!(!greets_as_client(&Hello::new(cluster, PartyRole::Peer(NodeId(1))).encode()));
+        assert!(!greets_as_client(&[]) && !greets_as_client(&[7; 64]));
     }
 
     #[test]
