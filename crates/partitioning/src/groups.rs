@@ -181,6 +181,11 @@ impl<R: Replica> Groups<R> {
         replica
     }
 
+    /// Has a group look at what has changed beside it: its members, for example.
+    pub fn wake(&mut self, now: Now, group: GroupId) {
+        self.route(now, group, Input::Timer);
+    }
+
     /// Gives a slot without a group free once nothing points to it any more.
     fn release(&mut self, slot: SlotId) {
         let state = &self.slots[slot as usize];

@@ -8,8 +8,11 @@
 //!   log behind what it sees.
 //! - The map never goes back (I5).
 //! - A node without open handoffs asks for nothing but now and then for a newer map.
+//! - Groups that the host [places](Placing) have the members that a map names, at an epoch of their own for each placement: what that
+//!   means for requests is the strategy's to say. A node that a map no longer names keeps its replica, which sends others on.
 
 mod message;
+mod placing;
 
 use core::marker::PhantomData;
 use core::time::Duration;
@@ -25,20 +28,21 @@ use replikit_core::{
 use crate::convert;
 use crate::groups::Groups;
 use crate::handoff::{Ask, Letter, Output, Record, Source, Target};
-use crate::id::HandoffId;
+use crate::id::{HandoffId, PlacementVersion};
 use crate::machine::GroupMachine;
 use crate::map::{Change, PartitionMap};
 use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
 use crate::shard::{Keyed, encode_record};
 pub use message::HostHead;
+pub use placing::Placing;
 
 /// How a host looks at a replica of its strategy.
 pub trait Seat<R: Replica> {
     /// The user's state machine.
     type Machine: Keyed;
 
-    /// What the replica replicates.
-    fn machine(replica: &R) -> &GroupMachine<Self::Machine>;
+    /// What the replica replicates, if its group has one log; none of a group whose strategy keeps the keys itself.
+    fn machine(replica: &R) -> Option<&GroupMachine<Self::Machine>>;
 
     /// The term in which it leads, once it has applied an entry of that term; none while it does not lead.
     fn leads(replica: &R) -> Option<Term>;
@@ -115,6 +119,9 @@ pub struct Host<R: Replica, S> {
     tidy_at: Time,
     // Groups that have memory to free.
     untidy: BTreeSet<GroupId>,
+    placing: Option<Box<dyn Placing<R>>>,
+    // By which placement each group was announced.
+    placed: BTreeMap<GroupId, PlacementVersion>,
     is_ready: bool,
     // The map has changed, or it is time to ask again.
     is_due: bool,
@@ -142,6 +149,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             refresh_at: Time::NEVER,
             tidy_at: Time::NEVER,
             untidy: BTreeSet::new(),
+            placing: None,
+            placed: BTreeMap::new(),
             is_ready: false,
             is_due: false,
             dirty: BTreeSet::new(),
@@ -150,6 +159,15 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             now: Now::default(),
             seat: PhantomData,
         }
+    }
+
+    /// Has replicas come and go as the map places them, for strategies that change their owners by epochs. The replicas that are
+    /// here know the placement of the map that the host begins with, or a later one.
+    #[must_use]
+    pub fn with_placing(mut self, placing: Box<dyn Placing<R>>) -> Self {
+        self.placed = self.map.partitions().map(|it| (it.group, it.placement)).collect();
+        self.placing = Some(placing);
+        self
     }
 
     /// The newest map that this node knows.
@@ -195,13 +213,34 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             self.map = Arc::new(map);
             self.asked_by.retain(|id, _| self.map.handoff(*id).is_some());
             self.is_due = true;
+            self.place();
+        }
+    }
+
+    /// The map may place groups anew.
+    fn place(&mut self) {
+        let Some(placing) = &mut self.placing else { return };
+        for partition in self.map.partitions() {
+            let group = partition.group;
+            if !placing.places(group) || self.placed.get(&group).is_some_and(|known| *known >= partition.placement) {
+                continue;
+            }
+            self.placed.insert(group, partition.placement);
+            let membership = partition.membership();
+            if self.groups.replica(group).is_some() {
+                placing.announce(group, membership);
+                self.groups.wake(self.now, group);
+            } else if membership.contains(self.config.node) {
+                let replica = placing.found(group, membership);
+                self.groups.add(self.now, group, replica);
+            }
         }
     }
 
     /// If the log of maps is kept here, its newest map; who leads it tells everybody.
     fn learn_here(&mut self) {
         let Some(replica) = self.groups.replica(self.config.maps) else { return };
-        let Some(maps) = S::machine(replica).maps() else { return };
+        let Some(maps) = S::machine(replica).and_then(GroupMachine::maps) else { return };
         let newest = maps.map();
         if newest.epoch() <= self.map.epoch() {
             return;
@@ -254,7 +293,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             }),
             HostHead::Change(change) => self.propose_change(change),
             HostHead::Since(question) => {
-                let maps = self.groups.replica(self.config.maps).and_then(|it| S::machine(it).maps());
+                let maps = self.groups.replica(self.config.maps).and_then(S::machine).and_then(GroupMachine::maps);
                 let MetaQuery::Since(epoch) = question;
                 if let Some(maps) = maps
                     && maps.map().epoch() > epoch
@@ -277,7 +316,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         if self.leads(self.config.maps).is_none() || self.deciding.values().any(|it| *it == change) {
             return;
         }
-        let Some(maps) = self.groups.replica(self.config.maps).and_then(|it| S::machine(it).maps()) else { return };
+        let maps = self.groups.replica(self.config.maps).and_then(S::machine).and_then(GroupMachine::maps);
+        let Some(maps) = maps else { return };
         if maps.map().delta(&change).is_err() {
             return;
         }
@@ -298,7 +338,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         run: impl FnOnce(&mut Driver, &PartitionMap, &crate::shard::Shard<S::Machine>, LogIndex) -> Outputs,
     ) {
         let Some(replica) = self.groups.replica(group) else { return };
-        let (Some(driver), Some(shard)) = (self.drivers.get_mut(&group), S::machine(replica).data()) else { return };
+        let shard = S::machine(replica).and_then(GroupMachine::data);
+        let (Some(driver), Some(shard)) = (self.drivers.get_mut(&group), shard) else { return };
         if S::leads(replica) != Some(driver.term) {
             return;
         }
@@ -368,7 +409,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         let mut groups: BTreeSet<GroupId> = self.groups.take_rested().into_iter().collect();
         groups.append(&mut self.dirty);
         for &group in &groups {
-            let shard = self.groups.replica(group).and_then(|it| S::machine(it).data());
+            let shard = self.groups.replica(group).and_then(S::machine).and_then(GroupMachine::data);
             if shard.is_some_and(crate::shard::Shard::is_untidy) {
                 self.untidy.insert(group);
             }
@@ -393,7 +434,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
 
     /// A driver for who leads, and for nobody else.
     fn seat(&mut self, group: GroupId) {
-        let replica = self.groups.replica(group).filter(|it| S::machine(it).data().is_some());
+        let has_shard = |it: &&R| S::machine(it).and_then(GroupMachine::data).is_some();
+        let replica = self.groups.replica(group).filter(has_shard);
         match replica.and_then(S::leads) {
             Some(term) if self.drivers.get(&group).is_none_or(|driver| driver.term != term) => {
                 self.drivers.insert(group, Driver::new(group, term, self.config.piece_bytes));
@@ -442,7 +484,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             self.tidy_at = Time::NEVER;
             let groups = &self.groups;
             self.untidy.retain(|group| {
-                let shard = groups.replica(*group).and_then(|it| S::machine(it).data());
+                let shard = groups.replica(*group).and_then(S::machine).and_then(GroupMachine::data);
                 shard.inspect(|shard| shard.tidy(TIDY_KEYS)).is_some_and(crate::shard::Shard::is_untidy)
             });
         }

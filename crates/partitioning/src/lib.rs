@@ -15,14 +15,15 @@
 //! | [`mod@balance`] | one pure function to a plan of moves in rounds | never fewer copies, never two on a node, within the budget; nothing is left to plan behind a plan |
 //! | [`handoff`] | a partition goes from one group to another | at every moment at most one group takes writes for a key; one compare-and-set decides |
 //! | [`shard`] | any state machine with keys as a partition's group | whether a write is carried out is decided by the group's own log, where it is applied |
-//! | [`host`] | a node: groups, map, and the drivers of its leaders | nothing of it must survive; a new leader's driver goes on from the log |
+//! | [`host`] | a node: groups, map, the drivers of its leaders, and the groups that the map places | nothing of it must survive; a new leader's driver goes on from the log |
 //!
 //! All of it is without I/O, clock and randomness of its own: the same input gives the same output on every machine.
 //!
 //! # What it does not do yet
 //!
-//! The fenced cutover is the only one: for groups with one ordered log. Joint quorums for groups without a leader and forwarding for
-//! groups with many leaders are not there. Reads of a partition are refused from the seal on, as writes are, though the source could
+//! Partitions go from group to group where each has one ordered log. A group without a leader has one partition, and goes from nodes to
+//! nodes itself ([`host::Placing`]), by joint quorums of its own; what a node had of one that has gone stays on its disk. Forwarding for
+//! groups with many leaders is not there. Reads of a partition are refused from the seal on, as writes are, though the source could
 //! serve them until it grants. A group has one machine for all its partitions: where it has several, opening and dropping one takes time for
 //! each key. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use replikit_core::{Epoch, GroupId, NodeId};
+use replikit_core::{Epoch, GroupId, Membership, NodeId, NodeInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId, PlacementVersion};
@@ -58,9 +58,26 @@ pub struct Partition {
     pub placement: PlacementVersion,
     /// The nodes that hold its group's replicas. The same for all partitions of the group.
     pub replicas: Vec<NodeId>,
+    /// Those of them that have become replicas after the first placement: with which one they last did.
+    pub joined: BTreeMap<NodeId, PlacementVersion>,
 }
 
 impl Partition {
+    /// Its group's members, for strategies that change them by epochs: each placement is one.
+    pub fn membership(&self) -> Membership {
+        let epoch = |placement: PlacementVersion| Epoch(placement.0.into());
+        let info = |&id: &NodeId| NodeInfo { id, address: String::new(), region: String::new(), zone: String::new() };
+        let mut nodes: Vec<NodeInfo> = self.replicas.iter().map(info).collect();
+        nodes.sort_by_key(|node| node.id);
+        let joined = self.joined.iter().map(|(node, placement)| (*node, epoch(*placement))).collect();
+        Membership { epoch: epoch(self.placement), nodes, founded: Epoch(1), joined }
+    }
+
+    /// Whether both are on the same nodes, by the same placement: as all partitions of a group are.
+    fn is_placed_as(&self, other: &Self) -> bool {
+        (self.placement, &self.replicas, &self.joined) == (other.placement, &other.replicas, &other.joined)
+    }
+
     /// What a request for it carries.
     pub fn route(&self) -> Route {
         Route {
@@ -191,6 +208,7 @@ impl PartitionMap {
                 group,
                 placement: PlacementVersion(1),
                 replicas,
+                joined: BTreeMap::new(),
             }));
         }
         let next_id = PartitionId(starts.len() as u64 + 1);

@@ -19,7 +19,7 @@ const OPERATIONS: &[(&str, &str, &[Probe])] = &[
     ("O3", "the epochs of `leaderless-owners` and `leaderless-hints`", &[Probe::EpochsJoint, Probe::EpochSettled]),
     (
         "O7",
-        "the operator of `partitioned`",
+        "the operators of `partitioned` and `placed`",
         &[
             Probe::SplitFollowed,
             Probe::MergeFollowed,
@@ -27,6 +27,9 @@ const OPERATIONS: &[(&str, &str, &[Probe])] = &[
             Probe::HandoffAborted,
             Probe::StruckAtSeal,
             Probe::StruckAtDecision,
+            Probe::PlacedElsewhere,
+            Probe::PlacedHereAgain,
+            Probe::PlacedAtRest,
         ],
     ),
 ];

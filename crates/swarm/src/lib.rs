@@ -13,6 +13,7 @@
 //! | `leaderless-hints` | one with nodes that stand in for owners, which change in every third run, on the storage model only |
 //! | `leaderless-rot` | one of whose disks one rots behind every checksum, on the storage model only |
 //! | `partitioned` | a store of several such groups: splits, merges and handoffs, clients whose routes go stale |
+//! | `placed` | a store of leaderless groups, which an operator places on other nodes, by a map that a group of its own keeps |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
 //!
@@ -29,6 +30,7 @@ pub mod multi;
 #[cfg(test)]
 mod page;
 pub mod partitioned;
+pub mod placed;
 mod plan;
 mod probe;
 pub mod raft;
@@ -50,7 +52,7 @@ use replikit_sim::{Fault, LogStorage, ModelStorage};
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 18] = [
+pub const SCENARIOS: [(&str, Scenario); 20] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -69,11 +71,14 @@ pub const SCENARIOS: [(&str, Scenario); 18] = [
     ("leaderless-hints", leaderless::hints::run::<ModelStorage>),
     ("leaderless-owners", leaderless::run_with_changes::<ModelStorage>),
     ("leaderless-rot", leaderless::rot::run::<ModelStorage>),
+    ("placed", placed::run::<ModelStorage>),
+    ("placed-log", placed::run::<LogStorage>),
 ];
 
 /// More than a quarter of the seeds on the standard scenario, the rest on the others.
 fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
-    const TURNS: [usize; 26] = [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 17];
+    const TURNS: [usize; 28] =
+        [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 17, 18, 19];
     SCENARIOS[TURNS[plan.seed as usize % TURNS.len()]].1(plan, telling)
 }
 
@@ -123,6 +128,7 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
             Probe::OF_MANY_LEADERS,
             Probe::OF_QUORUMS,
             Probe::OF_PARTITIONS,
+            Probe::OF_PLACEMENTS,
             Probe::OF_HINTS,
             Probe::OF_OWNERS,
             Probe::OF_ROT,
@@ -137,6 +143,7 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
         "raft" => [of_others(), vec![Probe::TailCut]].concat(),
         "raft-groups" | "raft-groups-log" => all_but(Probe::OF_SLEEP),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
+        "placed" | "placed-log" => all_but(Probe::OF_PLACEMENTS),
         "leaderless-hints" => all_but(Probe::OF_HINTS),
         "leaderless-rot" => all_but(Probe::OF_ROT),
         "leaderless-owners" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES, leaderless::PROBES_OF_OWNERS].concat()),

@@ -245,6 +245,18 @@ probes! {
     ScanOverAMove,
     /// At the end every handoff was over, and every group held what the map says.
     StoreAtRest,
+    /// A group began to count in the epoch of a placement.
+    PlacementBegun,
+    /// A node was told that a group is placed elsewhere.
+    PlacedElsewhere,
+    /// A node that had lost a group to others was given it back.
+    PlacedHereAgain,
+    /// A node sent a client on to an owner.
+    SentOnByFormerOwner,
+    /// A client with an old map was refused, and went on with a new one.
+    PlacedRouteMended,
+    /// At the end the owners of every group were those that the map names.
+    PlacedAtRest,
 }
 
 impl Probe {
@@ -303,6 +315,16 @@ impl Probe {
         Self::RetryElsewhereAnswered,
         Self::ScanOverAMove,
         Self::StoreAtRest,
+    ];
+
+    /// Those of a store whose groups are placed anew.
+    pub const OF_PLACEMENTS: &'static [Self] = &[
+        Self::PlacementBegun,
+        Self::PlacedElsewhere,
+        Self::PlacedHereAgain,
+        Self::SentOnByFormerOwner,
+        Self::PlacedRouteMended,
+        Self::PlacedAtRest,
     ];
 
     /// Those of nodes that stand in for owners.

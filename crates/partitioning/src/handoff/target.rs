@@ -173,5 +173,6 @@ fn opened(handoff: &Handoff, map: &PartitionMap) -> Partition {
         group: handoff.target,
         placement: placed.map_or(PlacementVersion(1), |it| it.placement),
         replicas: placed.map_or_else(|| handoff.replicas.clone(), |it| it.replicas.clone()),
+        joined: placed.map(|it| it.joined.clone()).unwrap_or_default(),
     }
 }

@@ -3,6 +3,8 @@
 //! Invariant: a change that is not refused gives a valid map of the next epoch; one that is refused changes nothing. The log of
 //! maps runs every change through here, so that the order of that log decides between two that do not go together.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use replikit_core::{Epoch, GroupId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -284,8 +286,15 @@ impl PartitionMap {
         if !are_replicas(replicas) {
             return Err(Refused::Replicas(replicas.to_vec()));
         }
-        let placed =
-            |it: &Partition| Partition { replicas: replicas.to_vec(), placement: it.placement.next(), ..it.clone() };
+        let placed = |it: &Partition| {
+            let placement = it.placement.next();
+            let since = |node: &NodeId| match it.replicas.contains(node) {
+                true => it.joined.get(node).copied(),
+                false => Some(placement),
+            };
+            let joined = replicas.iter().filter_map(|node| Some((*node, since(node)?))).collect();
+            Partition { replicas: replicas.to_vec(), placement, joined, ..it.clone() }
+        };
         let changed: Vec<_> = self.of_group(group).map(placed).collect();
         if changed.is_empty() {
             return Err(Refused::UnknownGroup(group));
@@ -337,15 +346,16 @@ impl PartitionMap {
         let handoff = self.undecided(id)?;
         let partition = self.partition(handoff.partition).ok_or(Refused::UnknownPartition(handoff.partition))?;
         // The group may have changed its replicas since the plan.
-        let (placement, replicas) = match self.of_group(handoff.target).next() {
-            Some(other) => (other.placement, other.replicas.clone()),
-            None => (PlacementVersion(1), handoff.replicas.clone()),
+        let (placement, replicas, joined) = match self.of_group(handoff.target).next() {
+            Some(other) => (other.placement, other.replicas.clone(), other.joined.clone()),
+            None => (PlacementVersion(1), handoff.replicas.clone(), BTreeMap::new()),
         };
         let moved = Partition {
             bounds: partition.bounds.next(),
             group: handoff.target,
             placement,
             replicas,
+            joined,
             ..partition.clone()
         };
         let decided = Handoff { decision: Decision::Committed, ..handoff.clone() };

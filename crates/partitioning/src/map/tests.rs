@@ -24,6 +24,7 @@ fn with_spans(spans: &[(&'static str, Option<&'static str>)]) -> Result<Partitio
             group: GroupId(id as u32),
             placement: PlacementVersion(1),
             replicas: nodes(&[1]),
+            joined: BTreeMap::new(),
         })
     });
     PartitionMap::build(Epoch(1), Scheme::KEY_ORDER, PartitionId(99), partitions.collect(), BTreeMap::new())
@@ -119,6 +120,29 @@ fn a_new_replica_set_is_told_but_refuses_nothing() {
     let (map, _) = old.changed(&change).expect("the group is there");
     assert_eq!(map.check(&old.route(b"a"), b"a"), Ok(Fit::PlacedAnew));
     assert_eq!(map.check(&old.route(b"x"), b"x"), Ok(Fit::Exact));
+}
+
+#[test]
+fn who_was_no_replica_in_between_has_joined_with_the_placement_that_it_came_back_with() {
+    let map = key_map(&["m"]);
+    let place = |map: &PartitionMap, to: &[u32]| {
+        let change = Change::Place { group: GroupId(1), replicas: nodes(to) };
+        map.changed(&change).expect("the group is there").0
+    };
+    let without = place(&map, &[4, 2, 1]);
+    let again = place(&place(&without, &[5, 4, 1]), &[1, 2, 4]);
+    let membership = again.partition_of(b"a").membership();
+    let since: Vec<_> = (1..=5).map(|node| membership.since(NodeId(node)).map(|epoch| epoch.0)).collect();
+    assert_eq!(since, [Some(1), Some(4), None, Some(2), None]);
+    assert_eq!((membership.epoch, membership.is_founding()), (Epoch(4), false));
+    assert!(again.partition_of(b"x").membership().is_founding(), "another group's");
+    // The same as the memberships that follow each other.
+    let mut followed = map.partition_of(b"a").membership();
+    for replicas in [[1, 2, 4], [1, 4, 5], [1, 2, 4]] {
+        let info = |id| NodeInfo { id: NodeId(id), address: String::new(), region: String::new(), zone: String::new() };
+        followed = followed.next(replicas.map(info).into());
+    }
+    assert_eq!(membership, followed);
 }
 
 #[test]
@@ -230,8 +254,8 @@ fn the_encoding_is_frozen() {
     // Epoch, scheme, next id; two partitions; one handoff.
     let golden = concat!(
         "02", "00", "03", //
-        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "01", "03", "01", "02", "03", //
-        "02", "01", "01", "6d", "00", "01", "02", "01", "03", "01", "02", "03", //
+        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "01", "03", "01", "02", "03", "00", //
+        "02", "01", "01", "6d", "00", "01", "02", "01", "03", "01", "02", "03", "00", //
         "01", "02", "02", "01", "01", "01", "6d", "00", "02", "09", "02", "07", "ac02", "03", "01", "02", "03", "00"
     );
     assert_eq!(hex(bytes.clone()), golden);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replikit_core::{GroupId, NodeId};
 
 use super::{Decision, Handoff, PARTITIONS_MAX, Partition};
-use crate::id::{HandoffId, PartitionId};
+use crate::id::{HandoffId, PartitionId, PlacementVersion};
 use crate::partitioner::{BoundError, Partitioner, Scheme};
 use crate::span::{Span, cmp_end};
 
@@ -72,6 +72,16 @@ pub enum MapError {
         /// What it names.
         replicas: Vec<NodeId>,
     },
+    /// A node has joined it that is none of its replicas, or with a placement that there is not yet.
+    #[error(
+        "partition {id} at placement {placement} names who has joined that is no replica, or when it cannot have been"
+    )]
+    Joined {
+        /// Which one.
+        id: PartitionId,
+        /// Its placement.
+        placement: PlacementVersion,
+    },
     /// Two partitions of one group on different nodes, or with different placement versions.
     #[error("partitions {first} and {second} are both of group {group}, but not placed alike")]
     GroupApart {
@@ -128,7 +138,7 @@ pub(super) fn check(
     for partition in partitions {
         each(scheme, next_id, partition)?;
         let other = *groups.entry(partition.group).or_insert(partition);
-        if (other.placement, &other.replicas) != (partition.placement, &partition.replicas) {
+        if !other.is_placed_as(partition) {
             return Err(MapError::GroupApart { group: partition.group, first: other.id, second: partition.id });
         }
     }
@@ -193,6 +203,12 @@ fn each(scheme: &Scheme, next_id: PartitionId, partition: &Partition) -> Result<
     scheme.check_bound(&partition.span.start).map_err(|error| MapError::Bound { id, error })?;
     if !are_replicas(&partition.replicas) {
         return Err(MapError::Replicas { id, replicas: partition.replicas.clone() });
+    }
+    let since = |(node, placement): (&NodeId, &PlacementVersion)| {
+        partition.replicas.contains(node) && (2..=partition.placement.0).contains(&placement.0)
+    };
+    if !partition.joined.iter().all(since) {
+        return Err(MapError::Joined { id, placement: partition.placement });
     }
     Ok(())
 }

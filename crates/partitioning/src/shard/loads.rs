@@ -113,6 +113,7 @@ mod tests {
             bounds: BoundsVersion(1),
             group: GroupId(2),
             placement: PlacementVersion(1),
+            joined: BTreeMap::new(),
             replicas: vec![NodeId(1)],
         }
     }

@@ -48,8 +48,8 @@ pub(super) struct StoreSeat;
 impl Seat<Raft<StoreMachine>> for StoreSeat {
     type Machine = Keyspace;
 
-    fn machine(replica: &Raft<StoreMachine>) -> &GroupMachine<Keyspace> {
-        replica.machine().group()
+    fn machine(replica: &Raft<StoreMachine>) -> Option<&GroupMachine<Keyspace>> {
+        Some(replica.machine().group())
     }
 
     fn leads(replica: &Raft<StoreMachine>) -> Option<Term> {

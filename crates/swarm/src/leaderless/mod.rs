@@ -128,7 +128,7 @@ fn keyspaces() -> Keyspaces {
         .with(comparers::PREFIX, Keyspace::cas())
 }
 
-fn knobs(rng: &mut Rng) -> (Timing, Limits) {
+pub(crate) fn knobs(rng: &mut Rng) -> (Timing, Limits) {
     let exchange = Duration::from_millis(1 << rng.u32(4..8));
     let timing = Timing {
         exchange,

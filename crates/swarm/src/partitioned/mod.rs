@@ -45,8 +45,8 @@ pub(crate) struct Rafts;
 impl Seat<Group> for Rafts {
     type Machine = Keyspace;
 
-    fn machine(replica: &Group) -> &GroupMachine<Keyspace> {
-        replica.machine()
+    fn machine(replica: &Group) -> Option<&GroupMachine<Keyspace>> {
+        Some(replica.machine())
     }
 
     fn leads(replica: &Group) -> Option<Term> {

@@ -6,7 +6,8 @@ use replikit_core::{GroupId, NodeId, Time};
 use replikit_sim::register::{Register, RegisterWorkload, Stamp};
 use replikit_sim::{Fault, FaultCounts, LogStorage, ModelStorage, Replicas, Settings, WorkloadSettings, World};
 use replikit_swarm::{
-    Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, partitioned, raft, register, unreachable_probes,
+    Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, partitioned, placed, raft, register,
+    unreachable_probes,
 };
 
 /// Too rare for a few hundred seeds; long runs must meet them.
@@ -142,4 +143,17 @@ fn a_partitioned_store_keeps_its_invariants_and_meets_every_step_of_a_handoff() 
 #[test]
 fn runs_of_a_partitioned_store_depend_on_nothing_but_the_seed() {
     same_twice(partitioned::run::<ModelStorage>);
+}
+
+#[test]
+fn groups_that_are_placed_anew_lose_nothing_and_end_where_the_map_names_them() {
+    let (_, mut probes) = all_clean(placed::run::<ModelStorage>, 0..60);
+    probes.add(&all_clean(placed::run::<LogStorage>, 0..20).1);
+    let unmet: Vec<_> = Probe::OF_PLACEMENTS.iter().filter(|probe| probes.count(**probe) == 0).collect();
+    assert!(unmet.is_empty(), "{unmet:?} were never met");
+}
+
+#[test]
+fn runs_of_placed_groups_depend_on_nothing_but_the_seed() {
+    same_twice(placed::run::<ModelStorage>);
 }

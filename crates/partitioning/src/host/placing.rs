@@ -1,0 +1,19 @@
+//! Groups that the map places: a new placement is an epoch of the group, and the strategy does the rest, by quorums of the owners before
+//! and behind, for one that has no leader. Nothing is sealed, and no request waits.
+
+use replikit_core::{GroupId, Membership};
+
+/// Makes replicas of groups, and tells them who belongs to the group.
+///
+/// What it tells a replica never goes back, but over a restart of the process: a replica is to know by itself in which epochs it
+/// counts. See [`EpochSource`](replikit_core::EpochSource), and Cassandra's TCM for placements as epochs.
+pub trait Placing<R>: Send + core::fmt::Debug {
+    /// Whether the members of this group are those that the map names; those of others follow from their own logs.
+    fn places(&self, group: GroupId) -> bool;
+
+    /// These are the members from now on, for a replica that is here.
+    fn announce(&mut self, group: GroupId, membership: Membership);
+
+    /// A replica for a group of which nothing was ever here, with these members, this node among them.
+    fn found(&mut self, group: GroupId, membership: Membership) -> R;
+}
