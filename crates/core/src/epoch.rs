@@ -71,6 +71,10 @@ impl Membership {
     }
 }
 
+/// What a replica calls, among its [figures](crate::Figure), the newest epoch whose members have everything that was acknowledged before
+/// it: those of earlier ones are needed for nothing any more.
+pub const SETTLED_EPOCH: &str = "epoch whose owners have everything";
+
 /// Tells a strategy which membership is in force. Implemented by [`StaticMembership`] and [`Announcements`]; a node may plug in
 /// a replicated one.
 ///

@@ -496,6 +496,11 @@ pub enum Event {
         /// The epoch that does not name it.
         epoch: Epoch,
     },
+    /// This node was named as a member of the group, and cannot be one: the others do without it.
+    NotPlaced {
+        /// Why.
+        why: String,
+    },
     /// An evicted node's writes end here: all members of the epoch have said what they hold. Later ones, acknowledged or not,
     /// are on its disk only, and come back when it does.
     OriginClosed {

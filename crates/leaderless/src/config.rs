@@ -290,7 +290,11 @@ impl Config {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Whether a replica can be made of it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] of the first thing that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let owners: Vec<NodeId> = self.epochs.current().nodes.iter().map(|node| node.id).collect();
         if let Some(&node) = owners.iter().chain([&self.node]).find(|node| **node > Origin::NODE_MAX) {
             return Err(ConfigError::NodeTooLarge { node });

@@ -24,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use replikit_core::dotted::Peer;
 use replikit_core::{
-    Batches, Epoch, Event, Figure, LogIndex, NodeId, Now, Origin, OriginId, Rejection, Time, VersionVector, WriteId,
+    Batches, Epoch, Event, Figure, LogIndex, NodeId, Now, Origin, OriginId, Rejection, SETTLED_EPOCH, Time,
+    VersionVector, WriteId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -489,7 +490,7 @@ impl Leaderless {
         let epoch = |epoch: Option<Epoch>| epoch.map_or(0, |epoch| epoch.0);
         let settled = self.ownership.settled.as_ref().map(|it| it.epoch);
         vec![
-            Figure::new("epoch whose owners have everything", epoch(settled)),
+            Figure::new(SETTLED_EPOCH, epoch(settled)),
             Figure::new("epochs whose quorums are needed", self.ownership.in_force().count() as u64),
             Figure::new(
                 "epoch whose owners are getting ready",

@@ -103,7 +103,10 @@ impl Settings {
         self
     }
 
-    fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, mut owners: Vec<NodeId>) -> Config {
+    /// The configuration of the replica of a group at one of its nodes, for whoever runs several groups in a node. `owners` are those
+    /// of the group, unless [`Settings::epochs`] tells of them.
+    #[must_use]
+    pub fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, mut owners: Vec<NodeId>) -> Config {
         owners.retain(|node| !self.fallbacks.nodes.contains(node));
         let region = |id: &NodeId| self.regions.get(id).cloned().unwrap_or_default();
         let info = |id| NodeInfo { region: region(&id), id, address: String::new(), zone: String::new() };

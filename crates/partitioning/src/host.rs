@@ -30,7 +30,7 @@ use crate::groups::Groups;
 use crate::handoff::{Ask, Letter, Output, Record, Source, Target};
 use crate::id::{HandoffId, PlacementVersion};
 use crate::machine::GroupMachine;
-use crate::map::{Change, PartitionMap};
+use crate::map::{Change, PartitionMap, Replication};
 use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
 use crate::shard::{Keyed, encode_record};
 pub use message::HostHead;
@@ -222,7 +222,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         let Some(placing) = &mut self.placing else { return };
         for partition in self.map.partitions() {
             let group = partition.group;
-            if !placing.places(group) || self.placed.get(&group).is_some_and(|known| *known >= partition.placement) {
+            let is_placed = partition.replication == Replication::Leaderless;
+            if !is_placed || self.placed.get(&group).is_some_and(|known| *known >= partition.placement) {
                 continue;
             }
             self.placed.insert(group, partition.placement);
@@ -231,8 +232,10 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
                 placing.announce(group, membership);
                 self.groups.wake(self.now, group);
             } else if membership.contains(self.config.node) {
-                let replica = placing.found(group, membership);
-                self.groups.add(self.now, group, replica);
+                match placing.found(group, membership) {
+                    Ok(replica) => self.groups.add(self.now, group, replica),
+                    Err(why) => self.out.push_back(Action::Event { group, event: Event::NotPlaced { why } }),
+                }
             }
         }
     }

@@ -78,7 +78,7 @@ pub use load::Load;
 pub use machine::GroupMachine;
 pub use map::{
     After, Catchup, Change, DELTAS_MAX, Decision, Delta, DeltaError, DeltaLog, Fit, Handoff, MapError, Misrouted,
-    PARTITIONS_MAX, Partition, PartitionMap, Refused, Route, STALE_ENTRIES_MAX, StaleRoute,
+    PARTITIONS_MAX, Partition, PartitionMap, Refused, Replication, Route, STALE_ENTRIES_MAX, StaleRoute,
 };
 pub use map_store::{Expected, MapLog, MapStore, StoreRefused};
 pub use meta::{

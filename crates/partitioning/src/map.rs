@@ -41,6 +41,16 @@ pub use validity::{After, MapError};
 /// Most partitions of a map.
 pub const PARTITIONS_MAX: usize = 1 << 20;
 
+/// How a group replicates: what can become of its partitions follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Replication {
+    /// One log orders the writes: its partitions are split, merged and handed to other groups.
+    #[default]
+    SingleLeader,
+    /// Nobody orders them: its one partition stays with it, and the group is placed on other nodes.
+    Leaderless,
+}
+
 /// One partition, as the map has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
@@ -54,6 +64,8 @@ pub struct Partition {
     pub bounds: BoundsVersion,
     /// The group that orders its writes.
     pub group: GroupId,
+    /// How that group does it.
+    pub replication: Replication,
     /// Grows when its group's replica set changes.
     pub placement: PlacementVersion,
     /// The nodes that hold its group's replicas. The same for all partitions of the group.
@@ -75,7 +87,8 @@ impl Partition {
 
     /// Whether both are on the same nodes, by the same placement: as all partitions of a group are.
     fn is_placed_as(&self, other: &Self) -> bool {
-        (self.placement, &self.replicas, &self.joined) == (other.placement, &other.replicas, &other.joined)
+        let placed = |it: &Self| (it.replication, it.placement);
+        placed(self) == placed(other) && (&self.replicas, &self.joined) == (&other.replicas, &other.joined)
     }
 
     /// What a request for it carries.
@@ -194,6 +207,19 @@ impl PartitionMap {
         bounds: impl IntoIterator<Item = Bytes>,
         groups: impl IntoIterator<Item = (GroupId, Vec<NodeId>)>,
     ) -> Result<Self, MapError> {
+        Self::first_of(Replication::SingleLeader, scheme, bounds, groups)
+    }
+
+    /// The same of groups that replicate like this.
+    ///
+    /// # Errors
+    /// As for [`PartitionMap::first`].
+    pub fn first_of(
+        replication: Replication,
+        scheme: Scheme,
+        bounds: impl IntoIterator<Item = Bytes>,
+        groups: impl IntoIterator<Item = (GroupId, Vec<NodeId>)>,
+    ) -> Result<Self, MapError> {
         let starts: Vec<Bytes> = std::iter::once(Bytes::new()).chain(bounds).collect();
         let mut groups = groups.into_iter();
         let mut partitions = Vec::with_capacity(starts.len());
@@ -206,6 +232,7 @@ impl PartitionMap {
                 span: Span::new(start.clone(), starts.get(nth + 1).cloned()),
                 bounds: BoundsVersion(1),
                 group,
+                replication,
                 placement: PlacementVersion(1),
                 replicas,
                 joined: BTreeMap::new(),

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`Layout`] | which groups there are, on which nodes, and the first map: what a store is founded with |
 //! | [`StoreNode`] | one node: its replicas of all its groups, one log, one listener |
+//! | `LeaderlessStoreNode` | the same of a store whose groups of data have no leader (feature `leaderless`) |
 //! | [`StoreClient`] | a [`Store`](replikit_core::Store) that sends each request to the group that has the key, under a [`Route`](crate::Route) |
 //! | [`Front`], [`Router`] | the same client inside a node or a process without data, for clients that know nothing of partitions |
 //! | [`Keeper`] | cuts what is hot or large, joins what is cold |
@@ -42,6 +43,8 @@ mod groups;
 mod identity;
 mod keeper;
 mod layout;
+#[cfg(feature = "leaderless")]
+mod leaderless;
 mod machine;
 mod moves;
 mod node;
@@ -54,8 +57,10 @@ pub use cluster::StoreCluster;
 pub use front::{Front, Router};
 pub use keeper::{Keeper, KeeperConfig, Kept};
 pub use layout::{Founding, Layout, LayoutError, PARTITIONS_FIRST_MAX};
+#[cfg(feature = "leaderless")]
+pub use leaderless::LeaderlessStoreNode;
 pub use machine::{Described, DescribedPartition, StoreMachine};
-pub use moves::HandOffError;
+pub use moves::{HandOffError, PlaceError};
 pub use node::StoreNode;
 pub use scan::{Completeness, Gathered};
 
@@ -70,6 +75,37 @@ pub const MAPS_GROUP: GroupId = GroupId(u32::MAX);
 
 /// The strategy's name, as nodes tell it.
 pub const STRATEGY: &str = "partitioned";
+
+/// The name of that of leaderless groups.
+pub const STRATEGY_LEADERLESS: &str = "partitioned-leaderless";
+
+/// What a partitioned store of leaderless groups promises for writes at a level, with quorum reads.
+#[cfg(feature = "leaderless")]
+#[must_use]
+pub fn guarantees_leaderless(level: WriteLevel) -> Guarantees {
+    let of_groups = replikit_leaderless::guarantees(level);
+    Guarantees {
+        strategy: STRATEGY_LEADERLESS.to_owned(),
+        needs: format!("{} of the key's group", of_groups.needs),
+        ..of_groups
+    }
+}
+
+/// The same where nothing more is known of such groups: the least.
+#[cfg(not(feature = "leaderless"))]
+#[must_use]
+pub fn guarantees_leaderless(level: WriteLevel) -> Guarantees {
+    Guarantees {
+        strategy: STRATEGY_LEADERLESS.to_owned(),
+        mode: format!("{level:?}"),
+        acknowledged: "as the settings of the groups define it".to_owned(),
+        survives: replikit_core::Survival::Nothing,
+        reads: replikit_core::ReadGuarantee::Stale,
+        ordering: "each key by what its writers had seen".to_owned(),
+        needs: "an owner of the key's group".to_owned(),
+        checked_by: Vec::new(),
+    }
+}
 
 /// What a partitioned store of single-leader groups promises for writes at a level, with linearizable reads.
 #[must_use]

@@ -231,6 +231,19 @@ impl Client {
         Self(inner)
     }
 
+    /// The same client for a group of the cluster that has no leader, with any of these nodes as coordinators, the one that answers
+    /// soonest first. Writes carry no session: one that may have arrived is not sent again.
+    #[must_use]
+    pub fn for_group_without_leader(&self, group: GroupId, members: impl IntoIterator<Item = NodeId>) -> Self {
+        let members: Vec<NodeId> = members.into_iter().collect();
+        let first = members.first().copied().unwrap_or_else(|| self.home());
+        let config = ClientConfig { group, ..self.0.config.clone() }.without_leader();
+        let config = config.reads(ClientTarget::Fastest).writes(ClientTarget::Fastest);
+        let inner = Inner::new(&self.0.pool, config, Some(members).filter(|members| !members.is_empty()));
+        inner.routes.begin(first);
+        Self(inner)
+    }
+
     /// The settings.
     #[must_use]
     pub fn config(&self) -> &ClientConfig {

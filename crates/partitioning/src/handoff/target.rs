@@ -12,7 +12,7 @@ use super::{
     TargetStore, Verdict, verdict,
 };
 use crate::id::{HandoffId, PlacementVersion};
-use crate::map::{Change, Handoff, Partition, PartitionMap};
+use crate::map::{Change, Handoff, Partition, PartitionMap, Replication};
 
 /// One for each group, at whoever leads it; a new leader begins with a new one. So does one whose proposal was refused: a driver
 /// takes for granted that what it has proposed comes into the log as long as it leads.
@@ -171,6 +171,7 @@ fn opened(handoff: &Handoff, map: &PartitionMap) -> Partition {
         span: handoff.span.clone(),
         bounds: handoff.bounds.next(),
         group: handoff.target,
+        replication: Replication::SingleLeader,
         placement: placed.map_or(PlacementVersion(1), |it| it.placement),
         replicas: placed.map_or_else(|| handoff.replicas.clone(), |it| it.replicas.clone()),
         joined: placed.map(|it| it.joined.clone()).unwrap_or_default(),

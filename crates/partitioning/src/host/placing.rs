@@ -8,12 +8,12 @@ use replikit_core::{GroupId, Membership};
 /// What it tells a replica never goes back, but over a restart of the process: a replica is to know by itself in which epochs it
 /// counts. See [`EpochSource`](replikit_core::EpochSource), and Cassandra's TCM for placements as epochs.
 pub trait Placing<R>: Send + core::fmt::Debug {
-    /// Whether the members of this group are those that the map names; those of others follow from their own logs.
-    fn places(&self, group: GroupId) -> bool;
-
     /// These are the members from now on, for a replica that is here.
     fn announce(&mut self, group: GroupId, membership: Membership);
 
     /// A replica for a group of which nothing was ever here, with these members, this node among them.
-    fn found(&mut self, group: GroupId, membership: Membership) -> R;
+    ///
+    /// # Errors
+    /// Why there can be none: the settings do not fit so many members, for example. The others do without this one.
+    fn found(&mut self, group: GroupId, membership: Membership) -> Result<R, String>;
 }

@@ -10,7 +10,7 @@ use replikit_core::{Epoch, GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::validity::are_replicas;
-use super::{Decision, Delta, Handoff, PARTITIONS_MAX, Partition, PartitionMap};
+use super::{Decision, Delta, Handoff, PARTITIONS_MAX, Partition, PartitionMap, Replication};
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId, PlacementVersion};
 use crate::partitioner::{BoundError, Partitioner};
 use crate::span::Span;
@@ -117,6 +117,11 @@ pub enum Refused {
         /// Group of the right one.
         right: GroupId,
     },
+    /// Its group has no log in which a cut or a handoff could stand.
+    #[error(
+        "partition {0} is of a leaderless group: it is not cut, joined or handed on, and goes elsewhere with its group"
+    )]
+    Leaderless(PartitionId),
     /// A handoff of the partition is open.
     #[error("partition {partition} is under handoff {handoff}")]
     UnderHandoff {
@@ -235,9 +240,12 @@ impl PartitionMap {
         }
     }
 
-    /// The partition, if nothing else is about to change it.
+    /// The partition, if it can change without its group, and nothing else is about to change it.
     fn free(&self, id: PartitionId) -> Result<&Partition, Refused> {
         let partition = self.partition(id).ok_or(Refused::UnknownPartition(id))?;
+        if partition.replication == Replication::Leaderless {
+            return Err(Refused::Leaderless(id));
+        }
         match self.open_handoff(id) {
             Some(handoff) => Err(Refused::UnderHandoff { partition: id, handoff: handoff.id }),
             None => Ok(partition),
@@ -306,6 +314,9 @@ impl PartitionMap {
         let partition = self.free(id)?;
         if partition.group == target {
             return Err(Refused::SameGroup(target));
+        }
+        if let Some(whole) = self.of_group(target).find(|it| it.replication != partition.replication) {
+            return Err(Refused::Leaderless(whole.id));
         }
         if !are_replicas(replicas) {
             return Err(Refused::Replicas(replicas.to_vec()));

@@ -22,6 +22,7 @@ fn with_spans(spans: &[(&'static str, Option<&'static str>)]) -> Result<Partitio
             span: Span::new(start, end.map(Bytes::from)),
             bounds: BoundsVersion(1),
             group: GroupId(id as u32),
+            replication: Replication::SingleLeader,
             placement: PlacementVersion(1),
             replicas: nodes(&[1]),
             joined: BTreeMap::new(),
@@ -146,6 +147,26 @@ fn who_was_no_replica_in_between_has_joined_with_the_placement_that_it_came_back
 }
 
 #[test]
+fn a_partition_without_a_leader_moves_with_its_group_only() {
+    let groups = (1..=2).map(|group| (GroupId(group), nodes(&[1, 2, 3])));
+    let first = PartitionMap::first_of(Replication::Leaderless, Scheme::KEY_ORDER, ["m".into()], groups);
+    let map = first.expect("the bounds rise");
+    let refused = |change: &Change| map.changed(change).expect_err("it is refused");
+    let (left, right) = (PartitionId(1), PartitionId(2));
+    assert_eq!(refused(&Change::Split { partition: left, at: "c".into() }), Refused::Leaderless(left));
+    assert_eq!(refused(&Change::Merge { left, right }), Refused::Leaderless(left));
+    let handoff = Change::PlanHandoff { partition: right, target: GroupId(1), replicas: nodes(&[1, 2, 3]) };
+    assert_eq!(refused(&handoff), Refused::Leaderless(right));
+    let (placed, _) =
+        map.changed(&Change::Place { group: GroupId(2), replicas: nodes(&[4, 5]) }).expect("the group is there");
+    assert_eq!(placed.partition_of(b"x").membership().ids().collect::<Vec<_>>(), nodes(&[4, 5]));
+    // Two partitions of one such group would be one whose parts go different ways.
+    let groups = [1, 1].map(|group| (GroupId(group), nodes(&[1, 2, 3])));
+    let twice = PartitionMap::first_of(Replication::Leaderless, Scheme::KEY_ORDER, ["m".into()], groups);
+    assert!(matches!(twice, Err(MapError::GroupShared { .. })));
+}
+
+#[test]
 fn a_restore_makes_every_route_stale() {
     let old = key_map(&["m"]);
     let (map, _) = old.changed(&Change::Restore).expect("nothing is under way");
@@ -254,8 +275,8 @@ fn the_encoding_is_frozen() {
     // Epoch, scheme, next id; two partitions; one handoff.
     let golden = concat!(
         "02", "00", "03", //
-        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "01", "03", "01", "02", "03", "00", //
-        "02", "01", "01", "6d", "00", "01", "02", "01", "03", "01", "02", "03", "00", //
+        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "00", "01", "03", "01", "02", "03", "00", //
+        "02", "01", "01", "6d", "00", "01", "02", "00", "01", "03", "01", "02", "03", "00", //
         "01", "02", "02", "01", "01", "01", "6d", "00", "02", "09", "02", "07", "ac02", "03", "01", "02", "03", "00"
     );
     assert_eq!(hex(bytes.clone()), golden);

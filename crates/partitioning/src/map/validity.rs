@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use replikit_core::{GroupId, NodeId};
 
-use super::{Decision, Handoff, PARTITIONS_MAX, Partition};
+use super::{Decision, Handoff, PARTITIONS_MAX, Partition, Replication};
 use crate::id::{HandoffId, PartitionId, PlacementVersion};
 use crate::partitioner::{BoundError, Partitioner, Scheme};
 use crate::span::{Span, cmp_end};
@@ -82,6 +82,16 @@ pub enum MapError {
         /// Its placement.
         placement: PlacementVersion,
     },
+    /// A leaderless group with two partitions.
+    #[error("partitions {first} and {second} are both of group {group}, which is leaderless and can have one only")]
+    GroupShared {
+        /// Their group.
+        group: GroupId,
+        /// The one with the lower bounds.
+        first: PartitionId,
+        /// The other one.
+        second: PartitionId,
+    },
     /// Two partitions of one group on different nodes, or with different placement versions.
     #[error("partitions {first} and {second} are both of group {group}, but not placed alike")]
     GroupApart {
@@ -138,8 +148,12 @@ pub(super) fn check(
     for partition in partitions {
         each(scheme, next_id, partition)?;
         let other = *groups.entry(partition.group).or_insert(partition);
+        let (group, first, second) = (partition.group, other.id, partition.id);
         if !other.is_placed_as(partition) {
-            return Err(MapError::GroupApart { group: partition.group, first: other.id, second: partition.id });
+            return Err(MapError::GroupApart { group, first, second });
+        }
+        if first != second && partition.replication == Replication::Leaderless {
+            return Err(MapError::GroupShared { group, first, second });
         }
     }
     let mut by_id: Vec<_> = partitions.iter().zip(0..).map(|(partition, index)| (partition.id, index)).collect();

@@ -112,6 +112,7 @@ mod tests {
             span: Span::ALL,
             bounds: BoundsVersion(1),
             group: GroupId(2),
+            replication: crate::map::Replication::SingleLeader,
             placement: PlacementVersion(1),
             joined: BTreeMap::new(),
             replicas: vec![NodeId(1)],

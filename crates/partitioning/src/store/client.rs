@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
     Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
@@ -32,7 +33,7 @@ use super::scan::{Completeness, Gathered};
 use super::{MAPS_GROUP, META_GROUP};
 use crate::handoff::Refusal;
 use crate::id::PartitionId;
-use crate::map::{Change, Delta, PartitionMap, Route};
+use crate::map::{Change, Delta, Partition, PartitionMap, Replication};
 use crate::map_store::Expected;
 use crate::meta::{MetaCommand, MetaReply};
 use crate::partitioner::Partitioner as _;
@@ -221,10 +222,16 @@ impl StoreClient {
         Ok(Arc::clone(self.0.cache.load().map().ok_or(ReadError::TimedOut)?))
     }
 
-    /// A client of one group, for what is asked of groups rather than of keys.
+    /// A client of one group with a leader, for what is asked of groups rather than of keys.
     #[must_use]
     pub fn group(&self, group: GroupId, replicas: &[NodeId]) -> Client {
-        self.0.groups.of(&self.0.maps, group, replicas)
+        self.0.groups.of(&self.0.maps, group, Replication::SingleLeader, replicas)
+    }
+
+    /// The same of one without a leader.
+    #[must_use]
+    pub fn leaderless_group(&self, group: GroupId, replicas: &[NodeId]) -> Client {
+        self.0.groups.of(&self.0.maps, group, Replication::Leaderless, replicas)
     }
 
     /// What a group holds and how large it is, as its leader has applied. Walks over all that the group holds.
@@ -375,14 +382,7 @@ impl StoreClient {
         options: ReadOptions,
     ) -> Result<Answer, ReadError> {
         let deadline = Instant::now() + self.0.config.request_time_max;
-        self.0
-            .read(
-                |known| known.partition_of(key).map(|it| (it.route(), it.replicas.clone())),
-                question,
-                options,
-                deadline,
-            )
-            .await
+        self.0.read(|known| known.partition_of(key).cloned(), question, options, deadline).await
     }
 
     /// A page of a range of keys, from all partitions that have some of them. With [`Completeness::Whole`] a partition that does not
@@ -456,6 +456,12 @@ impl Inner {
         request: Option<Request>,
     ) -> Result<Acked, WriteError> {
         let deadline = Instant::now() + self.config.request_time_max;
+        if self.replication_of(key, deadline).await? == Replication::Leaderless {
+            return match request {
+                None => self.write_unnumbered(key, command, level, deadline).await,
+                Some(_) => Err(Rejection::Unsupported.into()),
+            };
+        }
         if let Some(request) = request {
             return self.write_numbered(key, command, level, request, deadline).await;
         }
@@ -467,6 +473,53 @@ impl Inner {
                 other => return other,
             }
         }
+    }
+
+    /// How the group of a key replicates: that never changes.
+    async fn replication_of(&self, key: &[u8], deadline: Instant) -> Result<Replication, WriteError> {
+        let mut pause = Pause::new();
+        loop {
+            if let Some(partition) = self.cache.load().partition_of(key) {
+                return Ok(partition.replication);
+            }
+            let unread = self.refresh_by(deadline).await.err();
+            if !pause.wait(deadline).await {
+                let last = unread.map_or_else(|| "no map in time".to_owned(), |error| error.to_string());
+                return Err(WriteError::Unreachable { last });
+            }
+        }
+    }
+
+    /// A write to a group without a leader, which knows no numbers: one that may have arrived is not sent again.
+    async fn write_unnumbered(
+        &self,
+        key: &[u8],
+        command: &[u8],
+        level: WriteLevel,
+        deadline: Instant,
+    ) -> Result<Acked, WriteError> {
+        let mut pause = Pause::new();
+        loop {
+            let known = self.cache.load();
+            let client = known.partition_of(key).map(|it| self.client_of(it));
+            let last = match client {
+                None => WriteError::Unreachable { last: "no map in time".to_owned() },
+                Some(client) => match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
+                    Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => rejection.into(),
+                    Err(WriteError::Unreachable { last }) => WriteError::Unreachable { last },
+                    ended => return ended,
+                },
+            };
+            // Perhaps its owners are others by now.
+            let _ = self.refresh_by(deadline).await;
+            if !pause.wait(deadline).await {
+                return Err(last);
+            }
+        }
+    }
+
+    fn client_of(&self, partition: &Partition) -> Client {
+        self.groups.of(&self.maps, partition.group, partition.replication, &partition.replicas)
     }
 
     /// `SessionExpired` comes out only if the write is known to have had no effect.
@@ -496,8 +549,7 @@ impl Inner {
                 Some(partition) => {
                     let level = level_among(level, partition.replicas.len())?;
                     let body = crate::shard::encode_write(&partition.route(), Some(request), command);
-                    let client = self.groups.of(&self.maps, partition.group, &partition.replicas);
-                    match client.write_with(body, WriteOptions::at(level)).await {
+                    match self.client_of(partition).write_with(body, WriteOptions::at(level)).await {
                         Ok(acked) => match decode_reply(&acked.reply) {
                             Ok(Reply::Done(reply)) => return Ok(Acked { reply, ..acked }),
                             Ok(Reply::Refused(refusal)) => {
@@ -534,7 +586,7 @@ impl Inner {
     /// A question to the partition that `aim` finds in what is known.
     pub(super) async fn read(
         &self,
-        aim: impl Fn(&Known) -> Option<(Route, Vec<NodeId>)>,
+        aim: impl Fn(&Known) -> Option<Partition>,
         question: &[u8],
         options: ReadOptions,
         deadline: Instant,
@@ -544,11 +596,17 @@ impl Inner {
             let aimed = aim(&self.cache.load());
             let last = match aimed {
                 None => self.refresh_by(deadline).await.err(),
-                Some((route, replicas)) => {
-                    let client = self.groups.of(&self.maps, route.group, &replicas);
-                    let asked = client.query_with(encode_read(&route, question), options.clone());
+                Some(partition) => {
+                    let is_routed = partition.replication == Replication::SingleLeader;
+                    let question = match is_routed {
+                        true => encode_read(&partition.route(), question),
+                        false => Bytes::copy_from_slice(question),
+                    };
+                    let client = self.client_of(&partition);
+                    let asked = client.query_with(question, options.clone());
                     let asked = tokio::time::timeout_at(deadline.into(), asked).await;
                     match asked.unwrap_or(Err(ReadError::TimedOut)) {
+                        Ok(answer) if !is_routed => return Ok(answer),
                         Ok(answer) => match decode_reply(&answer.value) {
                             Ok(Reply::Done(value)) => return Ok(Answer { value, ..answer }),
                             Ok(Reply::Refused(refusal)) => {
@@ -676,7 +734,11 @@ impl Store for StoreClient {
     }
 
     fn guarantees(&self, level: WriteLevel) -> Guarantees {
-        super::guarantees(level)
+        let first = self.0.cache.load().map().and_then(|map| map.partitions().next().map(|it| it.replication));
+        match first.unwrap_or_default() {
+            Replication::SingleLeader => super::guarantees(level),
+            Replication::Leaderless => super::guarantees_leaderless(level),
+        }
     }
 }
 

@@ -10,7 +10,11 @@ use replikit_single_leader::Settings;
 
 use super::client::{StoreClient, StoreClientConfig};
 use super::layout::{Founding, Layout};
+#[cfg(feature = "leaderless")]
+use super::leaderless::LeaderlessStoreNode;
 use super::node::StoreNode;
+#[cfg(feature = "leaderless")]
+use crate::map::Replication;
 
 /// The name of the cluster.
 const CLUSTER: &str = "local";
@@ -20,9 +24,19 @@ const CLUSTER: &str = "local";
 pub struct StoreCluster {
     layout: Layout,
     settings: Settings,
+    #[cfg(feature = "leaderless")]
+    leaderless: replikit_leaderless::Settings,
     dir: Option<PathBuf>,
     addresses: Vec<(NodeId, String)>,
-    nodes: BTreeMap<NodeId, StoreNode>,
+    nodes: BTreeMap<NodeId, Running>,
+}
+
+/// A node of either kind.
+#[derive(Debug)]
+enum Running {
+    SingleLeader(StoreNode),
+    #[cfg(feature = "leaderless")]
+    Leaderless(LeaderlessStoreNode),
 }
 
 impl StoreCluster {
@@ -39,6 +53,32 @@ impl StoreCluster {
     /// # Errors
     /// [`OpenError`]; nothing is left running.
     pub fn open_with(founding: &Founding, settings: Settings, dir: Option<&Path>) -> Result<Self, OpenError> {
+        let mut cluster = Self::prepared(founding, settings, dir)?;
+        cluster.start_all()?;
+        Ok(cluster)
+    }
+
+    /// Starts the nodes of a founding of leaderless groups with these settings, and with their logs in a folder of each in `dir`. All are
+    /// new; a node that is started again may have lost what it had, unless it has a folder.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    #[cfg(feature = "leaderless")]
+    pub fn open_leaderless(
+        founding: &Founding,
+        leaderless: replikit_leaderless::Settings,
+        dir: Option<&Path>,
+    ) -> Result<Self, OpenError> {
+        let founding = founding.clone().replication(Replication::Leaderless);
+        let mut cluster = Self::prepared(&founding, Settings::default(), dir)?;
+        cluster.leaderless =
+            replikit_leaderless::Settings { founding: replikit_leaderless::Founding::New, ..leaderless };
+        cluster.start_all()?;
+        cluster.leaderless.founding = replikit_leaderless::Founding::Ask;
+        Ok(cluster)
+    }
+
+    fn prepared(founding: &Founding, settings: Settings, dir: Option<&Path>) -> Result<Self, OpenError> {
         let layout = Layout::new(founding).map_err(|error| OpenError::Configuration { what: error.to_string() })?;
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|it| Ok((it.local_addr()?.to_string(), it)));
         let listen = |source| OpenError::Listen { address: "127.0.0.1".to_owned(), source };
@@ -46,11 +86,19 @@ impl StoreCluster {
         let held: Vec<_> = layout.nodes().iter().map(|_| free()).collect::<Result<_, _>>().map_err(listen)?;
         let addresses = layout.nodes().iter().copied().zip(held.iter().map(|(address, _)| address.clone())).collect();
         drop(held);
-        let mut cluster = Self { layout, settings, dir: dir.map(Path::to_owned), addresses, nodes: BTreeMap::new() };
-        for node in cluster.layout.nodes().to_vec() {
-            cluster.start(node)?;
-        }
-        Ok(cluster)
+        Ok(Self {
+            layout,
+            settings,
+            #[cfg(feature = "leaderless")]
+            leaderless: replikit_leaderless::Settings::default(),
+            dir: dir.map(Path::to_owned),
+            addresses,
+            nodes: BTreeMap::new(),
+        })
+    }
+
+    fn start_all(&mut self) -> Result<(), OpenError> {
+        self.layout.nodes().to_vec().into_iter().try_for_each(|node| self.start(node))
     }
 
     /// What the store was founded with.
@@ -79,16 +127,23 @@ impl StoreCluster {
         StoreClient::connect(self.client_config()).await
     }
 
-    /// A node that runs.
+    /// A node with groups that have leaders, if it runs.
     #[must_use]
     pub fn node(&self, node: NodeId) -> Option<&StoreNode> {
-        self.nodes.get(&node)
+        match self.nodes.get(&node)? {
+            Running::SingleLeader(node) => Some(node),
+            #[cfg(feature = "leaderless")]
+            Running::Leaderless(_) => None,
+        }
     }
 
     /// Stops a node; with its log in memory, what it had is gone.
     pub fn stop(&mut self, node: NodeId) {
-        if let Some(node) = self.nodes.remove(&node) {
-            node.shutdown();
+        match self.nodes.remove(&node) {
+            Some(Running::SingleLeader(node)) => node.shutdown(),
+            #[cfg(feature = "leaderless")]
+            Some(Running::Leaderless(node)) => node.shutdown(),
+            None => {}
         }
     }
 
@@ -104,7 +159,15 @@ impl StoreCluster {
         }
         let mut config = NodeConfig::new(node, CLUSTER, listen).peers(self.addresses.clone());
         config.dir = self.dir.as_ref().map(|dir| dir.join(node.to_string()));
-        let started = StoreNode::open(config, &self.layout, self.settings)?;
+        let started = match self.layout.replication() {
+            #[cfg(feature = "leaderless")]
+            Replication::Leaderless => {
+                let settings = self.leaderless.clone();
+                Running::Leaderless(LeaderlessStoreNode::open(config, &self.layout, self.settings, settings)?)
+            }
+            // Without that feature it is refused there.
+            _ => Running::SingleLeader(StoreNode::open(config, &self.layout, self.settings)?),
+        };
         self.nodes.insert(node, started);
         Ok(())
     }

@@ -8,7 +8,7 @@ use replikit_core::{GroupId, NodeId};
 
 use super::FIRST_GROUP;
 use crate::id::DomainId;
-use crate::map::{MapError, Partition, PartitionMap};
+use crate::map::{MapError, Partition, PartitionMap, Replication};
 use crate::partitioner::{HashSlots, SLOTS, Scheme};
 use crate::placement::{self, Method, PlacementError};
 use crate::topology::{Node, Topology, TopologyError};
@@ -33,6 +33,8 @@ pub struct Founding {
     pub copies: u8,
     /// How keys become positions.
     pub scheme: Scheme,
+    /// How the groups that hold partitions replicate. Leaderless ones have a partition each, for ever: as many groups as partitions.
+    pub replication: Replication,
     /// Where the space is cut at first; without it, in equal parts: of the hash slots, or, in key order, of what keys of digits and
     /// letters begin with.
     pub bounds: Option<Vec<Bytes>>,
@@ -44,7 +46,22 @@ impl Founding {
     pub fn new(nodes: impl IntoIterator<Item = NodeId>, partitions: u16) -> Self {
         let nodes: Vec<NodeId> = nodes.into_iter().collect();
         let copies = nodes.len().min(3) as u8;
-        Self { nodes, partitions, groups: partitions, copies, scheme: Scheme::hash_slots(0), bounds: None }
+        Self {
+            nodes,
+            partitions,
+            groups: partitions,
+            copies,
+            scheme: Scheme::hash_slots(0),
+            replication: Replication::SingleLeader,
+            bounds: None,
+        }
+    }
+
+    /// The same store of groups that replicate like this.
+    #[must_use]
+    pub const fn replication(mut self, replication: Replication) -> Self {
+        self.replication = replication;
+        self
     }
 
     /// The same store by another scheme.
@@ -89,6 +106,14 @@ pub enum LayoutError {
         /// How many groups.
         groups: u16,
     },
+    /// Groups beyond the partitions, of which nothing can become.
+    #[error("{partitions} partitions in {groups} groups: leaderless groups have one partition each, for ever")]
+    Spare {
+        /// How many partitions.
+        partitions: u16,
+        /// How many groups.
+        groups: u16,
+    },
     /// The nodes are no topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),
@@ -115,16 +140,19 @@ impl Layout {
     /// # Errors
     /// Why there is none.
     pub fn new(founding: &Founding) -> Result<Self, LayoutError> {
-        let &Founding { partitions, groups, copies, scheme, .. } = founding;
+        let &Founding { partitions, groups, copies, scheme, replication, .. } = founding;
         if partitions == 0 || partitions > PARTITIONS_FIRST_MAX || groups < partitions {
             return Err(LayoutError::Partitions { partitions, groups });
+        }
+        if replication == Replication::Leaderless && groups != partitions {
+            return Err(LayoutError::Spare { partitions, groups });
         }
         let topology = Topology::new(founding.nodes.iter().map(|&id| Node::usual(id, DomainId(id.0))))?;
         let copies = usize::from(copies);
         let placed = placement::assign(Method::Table, &topology, usize::from(groups), copies)?.replicas;
         let groups: Vec<(GroupId, Vec<NodeId>)> = (FIRST_GROUP.0..).map(GroupId).zip(placed).collect();
         let bounds = founding.bounds.clone().unwrap_or_else(|| even_bounds(scheme, partitions));
-        let first = PartitionMap::first(scheme, bounds, groups.iter().cloned())?;
+        let first = PartitionMap::first_of(replication, scheme, bounds, groups.iter().cloned())?;
         let nodes: Vec<NodeId> = topology.nodes().iter().map(|node| node.id).collect();
         let meta = nodes.iter().copied().take(copies.min(META_COPIES_MAX)).collect();
         Ok(Self { nodes, meta, groups, first })
@@ -137,8 +165,12 @@ impl Layout {
         let (partitions, groups, nodes) = (self.first.partitions().count(), self.groups.len(), self.nodes.len());
         let scheme = if matches!(self.first.scheme(), Scheme::KeyOrder(_)) { "key order" } else { "hash" };
         let digest = self.digest();
+        let kind = match self.replication() {
+            Replication::SingleLeader => "",
+            Replication::Leaderless => " leaderless",
+        };
         format!(
-            "{partitions} partitions by {scheme}, {groups} groups, {copies} replicas each, {nodes} nodes; {digest:016x}"
+            "{partitions} partitions by {scheme}, {groups}{kind} groups, {copies} replicas each, {nodes} nodes; {digest:016x}"
         )
     }
 
@@ -148,6 +180,12 @@ impl Layout {
         let partitions: Vec<&Partition> = self.first.partitions().collect();
         let whole = (&self.nodes, &self.meta, &self.groups, self.first.scheme(), partitions);
         xxhash_rust::xxh3::xxh3_64(&postcard::to_stdvec(&whole).expect("it encodes into memory"))
+    }
+
+    /// How its groups replicate, but for that of the map.
+    #[must_use]
+    pub fn replication(&self) -> Replication {
+        self.first.partitions().next().map_or_else(Replication::default, |partition| partition.replication)
     }
 
     /// All nodes, ascending.
@@ -219,6 +257,8 @@ mod tests {
         assert!(matches!(Layout::new(&Founding::new(nodes(), 0)), Err(LayoutError::Partitions { .. })));
         assert!(matches!(Layout::new(&Founding::new(nodes(), 4).groups(3)), Err(LayoutError::Partitions { .. })));
         assert!(matches!(Layout::new(&Founding::new(nodes(), 4).copies(4)), Err(LayoutError::Placement(_))));
+        let spare = Founding::new(nodes(), 3).replication(Replication::Leaderless).groups(4);
+        assert!(matches!(Layout::new(&spare), Err(LayoutError::Spare { .. })));
         let unordered = Founding::new(nodes(), 3).scheme(Scheme::KEY_ORDER).bounds(["b".into(), "a".into()]);
         assert!(matches!(Layout::new(&unordered), Err(LayoutError::Map(_))));
     }

@@ -1,15 +1,16 @@
-//! Handing a partition to another group, from outside: plan it, and wait for what becomes of it. The groups' leaders do the rest.
+//! Handing a partition to another group, or a group to other nodes, from outside: plan it, and wait for what becomes of it. The groups
+//! do the rest.
 //!
 //! Invariant: whoever waits decides nothing but to take a handoff back; if he goes away, it goes on without him.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{GroupId, NodeId};
+use replikit_core::{GroupId, NodeId, SETTLED_EPOCH};
 
 use super::client::{ChangeError, StoreClient};
 use crate::id::{HandoffId, PartitionId};
-use crate::map::{Change, Decision, PartitionMap};
+use crate::map::{Change, Decision, PartitionMap, Replication};
 use crate::map_store::Expected;
 
 /// How often the map is asked what has become of a handoff.
@@ -30,7 +31,75 @@ pub enum HandOffError {
     ),
 }
 
+/// Why a group is not, or not yet, on the nodes that it was to go to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// It was not placed anew, or the map cannot be read: in the latter case it may go on by itself.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The map names the new nodes, and those that answer do not have everything yet. It goes on by itself.
+    #[error("group {group} is placed, but nodes {lacking:?} are not its owners yet; it goes on by itself")]
+    UnderWay {
+        /// Which one.
+        group: GroupId,
+        /// Of which nodes it is not known that they have everything.
+        lacking: Vec<NodeId>,
+    },
+}
+
 impl StoreClient {
+    /// Places a leaderless group on these nodes, while clients go on, and waits until all of them own it and nobody else does. Nothing
+    /// takes that back but placing it anew.
+    ///
+    /// # Errors
+    /// [`PlaceError`]; after `time_max` it may still be under way.
+    pub async fn place(
+        &self,
+        group: GroupId,
+        replicas: Vec<NodeId>,
+        time_max: Duration,
+    ) -> Result<Arc<PartitionMap>, PlaceError> {
+        let deadline = Instant::now() + time_max;
+        let map = self.map().await.map_err(ChangeError::from)?;
+        if map.of_group(group).any(|it| it.replication != Replication::Leaderless) {
+            let why = format!("group {group} has a leader: hand its partitions to a group on other nodes");
+            return Err(ChangeError::Refused { why }.into());
+        }
+        let strangers = replicas.iter().find(|node| !self.nodes().iter().any(|(known, _)| known == *node));
+        if let Some(stranger) = strangers {
+            return Err(ChangeError::Refused { why: format!("the store has no node {stranger}") }.into());
+        }
+        let delta = self.change(Expected::Any, Change::Place { group, replicas: replicas.clone() }).await?;
+        let Some(placed) = delta.changed.first() else {
+            return Err(ChangeError::Refused { why: "a placement of no partition".to_owned() }.into());
+        };
+        let epoch = u64::from(placed.placement.0);
+        let client = self.leaderless_group(group, &replicas);
+        let mut lacking = replicas;
+        loop {
+            let mut still = Vec::new();
+            for node in lacking {
+                let owns = client.status(node).await.is_ok_and(|status| {
+                    let settled = status.replica.figures.iter().find(|figure| figure.of == SETTLED_EPOCH);
+                    // Or a later placement, which is for whoever has asked for that.
+                    settled.is_some_and(|figure| figure.count >= epoch)
+                });
+                if !owns {
+                    still.push(node);
+                }
+            }
+            if still.is_empty() {
+                return Ok(self.map().await.map_err(ChangeError::from)?);
+            }
+            if Instant::now() > deadline {
+                return Err(PlaceError::UnderWay { group, lacking: still });
+            }
+            lacking = still;
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
     /// Hands a partition to another group on these nodes, while clients go on, and waits until it is there. After `time_max` it is
     /// taken back, unless it is decided by then.
     ///

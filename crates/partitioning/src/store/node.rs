@@ -20,9 +20,10 @@ use super::{META_GROUP, STORE_GROUP};
 use crate::groups::Groups;
 use crate::heartbeats::NodeHeartbeats;
 use crate::host::{Host, HostConfig};
+use crate::map::Replication;
 
 /// How often a node asks for a newer map of its own accord.
-const MAP_REFRESH: Duration = Duration::from_secs(1);
+pub(super) const MAP_REFRESH: Duration = Duration::from_secs(1);
 
 /// One node of a partitioned store. Dropping it shuts it down cleanly.
 #[derive(Debug)]
@@ -40,14 +41,9 @@ impl StoreNode {
     pub fn open(mut config: NodeConfig, layout: &Layout, settings: Settings) -> Result<Self, OpenError> {
         let wrong = |what: String| OpenError::Configuration { what };
         let id = config.id;
-        let mut nodes: Vec<NodeId> = config.peers.iter().map(|(peer, _)| *peer).chain([id]).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        if nodes != layout.nodes() {
-            return Err(wrong(format!(
-                "the store is of nodes {:?}, and the peers of node {id} are others",
-                layout.nodes()
-            )));
+        check_nodes(&config, layout)?;
+        if layout.replication() != Replication::SingleLeader {
+            return Err(wrong("the groups of this store have no leaders: open a LeaderlessStoreNode".to_owned()));
         }
         let own = |nodes: &[NodeId]| nodes.contains(&id);
         let groups: Vec<(GroupId, Vec<NodeId>)> = std::iter::once((META_GROUP, layout.meta()))
@@ -73,11 +69,7 @@ impl StoreNode {
         let ids: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
 
         // Whoever asks this node for the whole store, or for its map, is answered by a client of the store within it.
-        let mut addresses: Vec<String> = vec![config.listen.clone()];
-        addresses.extend(config.peers.iter().filter(|(peer, _)| *peer != id).map(|(_, address)| address.clone()));
-        let client = StoreClientConfig::new(config.cluster.clone(), addresses);
-        let cache = Arc::new(MapCache::new());
-        let front = Arc::new(Front::new(client.clone(), Arc::clone(&cache), Some(layout.meta().to_vec())));
+        let front = front_of(&config, layout);
         config.gateway = Some(front.at());
         config.founding = layout.digest();
         if let Some(dir) = &config.dir {
@@ -134,8 +126,28 @@ impl StoreNode {
     }
 }
 
+/// The peers of a node are the other nodes of the store.
+pub(super) fn check_nodes(config: &NodeConfig, layout: &Layout) -> Result<(), OpenError> {
+    let mut nodes: Vec<NodeId> = config.peers.iter().map(|(peer, _)| *peer).chain([config.id]).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    if nodes == layout.nodes() {
+        return Ok(());
+    }
+    let what = format!("the store is of nodes {:?}, and the peers of node {} are others", layout.nodes(), config.id);
+    Err(OpenError::Configuration { what })
+}
+
+/// A front for clients that know nothing of partitions, in a node with these settings.
+pub(super) fn front_of(config: &NodeConfig, layout: &Layout) -> Arc<Front> {
+    let mut addresses: Vec<String> = vec![config.listen.clone()];
+    addresses.extend(config.peers.iter().filter(|(peer, _)| *peer != config.id).map(|(_, address)| address.clone()));
+    let client = StoreClientConfig::new(config.cluster.clone(), addresses);
+    Arc::new(Front::new(client, Arc::new(MapCache::new()), Some(layout.meta().to_vec())))
+}
+
 /// A folder stays with what it was founded with first.
-fn founded_alike(dir: &Path, founding: &str) -> Result<(), String> {
+pub(super) fn founded_alike(dir: &Path, founding: &str) -> Result<(), String> {
     let path = dir.join("founding");
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     match fs::read_to_string(&path) {

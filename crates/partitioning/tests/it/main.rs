@@ -3,6 +3,8 @@
 mod coming_and_going;
 mod container;
 mod heartbeats;
+#[cfg(feature = "leaderless")]
+mod leaderless;
 #[cfg(feature = "runtime")]
 mod memory;
 #[cfg(feature = "runtime")]

@@ -17,7 +17,7 @@ use replikit_core::{
 };
 use replikit_leaderless::{Config, Founding, Keyspace, Keyspaces, Leaderless, Limits, Timing};
 use replikit_partitioning::host::{Host, HostConfig, HostHead, Placing, Seat};
-use replikit_partitioning::{Either, GroupMachine, Groups, HashSlots, MetaMachine, PartitionMap, Scheme};
+use replikit_partitioning::{Either, GroupMachine, Groups, HashSlots, MetaMachine, PartitionMap, Replication, Scheme};
 use replikit_sim::{SimStorage, World};
 use replikit_single_leader::{Config as RaftConfig, Raft};
 
@@ -90,7 +90,8 @@ impl Layout {
     fn new(nodes: u32, copies: u32) -> Self {
         let groups = Self::data_groups().map(|group| (group, members(nodes, copies, group)));
         let bounds = HashSlots::even_bounds(DATA_GROUPS as u16);
-        let first = PartitionMap::first(Scheme::hash_slots(7), bounds, groups).expect("it is whole");
+        let first = PartitionMap::first_of(Replication::Leaderless, Scheme::hash_slots(7), bounds, groups)
+            .expect("it is whole");
         Self { first, nodes, copies }
     }
 
@@ -147,16 +148,12 @@ impl Places {
 }
 
 impl Placing<Group> for Places {
-    fn places(&self, group: GroupId) -> bool {
-        group != MAPS
-    }
-
     fn announce(&mut self, group: GroupId, membership: Membership) {
         self.sources[&group].announce(membership);
     }
 
-    fn found(&mut self, group: GroupId, membership: Membership) -> Group {
-        self.group(group, membership, &Boot { incarnation: self.incarnation, ..Boot::default() })
+    fn found(&mut self, group: GroupId, membership: Membership) -> Result<Group, String> {
+        Ok(self.group(group, membership, &Boot { incarnation: self.incarnation, ..Boot::default() }))
     }
 }
 
