@@ -69,7 +69,10 @@ pub(crate) enum Command {
     Balance(Balance),
     /// Hand a partition to another group, while clients go on.
     Handoff(Handoff),
-    /// Hand all partitions with a replica on a node to groups that have none there, while clients go on.
+    /// Place a leaderless group on other nodes, while clients go on: they become its owners instead of those that it has.
+    Place(Place),
+    /// Hand all partitions with a replica on a node to groups that have none there, or place its leaderless groups elsewhere, while
+    /// clients go on.
     Drain(Drain),
 }
 
@@ -363,6 +366,9 @@ pub(crate) struct Router {
     /// Where nodes listen, separated by commas; one that is up suffices.
     #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', required = true)]
     pub(crate) peers: Vec<String>,
+    /// The cluster's groups have no leaders (`--strategy leaderless --partitions`).
+    #[arg(long)]
+    pub(crate) leaderless: bool,
     /// Listen beyond this machine although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -462,6 +468,17 @@ pub(crate) struct Handoff {
     /// The nodes of that group, if it has no partition yet: node numbers, separated by commas.
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     pub(crate) replicas: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// Which group, as `replikit partitions` lists it.
+    pub(crate) group: u32,
+    /// Its owners from then on: node numbers, separated by commas.
+    #[arg(value_name = "NODES", value_delimiter = ',', required = true)]
+    pub(crate) replicas: Vec<u32>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -125,6 +125,9 @@ async fn strategy_of(client: &Client) -> Strategy {
             if status.strategy == Strategy::Partitioned.to_string() {
                 return Strategy::Partitioned;
             }
+            if status.strategy == replikit_partitioning::store::STRATEGY_LEADERLESS {
+                return Strategy::Leaderless;
+            }
             return match status.replica.role {
                 Role::Fallback => Strategy::Leaderless,
                 Role::Equal if status.strategy == Strategy::Leaderless.to_string() => Strategy::Leaderless,
@@ -362,7 +365,11 @@ pub(crate) fn status(args: args::Status) -> CommandResult {
             let answer = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await;
             answers.push((node, address, answer.ok().and_then(Result::ok)));
         }
+        let is_placed = |status: &NodeStatus| status.strategy == replikit_partitioning::store::STRATEGY_LEADERLESS;
         match session.strategy {
+            _ if answers.iter().any(|(.., status)| status.as_ref().is_some_and(is_placed)) => {
+                show_partitioned(&answers)
+            }
             Strategy::SingleLeader => show_followers(&answers),
             Strategy::Partitioned => show_partitioned(&answers),
             Strategy::MultiLeader | Strategy::Leaderless => show_equals(&answers),
@@ -427,7 +434,8 @@ fn show_partitioned(answers: &Answers) {
         format!(
             "{node:<5} {address:<22} {role:<8} {:>6} {:>8} {:>12} {:>16} {:>10} {:>10} {:>10}",
             status.replica.epoch,
-            of(status, "groups here"),
+            // Of those without leaders, a node that owns none any more may still hold some.
+            Some(of(status, "groups owned")).filter(|owned| owned != "-").unwrap_or_else(|| of(status, "groups here")),
             of(status, "groups led"),
             of(status, "partitions led"),
             status.replica.applied_index,

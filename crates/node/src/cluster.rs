@@ -69,7 +69,7 @@ fn node_arguments(args: &args::Cluster, dir: &Path, id: u32) -> Vec<String> {
 
 /// What a node is told at its first start only.
 fn first_arguments(args: &args::Cluster, is_new: bool) -> &'static [&'static str] {
-    let has_leaders = args.shape.is_partitioned() || args.shape.strategy == Strategy::SingleLeader;
+    let has_leaders = matches!(args.shape.strategy, Strategy::SingleLeader | Strategy::Partitioned);
     if is_new && !has_leaders { &["--new"] } else { &[] }
 }
 

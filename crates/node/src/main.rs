@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         Command::Keep(command) => partitions::keep(command),
         Command::Balance(command) => partitions::balance(command),
         Command::Handoff(command) => partitions::handoff(command),
+        Command::Place(command) => partitions::place(command),
         Command::Drain(command) => partitions::drain(command),
     };
     match result {

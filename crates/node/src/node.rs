@@ -8,7 +8,7 @@ use replikit_core::keyspace::Keyspace;
 use replikit_core::{Event, NodeId, Role};
 use replikit_leaderless as leaderless;
 use replikit_multi_leader as multi_leader;
-use replikit_partitioning::store::{Layout, StoreNode};
+use replikit_partitioning::store::{Layout, LeaderlessStoreNode, StoreNode};
 use replikit_runtime::NodeConfig;
 use replikit_single_leader::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +47,12 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     settings.timeouts.heartbeat = settings.timeouts.election / 5;
     settings.timeouts.commit_notice = Duration::from_millis(1).min(settings.timeouts.heartbeat);
     let node = match args.shape.strategy {
+        Strategy::Leaderless if args.shape.is_partitioned() => {
+            use leaderless::Founding;
+            let layout = Layout::new(&args.shape.founding(&members))?;
+            let of_groups = args.shape.leaderless(if args.new { Founding::New } else { Founding::Ask });
+            Running::PlacedLeaderless(LeaderlessStoreNode::open(config, &layout, settings, of_groups)?)
+        }
         _ if args.shape.is_partitioned() => {
             let layout = Layout::new(&args.shape.founding(&members))?;
             Running::Partitioned(StoreNode::open(config, &layout, settings)?)
@@ -78,7 +84,13 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
             let report = args.shape.multi_leader(multi_leader::Founding::Ask).report(&members)?;
             say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
         }
-        Strategy::Leaderless => say(format_args!("node {id}: {}", args.shape.quorums_report(members.len()))),
+        Strategy::Leaderless => {
+            let owners = match args.shape.is_partitioned() {
+                true => usize::from(args.shape.founding(&members).copies),
+                false => members.len(),
+            };
+            say(format_args!("node {id}: {}", args.shape.quorums_report(owners)));
+        }
     }
     runtime.block_on(async {
         tokio::select! {
@@ -98,6 +110,7 @@ enum Running {
     MultiLeader(multi_leader::Node),
     Leaderless(leaderless::Node),
     Partitioned(StoreNode),
+    PlacedLeaderless(LeaderlessStoreNode),
 }
 
 impl Running {
@@ -107,6 +120,7 @@ impl Running {
             Self::MultiLeader(node) => node.local_address(),
             Self::Leaderless(node) => node.local_address(),
             Self::Partitioned(node) => node.local_address(),
+            Self::PlacedLeaderless(node) => node.local_address(),
         }
     }
 
@@ -116,6 +130,7 @@ impl Running {
             Self::MultiLeader(node) => node.shutdown(),
             Self::Leaderless(node) => node.shutdown(),
             Self::Partitioned(node) => node.shutdown(),
+            Self::PlacedLeaderless(node) => node.shutdown(),
         }
     }
 }
@@ -165,6 +180,7 @@ fn report(node: NodeId, group: u32, event: &Event) {
         Event::Evicted { epoch } => {
             tracing::warn!(%node, group, "not a member in epoch {epoch}: this node takes no writes; what only it has stays on its disk");
         }
+        Event::NotPlaced { why } => tracing::error!(%node, group, "named as an owner, and cannot be one: {why}"),
         Event::OriginClosed { stream, last } => {
             tracing::warn!(%node, "{stream} is closed: of its evicted node, writes up to {last} count, and later ones when it comes back");
         }

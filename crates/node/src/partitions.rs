@@ -10,8 +10,8 @@ use replikit_partitioning::balance::Objective;
 use replikit_partitioning::split::Thresholds;
 use replikit_partitioning::store::{ChangeError, Keeper, KeeperConfig, Kept, StoreClient, StoreClientConfig};
 use replikit_partitioning::{
-    Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology,
-    balance,
+    Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Replication, Scheme, Standing,
+    Topology, balance,
 };
 
 use crate::args::{self, Reach};
@@ -38,11 +38,14 @@ fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(StoreClient) -> Result<T, F
 }
 
 /// What is known of a partition beside the map.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Size {
     keys: u64,
-    bytes: u64,
+    /// Not known of a group without a leader.
+    bytes: Option<u64>,
     serving: bool,
+    /// Owners of such a group that do not answer.
+    silent: Vec<NodeId>,
 }
 
 /// Sizes of all partitions and leaders of all groups, as far as they answer.
@@ -54,9 +57,14 @@ async fn surveyed(
     for (group, leader, described) in client.describe_all(map).await {
         leaders.insert(group, leader);
         let size = |it: &replikit_partitioning::store::DescribedPartition| {
-            (it.id, Size { keys: it.keys, bytes: it.bytes, serving: it.serving })
+            (it.id, Size { keys: it.keys, bytes: Some(it.bytes), serving: it.serving, silent: Vec::new() })
         };
         sizes.extend(described.partitions.iter().map(size));
+    }
+    let without_leaders = map.partitions().filter(|it| it.replication == Replication::Leaderless);
+    for owned in client.owned(without_leaders).await {
+        let size = Size { keys: owned.keys, bytes: None, serving: owned.lacking.is_empty(), silent: owned.silent };
+        sizes.insert(owned.partition, size);
     }
     (sizes, leaders)
 }
@@ -99,10 +107,12 @@ pub(crate) fn list(args: args::Partitions) -> CommandResult {
         ));
         for partition in map.partitions() {
             let size = sizes.get(&partition.id);
-            let number = |of: fn(&Size) -> u64| size.map_or_else(|| "-".to_owned(), |size| of(size).to_string());
+            let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             let state = match (map.open_handoff(partition.id), size) {
                 (Some(handoff), _) => format!("handed to group {}", handoff.target),
-                (None, Some(size)) if size.serving => "serving".to_owned(),
+                (None, Some(size)) if size.serving && size.silent.is_empty() => "serving".to_owned(),
+                (None, Some(size)) if size.serving => format!("serving without {}", listed(&size.silent)),
+                (None, Some(_)) if partition.replication == Replication::Leaderless => "changes owners".to_owned(),
                 (None, Some(_)) => "sealed".to_owned(),
                 (None, None) => "does not answer".to_owned(),
             };
@@ -113,8 +123,8 @@ pub(crate) fn list(args: args::Partitions) -> CommandResult {
                 partition.group,
                 listed(&partition.replicas),
                 leaders.get(&partition.group).map_or_else(|| "-".to_owned(), ToString::to_string),
-                number(|size| size.keys),
-                number(|size| size.bytes),
+                number(size.map(|size| size.keys)),
+                number(size.and_then(|size| size.bytes)),
             ));
         }
         say(format_args!("{} partitions at epoch {} of the map", map.len(), map.epoch()));
@@ -217,8 +227,8 @@ pub(crate) fn balance(args: args::Balance) -> CommandResult {
             return cancel(&client, &map).await;
         }
         let (sizes, _) = surveyed(&client, &map).await;
-        let load = |(id, size): (&PartitionId, &Size)| (*id, Load { bytes: size.bytes, ..Load::default() });
-        let loads: BTreeMap<PartitionId, Load> = sizes.iter().map(load).collect();
+        let load = |(id, size): (&PartitionId, &Size)| Some((*id, Load { bytes: size.bytes?, ..Load::default() }));
+        let loads: BTreeMap<PartitionId, Load> = sizes.iter().filter_map(load).collect();
         let topology = topology(&map, &client.nodes(), args.drain.map(NodeId))?;
         let objective = match args.by {
             args::By::Count => Objective::Count,
@@ -227,6 +237,10 @@ pub(crate) fn balance(args: args::Balance) -> CommandResult {
             }
             args::By::Bytes => Objective::Load,
         };
+        if has_leaderless(&map) {
+            let most = args.most.unwrap_or(usize::MAX);
+            return place_all(&client, &map, &topology, most, args.todo.apply).await;
+        }
         let plan = balance::shifts(&map, &loads, &topology, objective, args.most.unwrap_or(usize::MAX));
         for shift in &plan.shifts {
             say(format_args!(
@@ -250,14 +264,7 @@ pub(crate) fn balance(args: args::Balance) -> CommandResult {
 /// Hands over one partition after the other, until Ctrl-C.
 async fn carry_out(client: &StoreClient, shifts: Vec<balance::Shift>) -> Result<(), Failure> {
     let (all, began) = (shifts.len(), Instant::now());
-    let paused = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&paused);
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            flag.store(true, Ordering::Relaxed);
-            say("pausing: what is under way is finished first");
-        }
-    });
+    let paused = pausing();
     for (nth, shift) in shifts.into_iter().enumerate() {
         if paused.load(Ordering::Relaxed) {
             say(format_args!("paused with {nth} of {all} handed over; the same command goes on"));
@@ -321,6 +328,87 @@ pub(crate) fn handoff(args: args::Handoff) -> CommandResult {
     })
 }
 
+/// How long a group may take to other nodes before it is left to go on by itself.
+const PLACE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Whether the groups of a map are placed rather than their partitions handed on.
+fn has_leaderless(map: &PartitionMap) -> bool {
+    map.partitions().any(|it| it.replication == Replication::Leaderless)
+}
+
+/// Places a group, and says how long that took.
+async fn place_group(client: &StoreClient, group: GroupId, replicas: Vec<NodeId>) -> Result<(), Failure> {
+    let (began, nodes) = (Instant::now(), listed(&replicas));
+    client.place(group, replicas, PLACE_TIME_MAX).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    say(format_args!("ok: group {group} is on nodes {nodes} now, after {seconds:.3} s"));
+    Ok(())
+}
+
+pub(crate) fn place(args: args::Place) -> CommandResult {
+    connected(&args.reach, async |client| {
+        place_group(&client, GroupId(args.group), args.replicas.into_iter().map(NodeId).collect()).await
+    })
+}
+
+/// Makes a store of leaderless groups even, or empties a node of it: prints the plan, and carries it out if asked to, one replica after
+/// the other, until Ctrl-C.
+async fn place_all(
+    client: &StoreClient,
+    map: &PartitionMap,
+    topology: &Topology,
+    most: usize,
+    apply: bool,
+) -> Result<(), Failure> {
+    let copies = map.partitions().map(|it| it.replicas.len()).max().unwrap_or(1);
+    let mut settings = balance::Settings::even(copies);
+    settings.budget.moves_max = most;
+    let plan = balance::plan(map, &BTreeMap::new(), topology, &settings);
+    let moves: Vec<balance::Move> = plan.moves().copied().collect();
+    for it in &moves {
+        let from = it.from.map_or_else(|| "-".to_owned(), |node| node.to_string());
+        say(format_args!("group {} from node {from} to node {} ({:?})", it.group, it.to, it.why));
+    }
+    plan.stuck.iter().for_each(|stuck| say(format_args!("stuck: {stuck}")));
+    let replicas = |it: &balance::Evenness| format!("{:.3}", it.count);
+    say(format_args!(
+        "{} replicas to place; the fullest node over its part: {} now, {} after",
+        moves.len(),
+        replicas(&plan.before),
+        replicas(&plan.after)
+    ));
+    if !apply {
+        return Ok(());
+    }
+    let paused = pausing();
+    let mut placed: BTreeMap<GroupId, Vec<NodeId>> =
+        map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
+    for (nth, it) in moves.iter().enumerate() {
+        if paused.load(Ordering::Relaxed) {
+            say(format_args!("paused with {nth} of {} placed; the same command goes on", moves.len()));
+            return Ok(());
+        }
+        let nodes = placed.entry(it.group).or_default();
+        nodes.retain(|node| Some(*node) != it.from);
+        nodes.push(it.to);
+        place_group(client, it.group, nodes.clone()).await?;
+    }
+    Ok(())
+}
+
+/// Set by Ctrl-C.
+fn pausing() -> Arc<AtomicBool> {
+    let paused = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&paused);
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            flag.store(true, Ordering::Relaxed);
+            say("pausing: what is under way is finished first");
+        }
+    });
+    paused
+}
+
 /// Where the partitions of a node can go: to groups that have no replica there, those with the fewest partitions first.
 fn drained(map: &PartitionMap, node: NodeId) -> Vec<(PartitionId, GroupId, Vec<NodeId>)> {
     let mut free: BTreeMap<GroupId, (usize, Vec<NodeId>)> = BTreeMap::new();
@@ -344,6 +432,15 @@ pub(crate) fn drain(args: args::Drain) -> CommandResult {
         let node = NodeId(args.drained);
         let map = client.map().await?;
         let there = map.partitions().filter(|it| it.replicas.contains(&node)).count();
+        if has_leaderless(&map) {
+            let topology = topology(&map, &client.nodes(), Some(node))?;
+            place_all(&client, &map, &topology, 0, !args.dry_run).await?;
+            let map = client.map().await?;
+            if !args.dry_run && !map.partitions().any(|it| it.replicas.contains(&node)) {
+                say(format_args!("node {node} owns nothing any more"));
+            }
+            return Ok(());
+        }
         let moves = drained(&map, node);
         if there > 0 && moves.is_empty() {
             return Err(format!("every group has a replica on node {node}: there is nowhere to go").into());

@@ -1,5 +1,6 @@
 //! `replikit router`: the routing tier of a partitioned cluster, a process without data.
 
+use replikit_partitioning::Replication;
 use replikit_partitioning::store::{Router, StoreClientConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,7 +16,8 @@ pub(crate) fn run(args: args::Router) -> CommandResult {
         let _inside = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let router = Router::open(&args.listen, StoreClientConfig::new(args.cluster.clone(), args.peers))?;
+    let replication = if args.leaderless { Replication::Leaderless } else { Replication::SingleLeader };
+    let router = Router::open(&args.listen, StoreClientConfig::new(args.cluster.clone(), args.peers), replication)?;
     say(format_args!("router of {}: listening on {}", args.cluster, router.local_address()));
     runtime.block_on(async {
         tokio::select! {

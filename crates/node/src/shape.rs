@@ -9,8 +9,8 @@ use replikit_core::crdt::CrdtKind;
 use replikit_core::policy::ConflictPolicy;
 use replikit_leaderless as leaderless;
 use replikit_multi_leader::{self as multi_leader, Topology};
-use replikit_partitioning::Scheme;
 use replikit_partitioning::store::{Founding, PARTITIONS_FIRST_MAX};
+use replikit_partitioning::{Replication, Scheme};
 
 /// How data is replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
@@ -189,8 +189,16 @@ impl Shape {
         if (of_partitions || !self.bounds.is_empty()) && !self.is_partitioned() {
             return Err("--groups, --copies, --scheme and --bounds are for a cluster with --partitions".to_owned());
         }
-        if self.partitions.is_some() && matches!(self.strategy, MultiLeader | Leaderless) {
-            return Err("--partitions is for groups with a single leader".to_owned());
+        if self.partitions.is_some() && self.strategy == MultiLeader {
+            return Err("--partitions is for groups with a single leader and for leaderless ones".to_owned());
+        }
+        if self.partitions.is_some() && self.fallbacks.is_some() {
+            return Err(
+                "--fallbacks is for a cluster without --partitions: there, a group is placed elsewhere".to_owned()
+            );
+        }
+        if self.strategy == Leaderless && self.groups.is_some_and(|groups| Some(groups) != self.partitions) {
+            return Err("--groups is for groups with leaders: a leaderless one has a partition, for ever".to_owned());
         }
         if !self.bounds.is_empty() && self.scheme != Some(SchemeKind::Range) {
             return Err("--bounds is for --scheme range".to_owned());
@@ -249,7 +257,11 @@ impl Shape {
             SchemeKind::Hash => founding.scheme,
             SchemeKind::Range => Scheme::KEY_ORDER,
         };
-        let founding = founding.groups(groups).copies(copies).scheme(scheme);
+        let replication = match self.strategy {
+            Strategy::Leaderless => Replication::Leaderless,
+            _ => Replication::SingleLeader,
+        };
+        let founding = founding.groups(groups).copies(copies).scheme(scheme).replication(replication);
         match &self.bounds[..] {
             [] => founding,
             bounds => founding.bounds(bounds.iter().map(|bound| bound.clone().into())),

@@ -60,7 +60,7 @@ pub use layout::{Founding, Layout, LayoutError, PARTITIONS_FIRST_MAX};
 #[cfg(feature = "leaderless")]
 pub use leaderless::LeaderlessStoreNode;
 pub use machine::{Described, DescribedPartition, StoreMachine};
-pub use moves::{HandOffError, PlaceError};
+pub use moves::{HandOffError, Owned, PlaceError};
 pub use node::StoreNode;
 pub use scan::{Completeness, Gathered};
 

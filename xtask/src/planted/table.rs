@@ -10,11 +10,12 @@ use super::found::{Finding, Findings};
 use crate::cargo;
 
 /// The parts of the page: what the scenarios of each begin with, and its heading.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 5] = [
     ("raft", "Single-leader replication and the log"),
     ("multi-leader", "Multi-leader replication"),
     ("leaderless", "Leaderless replication"),
     ("partitioned", "Partitioning"),
+    ("placed", "Leaderless groups that a map places"),
 ];
 
 /// For the terminal: one line per bug.

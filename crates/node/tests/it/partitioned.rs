@@ -138,9 +138,51 @@ fn a_cluster_is_balanced_by_handing_partitions_to_other_groups() {
 }
 
 #[test]
+fn groups_without_leaders_are_placed_by_hand_drained_and_made_even() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(4);
+    let shape = ["--strategy", "leaderless", "--partitions", "4", "--keyspace", "count/=counter", "--new"];
+    let start = |id| Node::start_with(id, ports, NODES, dir.path(), &shape);
+    let mut nodes: Vec<Option<Node>> = (1..=NODES).map(|id| Some(start(id))).collect();
+    let at = (1..=NODES).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect::<Vec<_>>().join(",");
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        assert!(client(&at, &["put", key, "x"]).starts_with("ok: write"));
+    }
+    assert_eq!(client(&at, &["add", "count/n", "5"]), "5\n");
+    let all = client(&at, &["scan"]);
+    assert_eq!(all.lines().count(), 7, "{all}");
+    let listed = client(&at, &["partitions"]);
+    assert!(listed.contains("4 partitions at epoch 1") && listed.matches("serving").count() == 4, "{listed}");
+    assert!(client(&at, &["place", "2", "2,3,4"]).starts_with("ok: group 2 is on nodes 2,3,4 now"));
+    let drained = client(&at, &["drain", "4"]);
+    assert!(drained.contains("node 4 owns nothing any more"), "{drained}");
+    let status = client(&at, &["status", "--node", "4"]);
+    let row: Vec<&str> = status.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[4], "0", "{status}");
+    assert_eq!(client(&at, &["scan"]), all);
+    // It is gone for good, and nobody misses it.
+    nodes[3].take().unwrap().kill();
+    assert_eq!(client(&at, &["scan"]), all);
+    nodes[3] = Some(Node::start_with(4, ports, NODES, dir.path(), &shape[..shape.len() - 1]));
+    let done = client(&at, &["balance", "--apply"]);
+    assert!(done.contains("ok: group"), "{done}");
+    assert!(client(&at, &["balance", "--dry-run"]).starts_with("0 replicas to place"), "it is even now");
+    assert_eq!(client(&at, &["scan"]), all);
+    let refused_there = |args: &[&str], words: &str| {
+        let output = run(&[args, &["--at", &at, "--cluster", "test"]].concat());
+        assert!(!output.status.success() && text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    };
+    refused_there(&["split", "c"], "leaderless group");
+    refused_there(&["handoff", "1", "3"], "leaderless group");
+    refused_there(&["place", "2", "1,9"], "no node 9");
+}
+
+#[test]
 fn wrong_shapes_are_refused_in_one_line() {
     refused(&["cluster", "--scheme", "range"], &["--partitions"]);
-    refused(&["cluster", "--partitions", "4", "--strategy", "leaderless"], &["single leader"]);
+    refused(&["cluster", "--partitions", "4", "--strategy", "multi-leader"], &["single leader"]);
+    refused(&["cluster", "--partitions", "4", "--strategy", "leaderless", "--groups", "5"], &["for ever"]);
+    refused(&["cluster", "--partitions", "4", "--strategy", "leaderless", "--fallbacks", "3"], &["--fallbacks"]);
     refused(&["cluster", "--partitions", "4", "--copies", "5"], &["5 copies", "3"]);
     refused(&["cluster", "--partitions", "4", "--groups", "2"], &["at least as many groups"]);
     refused(&["router", "--listen", "127.0.0.1:1"], &["--peers"]);

@@ -243,10 +243,12 @@ impl StoreClient {
         Described::decode(&answer.value).ok_or(Rejection::Unsupported.into())
     }
 
-    /// What all groups of a map hold, each with its leader, as far as they answer. Walks over all that the store holds, and wakes who
+    /// What all groups of a map that have leaders hold, each with its leader, as far as they answer. Walks over all that the store holds, and wakes who
     /// sleeps.
     pub async fn describe_all(&self, map: &PartitionMap) -> Vec<(GroupId, NodeId, Described)> {
-        let described = self.ask_groups(groups_of(map), |client, group, replicas| async move {
+        let with_leaders = map.partitions().filter(|it| it.replication == Replication::SingleLeader);
+        let groups: BTreeMap<GroupId, Vec<NodeId>> = with_leaders.map(|it| (it.group, it.replicas.clone())).collect();
+        let described = self.ask_groups(groups, |client, group, replicas| async move {
             let described = client.describe(group, &replicas).await.ok()?;
             Some((group, client.group(group, &replicas).aims_at(), described))
         });

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,8 +28,12 @@ use super::machine::StoreMachine;
 use super::scan::{Completeness, gather};
 use super::{MAPS_GROUP, META_GROUP, STORE_GROUP};
 use crate::groups::Groups;
+use crate::map::Replication;
 use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
 use crate::shard::{ClientId, Request};
+
+/// How long a node may take to learn of the newest map before it describes itself.
+const MAP_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Groups of a node that are asked how they are at once.
 const ASKED_AT_ONCE: usize = 256;
@@ -61,7 +66,9 @@ pub struct Front {
 
 #[derive(Debug)]
 struct Own {
+    node: NodeId,
     handle: Handle<StoreMachine>,
+    /// All that may be here: the map says which leaderless groups are.
     groups: Vec<GroupId>,
 }
 
@@ -92,9 +99,9 @@ impl Front {
     }
 
     /// Tells it of the node's groups.
-    pub(super) fn own(&self, handle: Handle<StoreMachine>, groups: Vec<GroupId>) {
+    pub(super) fn own(&self, node: NodeId, handle: Handle<StoreMachine>, groups: Vec<GroupId>) {
         // It is told once, by the node that has made it.
-        let _ = self.own.set(Own { handle, groups });
+        let _ = self.own.set(Own { node, handle, groups });
     }
 
     async fn client(&self) -> Result<&StoreClient, Rejection> {
@@ -169,10 +176,8 @@ impl Front {
 
     /// The whole store as this node sees it.
     async fn describe(&self, client: &StoreClient) -> Outcome {
-        if self.cache.load().map().is_none() {
-            // Then it is described without a map.
-            let _ = self.cache.refresh(&client.0.maps).await;
-        }
+        // As far as that can be had at once: else it is described by an older map, or without one.
+        let _ = tokio::time::timeout(MAP_TIME_MAX, self.cache.refresh(&client.0.maps)).await;
         let known = self.cache.load();
         let mut figures = vec![Figure::new("partitions in all", known.map().map_or(0, |map| map.len() as u64))];
         let mut role = Role::Fallback;
@@ -187,10 +192,19 @@ impl Front {
                     led += known.map().map_or(0, |map| map.of_group(group).count() as u64);
                 }
             }
-            let groups = own.of_partitions().count() as u64;
-            figures.push(Figure::new("groups here", groups));
-            figures.push(Figure::new("groups led", leads));
-            figures.push(Figure::new("partitions led", led));
+            let owned = known.map().map(|map| {
+                let mut placed = map.partitions().filter(|it| it.replication == Replication::Leaderless).peekable();
+                placed.peek()?;
+                Some(placed.filter(|it| it.replicas.contains(&own.node)).count() as u64)
+            });
+            match owned.flatten() {
+                Some(owned) => figures.push(Figure::new("groups owned", owned)),
+                None => {
+                    figures.push(Figure::new("groups here", own.of_partitions().count() as u64));
+                    figures.push(Figure::new("groups led", leads));
+                    figures.push(Figure::new("partitions led", led));
+                }
+            }
         }
         let status = Status {
             group: STORE_GROUP,
@@ -254,16 +268,19 @@ pub struct Router {
 }
 
 impl Router {
-    /// Opens a router that listens at `listen` for the clients of the store that `nodes` are some addresses of. It needs none
-    /// of them to be up yet.
+    /// Opens a router that listens at `listen` for the clients of the store that `nodes` are some addresses of, and whose groups
+    /// replicate like this. It needs none of them to be up yet.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left running.
-    pub fn open(listen: &str, nodes: StoreClientConfig) -> Result<Self, OpenError> {
+    pub fn open(listen: &str, nodes: StoreClientConfig, replication: Replication) -> Result<Self, OpenError> {
         // Clients tell routers apart by their numbers, which none of the store's nodes may have.
         let number = (1 << 31) | (xxhash_rust::xxh3::xxh3_64(listen.as_bytes()) as u32 >> 2);
         let mut config = NodeConfig::new(NodeId(number), nodes.cluster.clone(), listen);
-        config.promise = Some(super::guarantees);
+        config.promise = Some(match replication {
+            Replication::SingleLeader => super::guarantees,
+            Replication::Leaderless => super::guarantees_leaderless,
+        });
         config.gateway = Some(Arc::new(Front::new(nodes, Arc::new(MapCache::new()), None)).at());
         let node = Node::open(config, |_boots| Ok(Groups::<Raft<StoreMachine>>::new(Epoch(0), [])))?;
         Ok(Self { node })

@@ -100,7 +100,7 @@ impl LeaderlessStoreNode {
             let groups = Groups::new(first.epoch(), groups).with_node_heartbeats(heartbeats);
             Ok(Host::<_, Seats>::new(host, map_nodes, first, groups).with_placing(Box::new(places)))
         })?;
-        front.own(node.handle(), layout.groups().map(|(group, _)| group).collect());
+        front.own(id, node.handle(), layout.groups().map(|(group, _)| group).collect());
         Ok(Self { node })
     }
 

@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId, SETTLED_EPOCH};
 
+use super::asking::ask_some_at_once;
 use super::client::{ChangeError, StoreClient};
 use crate::id::{HandoffId, PartitionId};
-use crate::map::{Change, Decision, PartitionMap, Replication};
+use crate::map::{Change, Decision, Partition, PartitionMap, Replication};
 use crate::map_store::Expected;
 
 /// How often the map is asked what has become of a handoff.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Groups whose owners are asked at a time.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Why a partition is not with another group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +52,45 @@ pub enum PlaceError {
     },
 }
 
+/// A partition of a leaderless group, as its owners tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Which one.
+    pub partition: PartitionId,
+    /// Keys in it, where there are most.
+    pub keys: u64,
+    /// The nodes that the map names and that do not own it yet, or not by themselves: its owners change.
+    pub lacking: Vec<NodeId>,
+    /// Those that do not answer.
+    pub silent: Vec<NodeId>,
+}
+
 impl StoreClient {
+    /// How the owners of these partitions, all of leaderless groups, describe themselves; those of which no owner answers are left out.
+    pub async fn owned<'p>(&self, partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Owned> {
+        let partitions: Vec<Partition> = partitions.into_iter().cloned().collect();
+        let ask = |partition: Partition| {
+            let client = self.leaderless_group(partition.group, &partition.replicas);
+            async move {
+                let mut owned = Owned { partition: partition.id, keys: 0, lacking: Vec::new(), silent: Vec::new() };
+                for &node in &partition.replicas {
+                    let Ok(status) = client.status(node).await else {
+                        owned.silent.push(node);
+                        continue;
+                    };
+                    let figures = &status.replica.figures;
+                    let figure = |name| figures.iter().find(|it| it.of == name).map_or(0, |it| it.count);
+                    owned.keys = owned.keys.max(figure("keys"));
+                    if figure(SETTLED_EPOCH) < u64::from(partition.placement.0) {
+                        owned.lacking.push(node);
+                    }
+                }
+                (owned.silent.len() < partition.replicas.len()).then_some(owned)
+            }
+        };
+        ask_some_at_once(partitions, ASKED_AT_ONCE, ask).await.into_iter().flatten().collect()
+    }
+
     /// Places a leaderless group on these nodes, while clients go on, and waits until all of them own it and nobody else does. Nothing
     /// takes that back but placing it anew.
     ///

@@ -98,7 +98,7 @@ impl StoreNode {
             let groups = Groups::new(first.epoch(), replicas?).with_node_heartbeats(heartbeats);
             Ok(Host::<_, StoreSeat>::new(host, map_nodes, first, groups))
         })?;
-        front.own(node.handle(), ids.clone());
+        front.own(id, node.handle(), ids.clone());
         Ok(Self { node, groups: ids })
     }
 

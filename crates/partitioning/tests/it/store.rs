@@ -13,7 +13,7 @@ use replikit_partitioning::store::{
     Completeness, Founding, Keeper, KeeperConfig, Kept, MAPS_GROUP, Router, STORE_GROUP, STRATEGY, StoreClient,
     StoreClientConfig, StoreCluster,
 };
-use replikit_partitioning::{Load, Scheme};
+use replikit_partitioning::{Load, Replication, Scheme};
 use replikit_runtime::{Client, ClientConfig, KvClient};
 
 /// Everything here ends within this time on any machine, or hangs.
@@ -146,7 +146,9 @@ fn clients_that_know_nothing_of_partitions_work_at_any_node_and_through_a_router
     bounded(async {
         let cluster = StoreCluster::open(&founding(4, 5)).unwrap();
         let nodes: Vec<String> = cluster.addresses().iter().map(|(_, address)| address.clone()).collect();
-        let router = Router::open("127.0.0.1:0", StoreClientConfig::new("local", nodes.clone())).unwrap();
+        let router =
+            Router::open("127.0.0.1:0", StoreClientConfig::new("local", nodes.clone()), Replication::SingleLeader)
+                .unwrap();
         for at in nodes.iter().cloned().chain([router.local_address().to_string()]) {
             let store = plain([at]).await;
             for n in 0..10 {
