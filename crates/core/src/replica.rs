@@ -496,6 +496,14 @@ pub enum Event {
         /// The epoch that does not name it.
         epoch: Epoch,
     },
+    /// This node is no member any more, and the members have all that was acknowledged by a quorum: it has dropped what it had of the
+    /// group, but for what no member may have, which it has put away durably until it is named again.
+    Retired {
+        /// The epoch that does not name it.
+        epoch: Epoch,
+        /// Keys put away.
+        stashed: u64,
+    },
     /// This node was named as a member of the group, and cannot be one: the others do without it.
     NotPlaced {
         /// Why.

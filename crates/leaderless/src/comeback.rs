@@ -1,9 +1,10 @@
-//! An owner that was evicted while it was away, and is named again: it begins with an empty state, and makes again what only
-//! it had.
+//! An owner that was evicted: it drops what it has, but for what nobody else may have. If it is named again, it begins with an empty
+//! state, and makes that again.
 //!
 //! Invariants: what others had closed of its writes stays closed, so what was forgotten because every owner had it does not
 //! come back; what it has and nobody else has is put away, durably, before its state is dropped, and stays there until it has
-//! been made again. A quorum never counted any of that.
+//! been made again. A quorum never counted any of that. State is dropped once those who own the keys have everything that any
+//! quorum has acknowledged: an epoch without this node is settled.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -78,13 +79,27 @@ impl Leaderless {
         }
     }
 
-    fn begin_anew(&mut self, now: Now) {
+    /// This node owns nothing any more, and is not about to: what the owners have, it need not keep.
+    pub(crate) fn retire(&mut self, now: Now) {
+        let named = self.owners.is_owner() || self.ownership.announces(self.config.node);
+        let is_empty = self.streams.is_empty() && self.state.map().is_empty() && self.consensus.is_empty();
+        if !self.out || named || is_empty || self.ownership.is_joint() || self.taking.is_some() || self.failed {
+            return;
+        }
+        self.drop_state(now, &self.elsewhere());
+        self.write_image();
+        let (epoch, stashed) = (self.ownership.epoch(), self.stash.0.len() as u64);
+        self.event(Event::Retired { epoch, stashed });
+    }
+
+    /// What may be here only is put away, and the rest is gone; requests under way end.
+    fn drop_state(&mut self, now: Now, instead: &Rejection) {
         self.close_batch();
         self.put_away();
         self.fail_writes();
         self.give_up_asked();
         // What they wait for was found missing in a state that is about to go.
-        self.fail_reads(&Rejection::CatchingUp);
+        self.fail_reads(instead);
         let streams: Vec<OriginId> = self.streams.keys().copied().collect();
         for origin in streams {
             self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });
@@ -100,6 +115,10 @@ impl Leaderless {
         self.orphans.begin_anew();
         self.consensus = Consensus::new(&self.config, Epoch(0), self.owners.nodes());
         self.count_consensus(now);
+    }
+
+    fn begin_anew(&mut self, now: Now) {
+        self.drop_state(now, &Rejection::CatchingUp);
         (self.out, self.caught_up) = (false, false);
         let newest = self.register.incarnation;
         self.register.forgotten = newest + 1;

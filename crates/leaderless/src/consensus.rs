@@ -119,6 +119,11 @@ impl Consensus {
     }
 
     /// What an operator is told.
+    /// Whether nothing is known of any key.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cas.sizes().keys == 0
+    }
+
     pub(crate) fn counts(&self) -> [Figure; 4] {
         let stats = self.cas.stats();
         [

@@ -162,6 +162,7 @@ impl Leaderless {
         self.begin_move();
         self.count_consensus(now);
         self.come_back(now);
+        self.retire(now);
     }
 
     /// The disk has it: from now on this replica counts in other epochs.
@@ -205,6 +206,7 @@ impl Leaderless {
         let moved = self.ownership.settled.as_ref().map(|it| it.epoch) > settled;
         self.close_gone(&before);
         self.come_back(now);
+        self.retire(now);
         self.count_writes_anew(now, moved);
         self.begin_reads_anew(now);
         self.owed.extend(self.members.keys().copied());

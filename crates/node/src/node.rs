@@ -180,6 +180,11 @@ fn report(node: NodeId, group: u32, event: &Event) {
         Event::Evicted { epoch } => {
             tracing::warn!(%node, group, "not a member in epoch {epoch}: this node takes no writes; what only it has stays on its disk");
         }
+        Event::Retired { epoch, stashed } => tracing::info!(
+            %node,
+            group,
+            "no member in epoch {epoch}, whose members have everything: what was here is dropped; {stashed} keys that they may not have are put away"
+        ),
         Event::NotPlaced { why } => tracing::error!(%node, group, "named as an owner, and cannot be one: {why}"),
         Event::OriginClosed { stream, last } => {
             tracing::warn!(%node, "{stream} is closed: of its evicted node, writes up to {last} count, and later ones when it comes back");

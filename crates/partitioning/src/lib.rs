@@ -22,8 +22,7 @@
 //! # What it does not do yet
 //!
 //! Partitions go from group to group where each has one ordered log. A group without a leader has one partition, and goes from nodes to
-//! nodes itself ([`host::Placing`]), by joint quorums of its own; what a node had of one that has gone stays on its disk. Forwarding for
-//! groups with many leaders is not there. Reads of a partition are refused from the seal on, as writes are, though the source could
+//! nodes itself ([`host::Placing`]), by joint quorums of its own; it is not split. Forwarding for groups with many leaders is not there. Reads of a partition are refused from the seal on, as writes are, though the source could
 //! serve them until it grants. A group has one machine for all its partitions: where it has several, opening and dropping one takes time for
 //! each key. The balancer moves no leaders, and places by failure domain, not by copysets.
 //!

@@ -245,10 +245,14 @@ probes! {
     ScanOverAMove,
     /// At the end every handoff was over, and every group held what the map says.
     StoreAtRest,
+    /// A node that owns nothing any more dropped what it had.
+    NodeRetired,
     /// A group began to count in the epoch of a placement.
     PlacementBegun,
     /// A node was told that a group is placed elsewhere.
     PlacedElsewhere,
+    /// A node dropped what it had of a group that is placed elsewhere.
+    PlacedDropped,
     /// A node that had lost a group to others was given it back.
     PlacedHereAgain,
     /// A node sent a client on to an owner.
@@ -261,7 +265,7 @@ probes! {
 
 impl Probe {
     /// Those of owners that change.
-    pub const OF_OWNERS: &'static [Self] = &[Self::EpochsJoint, Self::EpochSettled];
+    pub const OF_OWNERS: &'static [Self] = &[Self::EpochsJoint, Self::EpochSettled, Self::NodeRetired];
 
     /// Those of owners that answer in quorums.
     pub const OF_QUORUMS: &'static [Self] = &[
@@ -321,6 +325,7 @@ impl Probe {
     pub const OF_PLACEMENTS: &'static [Self] = &[
         Self::PlacementBegun,
         Self::PlacedElsewhere,
+        Self::PlacedDropped,
         Self::PlacedHereAgain,
         Self::SentOnByFormerOwner,
         Self::PlacedRouteMended,

@@ -47,6 +47,41 @@ fn owners_hand_everything_over_to_others() {
 }
 
 #[test]
+fn who_owns_nothing_any_more_drops_what_it_had_also_over_a_restart() {
+    let mut group = Group::changing(6, 3, |_| {});
+    for nth in 0..20 {
+        group.write(1 + nth % 3, put(&format!("k{nth}"), "v"));
+    }
+    // Nobody hears of this one.
+    group.pushes_lost.insert(NodeId(2));
+    group.isolate(NodeId(2), true);
+    group.write(2, put("only", "mine").at(WriteLevel::LeaderDisk));
+    group.announce(4..=6);
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[4, 5, 6]));
+    group.isolate(NodeId(2), false);
+    group.pushes_lost.clear();
+    // It still has to be told.
+    group.run(SECOND);
+    for node in 1..=3 {
+        assert_eq!(group.replica(node).figures().keys, 0, "node {node}");
+        let retired =
+            |event: &Event| matches!(event, Event::Retired { stashed, .. } if *stashed >= u64::from(node == 2));
+        assert_eq!(group.told(node, retired), 1, "node {node}");
+        group.kill(NodeId(node));
+        group.start(NodeId(node));
+        assert_eq!(group.replica(node).figures().keys, 0, "node {node}");
+    }
+    assert_eq!(group.values(4, "k7", QUORUM), ["v"]);
+    assert!(group.values(4, "only", QUORUM).is_empty());
+    group.announce([2, 4, 5, 6]);
+    group.run(SECOND * 3);
+    assert!(group.is_owned_by(&[2, 4, 5, 6]));
+    assert_eq!(group.values(6, "only", QUORUM), ["mine"], "it has made that again");
+    assert_eq!(group.values(2, "k7", QUORUM), ["v"]);
+}
+
+#[test]
 fn a_joint_epoch_needs_a_quorum_of_the_owners_before_and_of_those_to_be() {
     let mut group = Group::changing(6, 3, |_| {});
     // Nothing is told of keys that reads have repaired, nor of what is held: the epoch stays joint.

@@ -96,8 +96,14 @@ pub(crate) const PROBES: &[Probe] = &[
 ];
 
 /// What is watched beside them while owners change.
-pub(crate) const PROBES_OF_OWNERS: &[Probe] =
-    &[Probe::EpochBegun, Probe::NodeEvicted, Probe::NodeBeganAnew, Probe::EpochsJoint, Probe::EpochSettled];
+pub(crate) const PROBES_OF_OWNERS: &[Probe] = &[
+    Probe::EpochBegun,
+    Probe::NodeEvicted,
+    Probe::NodeRetired,
+    Probe::NodeBeganAnew,
+    Probe::EpochsJoint,
+    Probe::EpochSettled,
+];
 
 /// Whether the owners of a run change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

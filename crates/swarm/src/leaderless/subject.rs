@@ -628,8 +628,9 @@ impl Subject<Leaderless> for LeaderlessSubject {
                 self.probes.hit(Probe::NodeEvicted);
                 Ok(())
             }
-            Event::BeganAnew { .. } => {
-                self.probes.hit(Probe::NodeBeganAnew);
+            Event::BeganAnew { .. } | Event::Retired { .. } => {
+                let retired = matches!(event, Event::Retired { .. });
+                self.probes.hit(if retired { Probe::NodeRetired } else { Probe::NodeBeganAnew });
                 let place = self.place(at);
                 let applied = core::mem::take(&mut place.applied);
                 place.dropped.join(&applied);

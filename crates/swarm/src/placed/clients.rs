@@ -23,9 +23,10 @@ const SETS: u32 = 3;
 
 #[derive(Clone, Debug)]
 enum Want {
+    /// Of nothing: a delete.
     Put {
         key: Bytes,
-        value: u64,
+        value: Option<u64>,
     },
     Add {
         key: Bytes,
@@ -49,10 +50,10 @@ impl Want {
 /// What is known of a register.
 #[derive(Debug, Default)]
 struct Known {
-    /// The last write that was acknowledged.
+    /// The last write that was acknowledged; nothing for a delete, as for none.
     acked: Option<u64>,
     /// Writes of which nobody knows whether they are there: they may be shown at any time.
-    open: BTreeSet<u64>,
+    open: BTreeSet<Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -166,7 +167,8 @@ impl PlacedClients {
         let set = Bytes::from(format!("set/{}", hands.rng.u32(0..SETS)));
         self.unique += 1;
         Some(match hands.rng.u8(0..10) {
-            0..=3 => Want::Put { key: register, value: self.unique },
+            0 => Want::Put { key: register, value: None },
+            1..=3 => Want::Put { key: register, value: Some(self.unique) },
             4..=5 => Want::Add { key: set, element: self.unique },
             6..=8 => self.get(register),
             _ => self.get(set),
@@ -210,8 +212,12 @@ impl PlacedClients {
         let level = WriteLevel::Quorum;
         let token = hands.request(node, |token| match &want {
             Want::Put { key, value } => {
-                let body = encode_write(&WriteRequest::put(key.clone(), value.to_string()).at(level));
-                Input::Command { token, group, level, session: None, body: body.expect("it is small") }
+                let write = match value {
+                    Some(value) => WriteRequest::put(key.clone(), value.to_string()),
+                    None => WriteRequest::delete(key.clone()),
+                };
+                let body = encode_write(&write.at(level)).expect("it is small");
+                Input::Command { token, group, level, session: None, body }
             }
             Want::Add { element, .. } => {
                 let insert = CrdtOp::Insert { element: element.to_string().into() };
@@ -266,7 +272,7 @@ impl PlacedClients {
             Outcome::Acked { .. } => {
                 self.answers.0 += 1;
                 match want {
-                    Want::Put { key, value } => self.registers.entry(key).or_default().acked = Some(value),
+                    Want::Put { key, value } => self.registers.entry(key).or_default().acked = value,
                     Want::Add { key, element } => _ = self.added.entry(key).or_default().insert(element),
                     Want::Get { .. } => return Err("placed_reads_are_current: a read was acknowledged".to_owned()),
                 }
@@ -321,7 +327,7 @@ impl PlacedClients {
         }
         let Some(known) = self.registers.get(key) else { return Ok(()) };
         let shown = found.values.first().and_then(number);
-        let may_be = shown == known.acked || shown.is_some_and(|shown| known.open.contains(&shown));
+        let may_be = shown == known.acked || known.open.contains(&shown);
         match may_be {
             true => Ok(()),
             false => Err(format!("placed_reads_are_current: {key:?} of group {group} shows {shown:?}, not {known:?}")),

@@ -93,6 +93,7 @@ impl Subject<Node> for PlacedSubject {
         match event {
             Event::EpochBegun { .. } => self.probes.hit(Probe::PlacementBegun),
             Event::Evicted { .. } => self.probes.hit(Probe::PlacedElsewhere),
+            Event::Retired { .. } => self.probes.hit(Probe::PlacedDropped),
             Event::BeganAnew { .. } => self.probes.hit(Probe::PlacedHereAgain),
             _ => {}
         }
