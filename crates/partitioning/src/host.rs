@@ -26,11 +26,12 @@ use replikit_core::{
 };
 
 use crate::convert;
+use crate::frames::GroupsHead;
 use crate::groups::Groups;
 use crate::handoff::{Ask, Letter, Output, Record, Source, Target};
 use crate::id::{HandoffId, PlacementVersion};
 use crate::machine::GroupMachine;
-use crate::map::{Change, PartitionMap, Replication};
+use crate::map::{Change, Partition, PartitionMap, Replication};
 use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
 use crate::shard::{Keyed, encode_record};
 pub use message::HostHead;
@@ -220,6 +221,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
     /// The map may place groups anew.
     fn place(&mut self) {
         let Some(placing) = &mut self.placing else { return };
+        let mut new = Vec::new();
         for partition in self.map.partitions() {
             let group = partition.group;
             let is_placed = partition.replication == Replication::Leaderless;
@@ -227,16 +229,36 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
                 continue;
             }
             self.placed.insert(group, partition.placement);
-            let membership = partition.membership();
             if self.groups.replica(group).is_some() {
-                placing.announce(group, membership);
+                placing.announce(group, partition.membership());
                 self.groups.wake(self.now, group);
-            } else if membership.contains(self.config.node) {
-                match placing.found(group, membership) {
-                    Ok(replica) => self.groups.add(self.now, group, replica),
-                    Err(why) => self.out.push_back(Action::Event { group, event: Event::NotPlaced { why } }),
-                }
+            } else if partition.replicas.contains(&self.config.node) {
+                new.push(group);
             }
+        }
+        new.into_iter().for_each(|group| self.found(group));
+    }
+
+    /// Others speak to this node of a group that is not here: a placement that this node has not heard of, for a later one followed it,
+    /// may have come into force with it as an owner, and those wait for it to hand over what it has.
+    fn found_heard(&mut self, head: &GroupsHead<R::Head>) {
+        if self.placing.is_none() || !self.is_ready {
+            return;
+        }
+        for part in &head.parts {
+            let is_placed = |it: &Partition| it.replication == Replication::Leaderless;
+            if self.groups.replica(part.group).is_none() && self.map.of_group(part.group).any(is_placed) {
+                self.found(part.group);
+            }
+        }
+    }
+
+    /// A replica of a group of which nothing is here.
+    fn found(&mut self, group: GroupId) {
+        let (Some(placing), Some(partition)) = (&mut self.placing, self.map.of_group(group).next()) else { return };
+        match placing.found(group, partition.membership()) {
+            Ok(replica) => self.groups.add(self.now, group, replica),
+            Err(why) => self.out.push_back(Action::Event { group, event: Event::NotPlaced { why } }),
         }
     }
 
@@ -518,6 +540,7 @@ impl<R: Replica, S: Seat<R>> Replica for Host<R, S> {
         match input {
             Input::Message { from, message: Message { head, batches } } => match head {
                 HostHead::Groups(head) => {
+                    self.found_heard(&head);
                     self.groups.handle(now, Input::Message { from, message: Message { head, batches } });
                 }
                 head if self.is_ready => self.handle_host(from, head),

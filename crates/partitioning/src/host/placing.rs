@@ -11,7 +11,8 @@ pub trait Placing<R>: Send + core::fmt::Debug {
     /// These are the members from now on, for a replica that is here.
     fn announce(&mut self, group: GroupId, membership: Membership);
 
-    /// A replica for a group of which nothing was ever here, with these members, this node among them.
+    /// A replica for a group of which nothing was ever here, with these members. This node is one of them, or was one by a placement in
+    /// between.
     ///
     /// # Errors
     /// Why there can be none: the settings do not fit so many members, for example. The others do without this one.

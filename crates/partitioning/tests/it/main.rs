@@ -7,6 +7,7 @@ mod heartbeats;
 mod leaderless;
 #[cfg(feature = "runtime")]
 mod memory;
+mod placing;
 #[cfg(feature = "runtime")]
 mod store;
 mod toy;
