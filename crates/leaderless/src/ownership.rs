@@ -118,13 +118,13 @@ impl Ownership {
     }
 
     /// Whether a node that owned something in `before` has owned it without a break since: otherwise others have closed what
-    /// they have of its writes.
+    /// they have of its writes. That happens as an epoch without it is settled: of those that are joint nothing is over yet.
     pub(crate) fn continues(&self, before: &Self, node: NodeId) -> bool {
         let Some(settled) = &self.settled else { return false };
         let owned =
             before.in_force().filter(|membership| membership.contains(node) && membership.epoch <= settled.epoch);
         let last = owned.map(|membership| membership.epoch).max();
-        settled.since(node).is_some_and(|since| last.is_some_and(|last| since <= last))
+        last.is_none_or(|last| settled.since(node).is_some_and(|since| since <= last))
     }
 }
 
@@ -199,5 +199,20 @@ mod tests {
         assert!(!Ownership::founding(back.clone()).continues(&base, three), "evicted in between");
         assert!(Ownership::founding(back.clone()).continues(&base.with(back), three), "it has counted in that epoch");
         assert!(!Ownership::founding(without).continues(&base, three));
+    }
+
+    #[test]
+    fn who_owns_in_a_joint_epoch_only_continues_while_more_of_them_join() {
+        let first = Membership::founding(nodes(1..=3));
+        let second = first.next(nodes(4..=6));
+        let (third, gone) = (second.next(nodes([4, 5, 7])), second.next(nodes([7, 8])));
+        let joint = Ownership::founding(first).with(second);
+        let four = NodeId(4);
+        assert!(joint.with(third.clone()).continues(&joint, four), "nothing is settled without it");
+        assert!(Ownership::founding(third).continues(&joint, four));
+        assert!(joint.with(gone.clone()).continues(&joint, four), "it is still needed");
+        let back = gone.next(nodes([4, 7, 8]));
+        assert!(!Ownership::founding(gone).with(back.clone()).continues(&joint, four), "evicted in between");
+        assert!(!Ownership::founding(back).continues(&joint, four));
     }
 }

@@ -46,6 +46,35 @@ fn owners_hand_everything_over_to_others() {
     group.write(4, put("k", "w"));
 }
 
+/// `placed` seed 20538: owners of an epoch that was still joint when the next one joined it took themselves for evicted, all at once, and
+/// dropped what they had acknowledged.
+#[test]
+fn owners_of_a_joint_epoch_stay_what_they_are_when_another_one_joins_it() {
+    let mut group = Group::changing(7, 3, |_| {});
+    group.write(1, put("before", "v"));
+    group.announce(4..=6);
+    let is_joint = |group: &Group, node: u32, epochs: usize| group.replica(node).ownership().joint.len() == epochs;
+    while !(4..=5).all(|node| is_joint(&group, node, 1)) {
+        group.run(Duration::from_millis(10));
+    }
+    // Without a majority of the owners before, it stays joint.
+    [2, 3].map(|node| group.isolate(NodeId(node), true));
+    group.write(4, put("k", "v").at(WriteLevel::LeaderDisk));
+    group.announce([4, 5, 7]);
+    group.run(SECOND);
+    assert!((4..=5).all(|node| is_joint(&group, node, 2)), "{:?}", group.replica(4).ownership());
+    [2, 3].map(|node| group.isolate(NodeId(node), false));
+    group.run(SECOND * 2);
+    assert!(group.is_owned_by(&[4, 5, 7]));
+    let began_anew = |event: &Event| matches!(event, Event::BeganAnew { .. });
+    for node in [4, 5, 7] {
+        assert_eq!(group.told(node, began_anew), 0, "node {node}");
+    }
+    for key in ["k", "before"] {
+        assert_eq!(group.values(7, key, QUORUM), ["v"]);
+    }
+}
+
 #[test]
 fn who_owns_nothing_any_more_drops_what_it_had_also_over_a_restart() {
     let mut group = Group::changing(6, 3, |_| {});
