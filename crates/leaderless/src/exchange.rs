@@ -290,7 +290,9 @@ impl Leaderless {
             return;
         }
         if self.owners.index(from).is_some() {
-            wanted.insert(from, report.held.clone());
+            // What it held when it first told this life of it, in these epochs: what came since, nobody counted this replica for. Under
+            // steady writes nobody ever has what everybody told last.
+            wanted.entry(from).or_insert_with(|| report.held.clone());
         }
         let known = report.held.origins().filter_map(Origin::of).filter(|origin| origin.node == node);
         *newest = known.map(|origin| origin.incarnation.0).fold(*newest, u32::max);

@@ -130,6 +130,47 @@ fn groups_go_to_other_nodes_while_clients_write_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_group_goes_there_and_back_under_load() {
+    bounded(async {
+        let cluster = open(4, 1);
+        let store = client(&cluster).await;
+        fill(&store, 500).await;
+        let over = Arc::new(AtomicBool::new(false));
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..16_u32 {
+            let (store, stop) = (client(&cluster).await, Arc::clone(&over));
+            writers.spawn(async move {
+                let (mut last, mut round) = (BTreeMap::new(), 0);
+                while !stop.load(Ordering::Relaxed) {
+                    round += 1;
+                    // Each writer has keys of its own.
+                    let n = writer + 16 * (round % 30);
+                    let value = round.to_string();
+                    match store.write(WriteRequest::put(key(n), value.clone())).await {
+                        Ok(_) => _ = last.insert(n, value),
+                        Err(WriteError::Indeterminate { .. }) => _ = last.remove(&n),
+                        Err(error) => panic!("a write while the group moves: {error}"),
+                    }
+                }
+                last
+            });
+        }
+        let mut replicas = [1, 2, 3, 4].map(NodeId);
+        for _ in 0..6 {
+            replicas.rotate_left(1);
+            let group = store.map().await.expect("there is a map").partitions().next().expect("it has one").group;
+            store.place(group, replicas[..3].into(), Duration::from_secs(20)).await.expect("the group goes there");
+        }
+        over.store(true, Ordering::Relaxed);
+        for last in writers.join_all().await {
+            for (n, value) in last {
+                assert_eq!(self::value(&store, n).await, [value], "key {n}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_dead_node_is_replaced_and_what_cannot_be_is_refused() {
     bounded(async {
         let mut cluster = open(4, 2);
