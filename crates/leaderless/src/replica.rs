@@ -434,8 +434,10 @@ impl Leaderless {
         self.persist_next(Persist::Append { batch, replace: false })
     }
 
-    /// Sends something once this storage action is durable: at once if it is, whatever others wait for.
+    /// Sends something once this storage action is durable: at once if it is, whatever others wait for. Until the incarnation is, a
+    /// crash could give the dots of its writes to others, and what is shown of any key may have seen them.
     pub(crate) fn reply_after(&mut self, after: WriteId, reply: Reply) {
+        let after = after.max(self.incarnated);
         if after <= self.durable {
             return self.reply(reply);
         }

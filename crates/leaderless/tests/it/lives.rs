@@ -35,6 +35,23 @@ fn nothing_that_counts_by_lives_leaves_before_the_life_is_on_disk() {
     group.assert_agreed();
 }
 
+/// Seed 200271 of leaderless replication: what a reader was shown had seen a write of an incarnation that no disk knew. After a crash
+/// its dot named another write, of which the reader then claimed to know.
+#[test]
+fn nothing_is_shown_before_the_incarnation_is_on_disk() {
+    let mut group = Group::new(3, |_| {});
+    group.write(1, put("k", "v"));
+    group.kill(NodeId(1));
+    group.starts_stopped.insert(NodeId(1));
+    group.start(NodeId(1));
+    group.ask(1, &put("other", "lost"));
+    let read = group.query(1, "k", ReadLevel::Local);
+    group.deliver();
+    assert_eq!(group.outcome(read), None);
+    group.resume_disk(NodeId(1));
+    assert!(matches!(group.outcome(read), Some(Outcome::Value { .. })), "{:?}", group.outcome(read));
+}
+
 /// Node 1 has told everybody of a write that nobody else has, and comes back without it.
 fn group_of_a_lost_write() -> Group {
     let mut group = Group::new(3, |_| {});

@@ -58,12 +58,12 @@ fn owners_of_a_joint_epoch_stay_what_they_are_when_another_one_joins_it() {
         group.run(Duration::from_millis(10));
     }
     // Without a majority of the owners before, it stays joint.
-    [2, 3].map(|node| group.isolate(NodeId(node), true));
+    (2..=3).for_each(|node| group.isolate(NodeId(node), true));
     group.write(4, put("k", "v").at(WriteLevel::LeaderDisk));
     group.announce([4, 5, 7]);
     group.run(SECOND);
     assert!((4..=5).all(|node| is_joint(&group, node, 2)), "{:?}", group.replica(4).ownership());
-    [2, 3].map(|node| group.isolate(NodeId(node), false));
+    (2..=3).for_each(|node| group.isolate(NodeId(node), false));
     group.run(SECOND * 2);
     assert!(group.is_owned_by(&[4, 5, 7]));
     let began_anew = |event: &Event| matches!(event, Event::BeganAnew { .. });
