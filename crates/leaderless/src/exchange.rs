@@ -337,7 +337,7 @@ impl Leaderless {
             return;
         }
         let peer = &self.peers[&to];
-        if peer.outgoing.is_none() && !peer.repair && !self.lacks(to, peer, &report.held) {
+        if peer.outgoing.is_none() && !peer.needs_repair() && !self.lacks(to, peer, &report.held) {
             return;
         }
         let held = report.held.clone();
@@ -347,7 +347,7 @@ impl Leaderless {
         if peer.outgoing.is_none() {
             let origins: Vec<OriginId> = self.streams.keys().copied().collect();
             'origins: for origin in origins {
-                if !peer.repair && !self.is_sender(origin, to) {
+                if !peer.is_repaired(origin) && !self.is_sender(origin, to) {
                     continue;
                 }
                 loop {
@@ -504,7 +504,7 @@ impl Leaderless {
         let held = self.held();
         for (node, peer) in &mut self.peers {
             let Some(report) = self.members.get(node).and_then(|member| member.report.as_ref()) else { continue };
-            peer.exchange(report.number, &report.held, report.held.lags(&held) > 0);
+            peer.exchange(report.number, &report.held, &held);
             if let Some(outgoing) = &mut peer.outgoing {
                 outgoing.fresh = false;
             }

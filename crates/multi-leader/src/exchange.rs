@@ -297,7 +297,7 @@ impl MultiLeader {
                 held < mine.base() && peer.next(origin, held) <= mine.base() && self.is_sender(origin, to)
             })
         };
-        peer.outgoing.is_some() || peer.repair || lacks()
+        peer.outgoing.is_some() || peer.needs_repair() || lacks()
     }
 
     fn fill(&mut self, to: NodeId) {
@@ -316,7 +316,7 @@ impl MultiLeader {
         } else if peer.outgoing.is_none() {
             let origins: Vec<OriginId> = self.streams.keys().copied().collect();
             'origins: for origin in origins {
-                if !peer.repair && !self.is_sender(origin, to) {
+                if !peer.is_repaired(origin) && !self.is_sender(origin, to) {
                     continue;
                 }
                 loop {
@@ -446,7 +446,7 @@ impl MultiLeader {
         let report = self.next_report();
         for (node, peer) in &mut self.peers {
             let Some(theirs) = self.members.get(node).and_then(|member| member.report.as_ref()) else { continue };
-            peer.exchange(theirs.number, &theirs.held, !theirs.held.covers(&report.held));
+            peer.exchange(theirs.number, &theirs.held, &report.held);
             if let Some(outgoing) = &mut peer.outgoing {
                 outgoing.fresh = false;
             }

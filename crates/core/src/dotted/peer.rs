@@ -3,7 +3,7 @@
 //! Invariant: writes of an origin leave in order; what is not confirmed within an exchange goes out again from where the peer
 //! stands, so messages may be lost. A peer that has never told what it holds is sent nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Outgoing;
 use crate::{OriginId, SequenceSet, Ticket, VersionVector};
@@ -22,6 +22,8 @@ pub struct Peer {
     missing: BTreeMap<OriginId, u64>,
     /// It did not come forward since the last exchange: send whatever it lacks, whoever else should.
     pub repair: bool,
+    /// Origins of which it lacks something and got nothing since the last exchange, whatever it got of others: the same of these.
+    stuck: BTreeSet<OriginId>,
     /// A read of the log that is under way for it.
     pub reading: Option<(Ticket, OriginId)>,
     /// A snapshot on its way to it.
@@ -87,6 +89,12 @@ impl Peer {
             return false;
         }
         self.missing.insert(origin, held);
+        self.go_back_to(origin, held);
+        true
+    }
+
+    /// Of this origin nothing counts as sent behind what it holds.
+    fn go_back_to(&mut self, origin: OriginId, held: u64) {
         self.sent.retire(origin);
         self.sent.insert_all(origin, &SequenceSet::up_to(held));
         let bytes = &mut self.inflight_bytes;
@@ -96,7 +104,18 @@ impl Peer {
             }
             *sending != origin
         });
-        true
+    }
+
+    /// Whether it is to be sent what it lacks of an origin, whoever else should.
+    #[must_use]
+    pub fn is_repaired(&self, origin: OriginId) -> bool {
+        self.repair || self.stuck.contains(&origin)
+    }
+
+    /// Whether there is any such origin.
+    #[must_use]
+    pub fn needs_repair(&self) -> bool {
+        self.repair || !self.stuck.is_empty()
     }
 
     /// Nothing that was sent counts as sent any more.
@@ -106,20 +125,30 @@ impl Peer {
         self.inflight_bytes = 0;
     }
 
-    /// An exchange later: if it says once more that it stands where it stood, although it lacks something, that is sent again.
-    /// One that says nothing is sent nothing.
-    pub fn exchange(&mut self, report: u64, held: &VersionVector, lacks: bool) {
+    /// An exchange later: if it says once more that it stands where it stood, in all or with one origin, although it lacks something of
+    /// what is held here, that is sent again. One that says nothing is sent nothing.
+    pub fn exchange(&mut self, report: u64, held: &VersionVector, here: &VersionVector) {
         self.missing.clear();
+        self.stuck.clear();
         let (before, held_before) = &mut self.held_before;
         if *before == report {
             self.repair = false;
             return;
         }
-        self.repair = lacks && *held == *held_before;
+        let lacks = |origin: &OriginId| here.base(*origin) > held.base(*origin);
+        self.repair = *held == *held_before && here.origins().any(|origin| lacks(&origin));
+        // The first report says where it stands, not that it stays there.
+        if *before > 0 && !self.repair {
+            let stands = |origin: &OriginId| held.base(*origin) == held_before.base(*origin);
+            self.stuck = here.origins().filter(|origin| lacks(origin) && stands(origin)).collect();
+        }
         *before = report;
         held_before.clone_from(held);
         if self.repair {
             self.go_back();
+        }
+        for origin in self.stuck.clone() {
+            self.go_back_to(origin, held.base(origin));
         }
     }
 }
@@ -141,7 +170,7 @@ mod tests {
         assert_eq!(peer.next(origin, 0), 5);
         assert!(peer.missed(origin, 3), "it is further now, and lacks what comes next");
         peer.sends(origin, 4, 1);
-        peer.exchange(1, &VersionVector::new(), false);
+        peer.exchange(1, &VersionVector::new(), &VersionVector::new());
         assert!(peer.missed(origin, 1), "an exchange later, what is said counts anew");
     }
 
@@ -159,7 +188,33 @@ mod tests {
         for held in [10, 20, 10, 20] {
             assert!(!again(&mut peer, one, held), "said before, and on its way again");
         }
-        peer.exchange(1, &VersionVector::new(), true);
+        peer.exchange(1, &VersionVector::new(), &up_to(&[(one, 100)]));
         assert!(again(&mut peer, one, 20), "what went out again was lost, too");
+    }
+
+    fn up_to(held: &[(OriginId, u64)]) -> VersionVector {
+        let mut vector = VersionVector::new();
+        for (origin, last) in held {
+            vector.insert_all(*origin, &SequenceSet::up_to(*last));
+        }
+        vector
+    }
+
+    #[test]
+    fn an_origin_that_stands_is_sent_again_however_others_come_forward() {
+        let (one, other) = (OriginId(1), OriginId(2));
+        let mut peer = Peer::default();
+        peer.sends(one, 9, 1);
+        peer.exchange(1, &up_to(&[(other, 10)]), &up_to(&[(one, 9), (other, 20)]));
+        assert!(!peer.needs_repair(), "this is where it stands");
+        peer.exchange(2, &up_to(&[(other, 30)]), &up_to(&[(one, 9), (other, 40)]));
+        assert!(peer.is_repaired(one) && !peer.is_repaired(other));
+        assert_eq!(peer.next(one, 0), 1, "nothing of it counts as sent");
+        peer.exchange(3, &up_to(&[(one, 5), (other, 50)]), &up_to(&[(one, 9), (other, 60)]));
+        assert!(!peer.needs_repair(), "both come forward");
+        peer.exchange(3, &up_to(&[(one, 5), (other, 50)]), &up_to(&[(one, 9), (other, 60)]));
+        assert!(!peer.needs_repair(), "it says nothing");
+        peer.exchange(4, &up_to(&[(one, 5), (other, 50)]), &up_to(&[(one, 9), (other, 60)]));
+        assert!(peer.is_repaired(one) && peer.is_repaired(other), "all of it stands");
     }
 }
