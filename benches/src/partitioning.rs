@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use self::handoff::Moved;
 use crate::error::BenchError;
 use crate::figure::{Figure, Subject};
 use crate::record::{Curve, Kind, Mark, Record};
@@ -33,6 +34,11 @@ pub enum PartitioningRun {
         /// Whether clients write to it meanwhile.
         loaded: bool,
     },
+    /// A copy of a leaderless group goes to another node and back.
+    Placement {
+        /// Whether clients write to it meanwhile.
+        loaded: bool,
+    },
     /// Pages of keys that lie in so many partitions by turns.
     Scatter {
         /// How many.
@@ -51,10 +57,12 @@ pub enum PartitioningRun {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [PartitioningRun; 9] = [
+pub const ALL: [PartitioningRun; 11] = [
     PartitioningRun::Planning,
     PartitioningRun::Handoff { loaded: false },
     PartitioningRun::Handoff { loaded: true },
+    PartitioningRun::Placement { loaded: false },
+    PartitioningRun::Placement { loaded: true },
     PartitioningRun::Scatter { partitions: 1 },
     PartitioningRun::Scatter { partitions: 16 },
     PartitioningRun::Scatter { partitions: 64 },
@@ -69,6 +77,13 @@ impl fmt::Display for PartitioningRun {
             Self::Planning => f.write_str("partitioned, in memory: routes and plans"),
             Self::Handoff { loaded } => {
                 write!(f, "partitioned, 3 nodes: a partition of {HANDED_KEYS} keys of {VALUE_BYTES} B handed over")?;
+                if *loaded { write!(f, ", {CLIENTS} clients write to it") } else { f.write_str(", idle") }
+            }
+            Self::Placement { loaded } => {
+                write!(
+                    f,
+                    "partitioned-leaderless, 4 nodes, 3 owners: a copy of {HANDED_KEYS} keys of {VALUE_BYTES} B goes to the fourth"
+                )?;
                 if *loaded { write!(f, ", {CLIENTS} clients write to it") } else { f.write_str(", idle") }
             }
             Self::Scatter { partitions } => {
@@ -93,8 +108,8 @@ impl PartitioningRun {
     pub const fn estimate(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Planning => 4,
-            Self::Handoff { loaded: false } => 12,
-            Self::Handoff { loaded: true } => 20,
+            Self::Handoff { loaded: false } | Self::Placement { loaded: false } => 12,
+            Self::Handoff { loaded: true } | Self::Placement { loaded: true } => 20,
             Self::Scatter { .. } => 6,
             Self::Groups { .. } => 12,
             Self::Leaders { .. } => 40,
@@ -138,11 +153,23 @@ pub async fn run(run: PartitioningRun, seed: u64, folder: &Path) -> Result<Found
         clients,
         ..Subject::default()
     };
+    let leaderless = |workload: &str, clients: u32| Subject {
+        engine: "partitioned-leaderless".to_owned(),
+        ..subject(workload, clients)
+    };
     match run {
         PartitioningRun::Planning => Ok(planning::run(&subject("in memory", 0))),
-        PartitioningRun::Handoff { loaded: false } => handoff::idle(&subject("handoff, idle", 0), folder).await,
+        PartitioningRun::Handoff { loaded: false } => {
+            handoff::idle(Moved::Partition, &subject("handoff, idle", 0), folder).await
+        }
         PartitioningRun::Handoff { loaded: true } => {
-            handoff::loaded(&subject("handoff under load", CLIENTS), seed, folder).await
+            handoff::loaded(Moved::Partition, &subject("handoff under load", CLIENTS), seed, folder).await
+        }
+        PartitioningRun::Placement { loaded: false } => {
+            handoff::idle(Moved::Copy, &leaderless("placement, idle", 0), folder).await
+        }
+        PartitioningRun::Placement { loaded: true } => {
+            handoff::loaded(Moved::Copy, &leaderless("placement under load", CLIENTS), seed, folder).await
         }
         PartitioningRun::Scatter { partitions } => scatter::run(&subject("pages", 1), partitions, seed, folder).await,
         PartitioningRun::Groups { groups } => groups::run(&subject("many groups", CLIENTS), groups, seed, folder).await,

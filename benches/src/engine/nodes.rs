@@ -61,6 +61,21 @@ impl Nodes {
         first: &[&str],
     ) -> Result<Self, BenchError> {
         let count = network.map_or(NODES as usize, |network| network.nodes.len());
+        Self::start_many(count, engine, folder, network, arguments, first)
+    }
+
+    /// The same, so many; as many as the network has, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_many(
+        count: usize,
+        engine: &'static str,
+        folder: &Path,
+        network: Option<&Network>,
+        arguments: &[&str],
+        first: &[&str],
+    ) -> Result<Self, BenchError> {
         let links = network.map_or(0, |_| Proxy::ports(count));
         // All at once, so that no port is given twice.
         let mut ports = free_ports(count + links).map_err(BenchError::io("looking for free ports"))?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use replikit_core::{Guarantees, NodeId, Store, WriteLevel, WriteRequest};
-use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees};
+use replikit_partitioning::Replication;
+use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees, guarantees_leaderless};
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
 use tokio::task::JoinSet;
 
@@ -28,6 +29,7 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// A running cluster.
 pub struct Partitioned {
     nodes: Nodes,
+    replication: Replication,
     /// Know the map.
     clients: Vec<StoreClient>,
     /// The same, each connected by way of another node.
@@ -55,7 +57,23 @@ impl Partitioned {
         partitions: u16,
         more: &[&str],
     ) -> Result<Self, BenchError> {
-        let mut this = Self::founded(folder, network, partitions, more).await?;
+        Self::founded(folder, network, partitions, more).await?.with_clients().await
+    }
+
+    /// So many nodes with leaderless groups of three owners, one for each partition.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn start_leaderless(folder: &Path, nodes: usize, partitions: u16) -> Result<Self, BenchError> {
+        let partitions = partitions.to_string();
+        let arguments = ["--strategy", "leaderless", "--partitions", partitions.as_str()];
+        let nodes = Nodes::start_many(nodes, "partitioned-leaderless", folder, None, &arguments, &["--new"])?;
+        Self::of(nodes, Replication::Leaderless).await?.with_clients().await
+    }
+
+    /// Waits until it serves, and connects all clients.
+    async fn with_clients(mut self) -> Result<Self, BenchError> {
+        let this = &mut self;
         this.serves().await?;
         let addresses = this.nodes.addresses();
         while this.clients.len() < CONNECTIONS {
@@ -66,7 +84,7 @@ impl Partitioned {
             let resident = Self::connect(&mut this.nodes, vec![address]).await?;
             this.residents.push(resident);
         }
-        Ok(this)
+        Ok(self)
     }
 
     /// The same, but waits only until a client knows the map.
@@ -84,12 +102,15 @@ impl Partitioned {
         let mut arguments = vec!["--partitions", partitions.as_str()];
         arguments.extend(timeout.iter().flat_map(|timeout| ["--election-timeout-ms", timeout.as_str()]));
         arguments.extend(more);
-        let mut nodes = Nodes::start("partitioned", folder, network, &arguments, &[])?;
+        Self::of(Nodes::start("partitioned", folder, network, &arguments, &[])?, Replication::SingleLeader).await
+    }
+
+    async fn of(mut nodes: Nodes, replication: Replication) -> Result<Self, BenchError> {
         let addresses = nodes.addresses();
         let first = Self::connect(&mut nodes, addresses.clone()).await?;
         let asker = Client::connect(ClientConfig::new(nodes.cluster(), addresses.clone())).await;
         let asker = asker.map_err(|error| nodes.failed(error.to_string()))?;
-        Ok(Self { nodes, clients: vec![first], residents: Vec::new(), asker })
+        Ok(Self { nodes, replication, clients: vec![first], residents: Vec::new(), asker })
     }
 
     /// Its nodes, to do something to them.
@@ -208,7 +229,10 @@ impl Engine for Partitioned {
     }
 
     fn guarantees(&self, write_level: WriteLevel) -> Guarantees {
-        guarantees(write_level)
+        match self.replication {
+            Replication::SingleLeader => guarantees(write_level),
+            Replication::Leaderless => guarantees_leaderless(write_level),
+        }
     }
 
     fn homes(&self) -> Vec<Home> {

@@ -1,4 +1,5 @@
-//! Handing a partition with all keys of the store to another group on the same nodes, and back.
+//! Handing a partition with all keys of the store to another group on the same nodes, and back; and placing a leaderless group with all
+//! of them so that one of its owners is another node, and back.
 //!
 //! The pause is the longest time without an acknowledged write around a handoff: all clients write to the partition that is
 //! handed over, so nothing else hides it. Every acknowledged write is read back afterwards.
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use replikit_core::{Store, WriteLevel, WriteRequest};
+use replikit_core::{NodeId, Owners, ReadLevel, Store, WriteLevel, WriteRequest};
 use replikit_partitioning::store::{FIRST_GROUP, StoreClient, StoreClientConfig};
 use tokio::task::LocalSet;
 
@@ -26,11 +27,22 @@ use crate::recorder::Latencies;
 use crate::suite::VALUE_BYTES;
 use crate::table::latency;
 use crate::timeline::{BUCKET, Timeline};
-use crate::verify::verify;
+use crate::verify::{Verified, verify, verify_at};
 use crate::workload::key_bytes;
+
+/// What goes elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// A partition, to another group.
+    Partition,
+    /// An owner's copy of a leaderless group, to another node.
+    Copy,
+}
 
 /// One partition, and two groups that can have it.
 const TWO_GROUPS: [&str; 2] = ["--groups", "2"];
+/// One of them is no owner.
+const PLACES: usize = 4;
 const IDLE_HANDOFFS: usize = 4;
 const LOADED_HANDOFFS: usize = 6;
 const HANDOFF_TIME_MAX: Duration = Duration::from_secs(60);
@@ -42,12 +54,48 @@ const FRESH_WRITES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A cluster with one partition of [`HANDED_KEYS`] keys.
-async fn loaded_cluster(folder: &Path) -> Result<(Partitioned, Rc<Ledger>), BenchError> {
-    let engine = Partitioned::start_with(folder, None, 1, &TWO_GROUPS).await?;
+async fn loaded_cluster(moved: Moved, folder: &Path) -> Result<(Partitioned, Rc<Ledger>), BenchError> {
+    let engine = match moved {
+        Moved::Partition => Partitioned::start_with(folder, None, 1, &TWO_GROUPS).await?,
+        Moved::Copy => Partitioned::start_leaderless(folder, PLACES, 1).await?,
+    };
     let ledger = Rc::new(Ledger::new(HANDED_KEYS, VALUE_BYTES));
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
     load::preload(&ledger, &target, HANDED_KEYS, VALUE_BYTES).await?;
     Ok((engine, ledger))
+}
+
+/// Places the only group on the node that is no owner, instead of one of the others; how long that took.
+async fn place(client: &StoreClient) -> Result<Duration, BenchError> {
+    let failed = |what: String| BenchError::Engine { engine: "partitioned-leaderless".to_owned(), what };
+    let map = client.map().await.map_err(|error| failed(error.to_string()))?;
+    let partition = map.partitions().next().expect("a map covers all keys").clone();
+    let mut nodes = (1..=PLACES as u32).map(NodeId);
+    let outside = nodes.find(|node| !partition.replicas.contains(node)).expect("there is one more than owners");
+    let mut replicas = partition.replicas;
+    replicas.rotate_left(1);
+    replicas.pop();
+    replicas.push(outside);
+    let begun = Instant::now();
+    client.place(partition.group, replicas, HANDOFF_TIME_MAX).await.map_err(|error| failed(error.to_string()))?;
+    Ok(begun.elapsed())
+}
+
+impl Moved {
+    async fn move_once(self, client: &StoreClient) -> Result<Duration, BenchError> {
+        match self {
+            Self::Partition => hand_over(client).await,
+            Self::Copy => place(client).await,
+        }
+    }
+
+    /// Reads everything back.
+    async fn verified(self, ledger: &Ledger, client: &StoreClient) -> Result<Verified, BenchError> {
+        Ok(match self {
+            Self::Partition => verify(ledger, client).await?,
+            Self::Copy => verify_at(ledger, client, ReadLevel::Owners(Owners::Quorum)).await?,
+        })
+    }
 }
 
 /// Hands the only partition to the group that does not have it; how long that took.
@@ -109,8 +157,8 @@ async fn requests(engine: &Partitioned) -> Result<u64, BenchError> {
     Ok(engine.statuses().await?.iter().map(|status| status.counters.requests).sum())
 }
 
-pub(super) async fn idle(subject: &Subject, folder: &Path) -> Result<Found, BenchError> {
-    let (engine, ledger) = loaded_cluster(folder).await?;
+pub(super) async fn idle(moved: Moved, subject: &Subject, folder: &Path) -> Result<Found, BenchError> {
+    let (engine, ledger) = loaded_cluster(moved, folder).await?;
     let copy_rate = loopback_copy_rate().map_err(BenchError::io("measuring loopback"))?;
     let operator = engine.client().clone();
     let config = StoreClientConfig::new(engine.cluster(), engine.addresses());
@@ -130,14 +178,14 @@ pub(super) async fn idle(subject: &Subject, folder: &Path) -> Result<Found, Benc
         for key in 0..FRESH_WRITES as u32 {
             fresh.push(write(&late, key).await?);
         }
-        took.push(hand_over(&operator).await?.as_secs_f64());
+        took.push(moved.move_once(&operator).await?.as_secs_f64());
         let before = requests(&engine).await?;
         stale.push(write(&late, round).await?);
         // The map that is read beside the write is one of them.
         tokio::time::sleep(Duration::from_millis(50)).await;
         trips.push((requests(&engine).await? - before).saturating_sub(asking) as f64);
     }
-    let verified = verify(&ledger, operator_store(&operator)).await?;
+    let verified = moved.verified(&ledger, &operator).await?;
     let took = median(took);
     let rate = payload() / took;
     let figures = vec![
@@ -158,10 +206,6 @@ pub(super) async fn idle(subject: &Subject, folder: &Path) -> Result<Found, Benc
     let line = format!("{} a handoff, {:.0} MB/s", latency(Duration::from_secs_f64(took)), rate / 1e6);
     Box::new(engine).stop().await?;
     Ok(Found { figures, wrong, line, ..Found::default() })
-}
-
-fn operator_store(client: &StoreClient) -> &dyn Store {
-    client
 }
 
 /// What the writers share.
@@ -209,8 +253,8 @@ struct HandedOver {
     rates: [f64; 2],
 }
 
-pub(super) async fn loaded(subject: &Subject, seed: u64, folder: &Path) -> Result<Found, BenchError> {
-    let (engine, ledger) = loaded_cluster(folder).await?;
+pub(super) async fn loaded(moved: Moved, subject: &Subject, seed: u64, folder: &Path) -> Result<Found, BenchError> {
+    let (engine, ledger) = loaded_cluster(moved, folder).await?;
     let clients = engine.clients().to_vec();
     let writing = Rc::new(Writing {
         ledger: Rc::clone(&ledger),
@@ -245,7 +289,7 @@ pub(super) async fn loaded(subject: &Subject, seed: u64, folder: &Path) -> Resul
                 let (from, before) = (writing.begun.elapsed(), writing.acked.get());
                 writing.mark(format!("handoff {number} begins"));
                 writing.handing.set(true);
-                let took = hand_over(engine.client()).await?;
+                let took = moved.move_once(engine.client()).await?;
                 writing.handing.set(false);
                 writing.mark(format!("handoff {number} has ended"));
                 let during = (writing.acked.get() - before) as f64 / took.as_secs_f64();
@@ -261,7 +305,7 @@ pub(super) async fn loaded(subject: &Subject, seed: u64, folder: &Path) -> Resul
         .await?;
     let mut timeline = writing.timeline.take();
     timeline.end(writing.begun.elapsed());
-    let verified = verify(&ledger, operator_store(engine.client())).await?;
+    let verified = moved.verified(&ledger, engine.client()).await?;
     let pauses = handed.iter().map(|it| timeline.longest_gap_between(it.from, it.from + it.took).length);
     let mut pauses: Vec<f64> = pauses.map(|pause| pause.as_secs_f64() * 1e6).collect();
     pauses.sort_by(f64::total_cmp);
