@@ -14,7 +14,7 @@ use replikit_single_leader::{Config as RaftConfig, Raft, Settings as RaftSetting
 
 use super::layout::Layout;
 use super::machine::StoreMachine;
-use super::node::{MAP_REFRESH, check_nodes, founded_alike, front_of};
+use super::node::{check_nodes, founded_alike, front_of};
 use super::{META_GROUP, STORE_GROUP, guarantees_leaderless};
 use crate::either::Either;
 use crate::groups::Groups;
@@ -22,6 +22,10 @@ use crate::heartbeats::NodeHeartbeats;
 use crate::host::{Host, HostConfig, Placing, Seat};
 use crate::machine::GroupMachine;
 use crate::map::{PartitionMap, Replication};
+
+/// How often a node asks for a newer map of its own accord: one that owns nothing any more is told by nobody, and keeps what it had until
+/// then.
+const MAP_REFRESH: Duration = Duration::from_millis(250);
 
 /// A group of such a store: the log of maps, or data.
 type Group = Either<Raft<StoreMachine>, Leaderless>;
@@ -79,8 +83,7 @@ impl LeaderlessStoreNode {
         // A disk that is slower than this makes followers doubt their leader.
         config.timing.storage_slow_after = config.timing.storage_slow_after.max(maps.timeouts.election / 2);
 
-        let host =
-            HostConfig { refresh: MAP_REFRESH.min(Duration::from_millis(250)), ..HostConfig::new(id, META_GROUP) };
+        let host = HostConfig { refresh: MAP_REFRESH, ..HostConfig::new(id, META_GROUP) };
         let (first, map_nodes) = (layout.first().clone(), layout.meta().to_vec());
         let node = Node::open(config, move |boots| {
             places.incarnation = boots.incarnation();

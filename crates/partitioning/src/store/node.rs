@@ -23,7 +23,7 @@ use crate::host::{Host, HostConfig};
 use crate::map::Replication;
 
 /// How often a node asks for a newer map of its own accord.
-pub(super) const MAP_REFRESH: Duration = Duration::from_secs(1);
+const MAP_REFRESH: Duration = Duration::from_secs(1);
 
 /// One node of a partitioned store. Dropping it shuts it down cleanly.
 #[derive(Debug)]
