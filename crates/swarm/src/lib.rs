@@ -75,7 +75,7 @@ pub const SCENARIOS: [(&str, Scenario); 20] = [
     ("placed-log", placed::run::<LogStorage>),
 ];
 
-/// More than a quarter of the seeds on the standard scenario, the rest on the others.
+/// A quarter of the seeds on the standard scenario, the rest on the others.
 fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
     const TURNS: [usize; 28] =
         [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 5, 17, 18];
