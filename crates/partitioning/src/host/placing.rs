@@ -1,5 +1,5 @@
 //! Groups that the map places: a new placement is an epoch of the group, and the strategy does the rest, by quorums of the owners before
-//! and behind, for one that has no leader. Nothing is sealed, and no request waits.
+//! and behind, for one that has no leader. Nothing is sealed.
 
 use replikit_core::{GroupId, Membership};
 
