@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
+use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, Held, HybridClock, Incarnation, Input,
     Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica,
@@ -756,7 +757,15 @@ impl Leaderless {
         self.members.get(&node)?.report.as_ref()?.current
     }
 
+    /// Whether a value that merges has seen a write of which no log here can tell, so that nothing may be folded; also where nobody
+    /// folds. It is looked for among all that is not settled: while owners change, or one is down, most of the keys that are written.
     fn strays(&self) -> bool {
+        if !self.ownership.is_founding() {
+            return true;
+        }
+        if !self.config.keyspaces.iter().any(|keyspace| matches!(keyspace.conflicts, ConflictPolicy::Crdt(_))) {
+            return false;
+        }
         let is_current = |origin: Origin| self.current(origin.node) == Some(origin.incarnation.0);
         self.state.strays(|origin| !Origin::of(origin).is_some_and(is_current))
     }
