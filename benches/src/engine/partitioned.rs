@@ -73,16 +73,15 @@ impl Partitioned {
 
     /// Waits until it serves, and connects all clients.
     async fn with_clients(mut self) -> Result<Self, BenchError> {
-        let this = &mut self;
-        this.serves().await?;
-        let addresses = this.nodes.addresses();
-        while this.clients.len() < CONNECTIONS {
-            let client = Self::connect(&mut this.nodes, addresses.clone()).await?;
-            this.clients.push(client);
+        self.serves().await?;
+        let addresses = self.nodes.addresses();
+        while self.clients.len() < CONNECTIONS {
+            let client = Self::connect(&mut self.nodes, addresses.clone()).await?;
+            self.clients.push(client);
         }
         for address in addresses {
-            let resident = Self::connect(&mut this.nodes, vec![address]).await?;
-            this.residents.push(resident);
+            let resident = Self::connect(&mut self.nodes, vec![address]).await?;
+            self.residents.push(resident);
         }
         Ok(self)
     }

@@ -50,10 +50,14 @@ enum Again {
 }
 
 impl Leaderless {
+    /// Whether this node owns the keys, or is about to.
+    fn is_named(&self) -> bool {
+        self.owners.is_owner() || self.ownership.announces(self.config.node)
+    }
+
     /// This node is, or is to be, an owner again: it begins anew if it was evicted since.
     pub(crate) fn come_back(&mut self, now: Now) {
-        let named = self.owners.is_owner() || self.ownership.announces(self.config.node);
-        if self.out && named && self.taking.is_none() && !self.failed {
+        if self.out && self.is_named() && self.taking.is_none() && !self.failed {
             self.begin_anew(now);
         }
     }
@@ -81,9 +85,9 @@ impl Leaderless {
 
     /// This node owns nothing any more, and is not about to: what the owners have, it need not keep.
     pub(crate) fn retire(&mut self, now: Now) {
-        let named = self.owners.is_owner() || self.ownership.announces(self.config.node);
         let is_empty = self.streams.is_empty() && self.state.map().is_empty() && self.consensus.is_empty();
-        if !self.out || named || is_empty || self.ownership.is_joint() || self.taking.is_some() || self.failed {
+        if !self.out || self.is_named() || is_empty || self.ownership.is_joint() || self.taking.is_some() || self.failed
+        {
             return;
         }
         self.drop_state(now, &self.elsewhere());

@@ -32,8 +32,8 @@ use crate::handoff::{Ask, Letter, Output, Record, Source, Target};
 use crate::id::{HandoffId, PlacementVersion};
 use crate::machine::GroupMachine;
 use crate::map::{Change, Partition, PartitionMap, Replication};
-use crate::meta::{MetaAnswer, MetaCommand, MetaQuery};
-use crate::shard::{Keyed, encode_record};
+use crate::meta::{MetaAnswer, MetaCommand, MetaMachine, MetaQuery};
+use crate::shard::{Keyed, Shard, encode_record};
 pub use message::HostHead;
 pub use placing::Placing;
 
@@ -204,6 +204,16 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         self.out.push_back(Action::Event { group: self.config.maps, event });
     }
 
+    /// The log of maps, if it is kept here.
+    fn maps(&self) -> Option<&MetaMachine> {
+        self.groups.replica(self.config.maps).and_then(S::machine).and_then(GroupMachine::maps)
+    }
+
+    /// The data of a group that is here and has one log.
+    fn shard(groups: &Groups<R>, group: GroupId) -> Option<&Shard<S::Machine>> {
+        groups.replica(group).and_then(S::machine).and_then(GroupMachine::data)
+    }
+
     fn leads(&self, group: GroupId) -> Option<Term> {
         self.groups.replica(group).and_then(S::leads)
     }
@@ -264,14 +274,13 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
 
     /// If the log of maps is kept here, its newest map; who leads it tells everybody.
     fn learn_here(&mut self) {
-        let Some(replica) = self.groups.replica(self.config.maps) else { return };
-        let Some(maps) = S::machine(replica).and_then(GroupMachine::maps) else { return };
+        let Some(maps) = self.maps() else { return };
         let newest = maps.map();
         if newest.epoch() <= self.map.epoch() {
             return;
         }
         let (newest, old) = (newest.clone(), self.map.epoch());
-        if S::leads(replica).is_some() {
+        if self.leads(self.config.maps).is_some() {
             let news = maps.since(old);
             let everybody: BTreeSet<NodeId> = newest.partitions().flat_map(|it| it.replicas.iter().copied()).collect();
             let open = newest.handoffs().flat_map(|it| it.replicas.iter().copied());
@@ -318,9 +327,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             }),
             HostHead::Change(change) => self.propose_change(change),
             HostHead::Since(question) => {
-                let maps = self.groups.replica(self.config.maps).and_then(S::machine).and_then(GroupMachine::maps);
                 let MetaQuery::Since(epoch) = question;
-                if let Some(maps) = maps
+                if let Some(maps) = self.maps()
                     && maps.map().epoch() > epoch
                 {
                     let news = maps.since(epoch);
@@ -341,8 +349,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         if self.leads(self.config.maps).is_none() || self.deciding.values().any(|it| *it == change) {
             return;
         }
-        let maps = self.groups.replica(self.config.maps).and_then(S::machine).and_then(GroupMachine::maps);
-        let Some(maps) = maps else { return };
+        let Some(maps) = self.maps() else { return };
         if maps.map().delta(&change).is_err() {
             return;
         }
@@ -360,7 +367,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
     fn with_driver(
         &mut self,
         group: GroupId,
-        run: impl FnOnce(&mut Driver, &PartitionMap, &crate::shard::Shard<S::Machine>, LogIndex) -> Outputs,
+        run: impl FnOnce(&mut Driver, &PartitionMap, &Shard<S::Machine>, LogIndex) -> Outputs,
     ) {
         let Some(replica) = self.groups.replica(group) else { return };
         let shard = S::machine(replica).and_then(GroupMachine::data);
@@ -434,8 +441,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         let mut groups: BTreeSet<GroupId> = self.groups.take_rested().into_iter().collect();
         groups.append(&mut self.dirty);
         for &group in &groups {
-            let shard = self.groups.replica(group).and_then(S::machine).and_then(GroupMachine::data);
-            if shard.is_some_and(crate::shard::Shard::is_untidy) {
+            if Self::shard(&self.groups, group).is_some_and(Shard::is_untidy) {
                 self.untidy.insert(group);
             }
         }
@@ -459,9 +465,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
 
     /// A driver for who leads, and for nobody else.
     fn seat(&mut self, group: GroupId) {
-        let has_shard = |it: &&R| S::machine(it).and_then(GroupMachine::data).is_some();
-        let replica = self.groups.replica(group).filter(has_shard);
-        match replica.and_then(S::leads) {
+        let term = Self::shard(&self.groups, group).and_then(|_| self.leads(group));
+        match term {
             Some(term) if self.drivers.get(&group).is_none_or(|driver| driver.term != term) => {
                 self.drivers.insert(group, Driver::new(group, term, self.config.piece_bytes));
             }
@@ -509,8 +514,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             self.tidy_at = Time::NEVER;
             let groups = &self.groups;
             self.untidy.retain(|group| {
-                let shard = groups.replica(*group).and_then(S::machine).and_then(GroupMachine::data);
-                shard.inspect(|shard| shard.tidy(TIDY_KEYS)).is_some_and(crate::shard::Shard::is_untidy)
+                Self::shard(groups, *group).inspect(|shard| shard.tidy(TIDY_KEYS)).is_some_and(Shard::is_untidy)
             });
         }
         if self.refresh_at <= now {

@@ -223,22 +223,20 @@ impl Client {
     /// nodes that hold the group, the first of which is asked first; without any, all nodes are taken to.
     #[must_use]
     pub fn for_group(&self, group: GroupId, members: impl IntoIterator<Item = NodeId>) -> Self {
-        let members: Vec<NodeId> = members.into_iter().collect();
-        let first = members.first().copied().unwrap_or_else(|| self.home());
-        let config = ClientConfig { group, ..self.0.config.clone() };
-        let inner = Inner::new(&self.0.pool, config, Some(members).filter(|members| !members.is_empty()));
-        inner.routes.begin(first);
-        Self(inner)
+        self.beside(ClientConfig { group, ..self.0.config.clone() }, members.into_iter().collect())
     }
 
     /// The same client for a group of the cluster that has no leader, with any of these nodes as coordinators, the one that answers
     /// soonest first. Writes carry no session: one that may have arrived is not sent again.
     #[must_use]
     pub fn for_group_without_leader(&self, group: GroupId, members: impl IntoIterator<Item = NodeId>) -> Self {
-        let members: Vec<NodeId> = members.into_iter().collect();
-        let first = members.first().copied().unwrap_or_else(|| self.home());
         let config = ClientConfig { group, ..self.0.config.clone() }.without_leader();
-        let config = config.reads(ClientTarget::Fastest).writes(ClientTarget::Fastest);
+        self.beside(config.reads(ClientTarget::Fastest).writes(ClientTarget::Fastest), members.into_iter().collect())
+    }
+
+    /// A client with other settings that shares the connections.
+    fn beside(&self, config: ClientConfig, members: Vec<NodeId>) -> Self {
+        let first = members.first().copied().unwrap_or_else(|| self.home());
         let inner = Inner::new(&self.0.pool, config, Some(members).filter(|members| !members.is_empty()));
         inner.routes.begin(first);
         Self(inner)

@@ -33,7 +33,7 @@ use super::scan::{Completeness, Gathered};
 use super::{MAPS_GROUP, META_GROUP};
 use crate::handoff::Refusal;
 use crate::id::PartitionId;
-use crate::map::{Change, Delta, Partition, PartitionMap, Replication};
+use crate::map::{Change, Delta, Partition, PartitionMap, Replication, Route};
 use crate::map_store::Expected;
 use crate::meta::{MetaCommand, MetaReply};
 use crate::partitioner::Partitioner as _;
@@ -384,7 +384,7 @@ impl StoreClient {
         options: ReadOptions,
     ) -> Result<Answer, ReadError> {
         let deadline = Instant::now() + self.0.config.request_time_max;
-        self.0.read(|known| known.partition_of(key).cloned(), question, options, deadline).await
+        self.0.read(|known| known.partition_of(key).map(|it| self.0.aimed(it)), question, options, deadline).await
     }
 
     /// A page of a range of keys, from all partitions that have some of them. With [`Completeness::Whole`] a partition that does not
@@ -401,6 +401,12 @@ impl StoreClient {
     pub fn map_reads(&self) -> u64 {
         self.0.cache.answered()
     }
+}
+
+/// Who is asked for a partition, and under which route; none for a group without a leader, which looks at none.
+pub(super) struct Aimed {
+    client: Client,
+    route: Option<Route>,
 }
 
 impl Inner {
@@ -520,6 +526,12 @@ impl Inner {
         }
     }
 
+    /// How a question gets to a partition.
+    pub(super) fn aimed(&self, partition: &Partition) -> Aimed {
+        let is_routed = partition.replication == Replication::SingleLeader;
+        Aimed { client: self.client_of(partition), route: is_routed.then(|| partition.route()) }
+    }
+
     fn client_of(&self, partition: &Partition) -> Client {
         self.groups.of(&self.maps, partition.group, partition.replication, &partition.replicas)
     }
@@ -588,7 +600,7 @@ impl Inner {
     /// A question to the partition that `aim` finds in what is known.
     pub(super) async fn read(
         &self,
-        aim: impl Fn(&Known) -> Option<Partition>,
+        aim: impl Fn(&Known) -> Option<Aimed>,
         question: &[u8],
         options: ReadOptions,
         deadline: Instant,
@@ -598,17 +610,15 @@ impl Inner {
             let aimed = aim(&self.cache.load());
             let last = match aimed {
                 None => self.refresh_by(deadline).await.err(),
-                Some(partition) => {
-                    let is_routed = partition.replication == Replication::SingleLeader;
-                    let question = match is_routed {
-                        true => encode_read(&partition.route(), question),
-                        false => Bytes::copy_from_slice(question),
+                Some(Aimed { client, route }) => {
+                    let question = match &route {
+                        Some(route) => encode_read(route, question),
+                        None => Bytes::copy_from_slice(question),
                     };
-                    let client = self.client_of(&partition);
                     let asked = client.query_with(question, options.clone());
                     let asked = tokio::time::timeout_at(deadline.into(), asked).await;
                     match asked.unwrap_or(Err(ReadError::TimedOut)) {
-                        Ok(answer) if !is_routed => return Ok(answer),
+                        Ok(answer) if route.is_none() => return Ok(answer),
                         Ok(answer) => match decode_reply(&answer.value) {
                             Ok(Reply::Done(value)) => return Ok(Answer { value, ..answer }),
                             Ok(Reply::Refused(refusal)) => {

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replikit_core::keyspace::Keyspace;
-use replikit_core::{Announcements, Boot, ClusterId, GroupId, LogIndex, Membership, NodeId, Role, Term};
+use replikit_core::{Announcements, Boot, ClusterId, GroupId, LogIndex, Membership, NodeId, Term};
 use replikit_leaderless::{Leaderless, Settings};
 use replikit_runtime::{Node, NodeConfig, OpenError};
 use replikit_single_leader::{Config as RaftConfig, Raft, Settings as RaftSettings};
 
 use super::layout::Layout;
-use super::machine::StoreMachine;
-use super::node::{check_nodes, founded_alike, front_of};
-use super::{META_GROUP, STORE_GROUP, guarantees_leaderless};
+use super::machine::{StoreMachine, StoreSeat};
+use super::node::{check_nodes, heartbeats, prepare};
+use super::{META_GROUP, guarantees_leaderless};
 use crate::either::Either;
 use crate::groups::Groups;
-use crate::heartbeats::NodeHeartbeats;
 use crate::host::{Host, HostConfig, Placing, Seat};
 use crate::machine::GroupMachine;
 use crate::map::{PartitionMap, Replication};
@@ -66,23 +65,9 @@ impl LeaderlessStoreNode {
             let (configured, _) = places.configured(partition.group, partition.membership());
             configured.check().map_err(|error| wrong(error.to_string()))?;
         }
-        let heartbeats = NodeHeartbeats {
-            every: maps.timeouts.heartbeat,
-            patience: maps.timeouts.election,
-            life: fastrand::u64(..),
-        };
-        // Whoever asks this node for the whole store, or for its map, is answered by a client of the store within it.
-        let front = front_of(&config, layout);
-        config.gateway = Some(front.at());
-        config.founding = layout.digest();
-        if let Some(dir) = &config.dir {
-            founded_alike(dir, &layout.founding()).map_err(wrong)?;
-        }
-        config.group = STORE_GROUP;
+        let heartbeats = heartbeats(&maps);
         config.promise.get_or_insert(guarantees_leaderless);
-        // A disk that is slower than this makes followers doubt their leader.
-        config.timing.storage_slow_after = config.timing.storage_slow_after.max(maps.timeouts.election / 2);
-
+        let front = prepare(&mut config, layout, &maps)?;
         let host = HostConfig { refresh: MAP_REFRESH, ..HostConfig::new(id, META_GROUP) };
         let (first, map_nodes) = (layout.first().clone(), layout.meta().to_vec());
         let node = Node::open(config, move |boots| {
@@ -141,16 +126,15 @@ impl Seat<Group> for Seats {
     type Machine = Keyspace;
 
     fn machine(replica: &Group) -> Option<&GroupMachine<Keyspace>> {
-        replica.as_one().map(|raft| raft.machine().group())
+        replica.as_one().and_then(StoreSeat::machine)
     }
 
     fn leads(replica: &Group) -> Option<Term> {
-        let raft = replica.as_one()?;
-        (raft.role() == Role::Leader && raft.applied().id.term == raft.term()).then(|| raft.term())
+        replica.as_one().and_then(StoreSeat::leads)
     }
 
     fn applied(replica: &Group) -> LogIndex {
-        replica.as_one().map_or(LogIndex(0), |raft| raft.applied().id.index)
+        replica.as_one().map_or(LogIndex(0), StoreSeat::applied)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{GroupId, NodeId, SETTLED_EPOCH};
+use replikit_runtime::Client;
 
 use super::asking::ask_some_at_once;
 use super::client::{ChangeError, StoreClient};
@@ -65,6 +66,21 @@ pub struct Owned {
     pub silent: Vec<NodeId>,
 }
 
+/// What a node says of its replica of a leaderless group.
+struct Seen {
+    keys: u64,
+    /// The newest placement whose owners have everything; 0 if it knows of none.
+    settled: u64,
+}
+
+/// Asks a node; `None` if it does not answer.
+async fn look(client: &Client, node: NodeId) -> Option<Seen> {
+    let status = client.status(node).await.ok()?;
+    let figures = &status.replica.figures;
+    let figure = |name| figures.iter().find(|it| it.of == name).map_or(0, |it| it.count);
+    Some(Seen { keys: figure("keys"), settled: figure(SETTLED_EPOCH) })
+}
+
 impl StoreClient {
     /// How the owners of these partitions, all of leaderless groups, describe themselves; those of which no owner answers are left out.
     pub async fn owned<'p>(&self, partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Owned> {
@@ -74,15 +90,14 @@ impl StoreClient {
             async move {
                 let mut owned = Owned { partition: partition.id, keys: 0, lacking: Vec::new(), silent: Vec::new() };
                 for &node in &partition.replicas {
-                    let Ok(status) = client.status(node).await else {
-                        owned.silent.push(node);
-                        continue;
-                    };
-                    let figures = &status.replica.figures;
-                    let figure = |name| figures.iter().find(|it| it.of == name).map_or(0, |it| it.count);
-                    owned.keys = owned.keys.max(figure("keys"));
-                    if figure(SETTLED_EPOCH) < u64::from(partition.placement.0) {
-                        owned.lacking.push(node);
+                    match look(&client, node).await {
+                        None => owned.silent.push(node),
+                        Some(seen) => {
+                            owned.keys = owned.keys.max(seen.keys);
+                            if seen.settled < u64::from(partition.placement.0) {
+                                owned.lacking.push(node);
+                            }
+                        }
                     }
                 }
                 (owned.silent.len() < partition.replicas.len()).then_some(owned)
@@ -122,12 +137,8 @@ impl StoreClient {
         loop {
             let mut still = Vec::new();
             for node in lacking {
-                let owns = client.status(node).await.is_ok_and(|status| {
-                    let settled = status.replica.figures.iter().find(|figure| figure.of == SETTLED_EPOCH);
-                    // Or a later placement, which is for whoever has asked for that.
-                    settled.is_some_and(|figure| figure.count >= epoch)
-                });
-                if !owns {
+                // Or a later placement is settled, which is for whoever has asked for that.
+                if look(&client, node).await.is_none_or(|seen| seen.settled < epoch) {
                     still.push(node);
                 }
             }

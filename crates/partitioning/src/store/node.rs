@@ -60,26 +60,12 @@ impl StoreNode {
             raft.hibernate_after = Some(settings.timeouts.election);
             raft
         };
-        let heartbeats = NodeHeartbeats {
-            every: settings.timeouts.heartbeat,
-            patience: settings.timeouts.election,
-            life: fastrand::u64(..),
-        };
+        let heartbeats = heartbeats(&settings);
         let configured: Vec<Config> = groups.iter().map(|(group, voters)| configure(*group, voters.clone())).collect();
         let ids: Vec<GroupId> = groups.iter().map(|(group, _)| *group).collect();
 
-        // Whoever asks this node for the whole store, or for its map, is answered by a client of the store within it.
-        let front = front_of(&config, layout);
-        config.gateway = Some(front.at());
-        config.founding = layout.digest();
-        if let Some(dir) = &config.dir {
-            founded_alike(dir, &layout.founding()).map_err(wrong)?;
-        }
-        config.group = STORE_GROUP;
         config.promise.get_or_insert(super::guarantees);
-        // A disk that is slower than this makes followers doubt their leader.
-        config.timing.storage_slow_after = config.timing.storage_slow_after.max(settings.timeouts.election / 2);
-
+        let front = prepare(&mut config, layout, &settings)?;
         let host = HostConfig { refresh: MAP_REFRESH, ..HostConfig::new(id, META_GROUP) };
         let (first, map_nodes) = (layout.first().clone(), layout.meta().to_vec());
         let node = Node::open(config, move |boots| {
@@ -138,8 +124,29 @@ pub(super) fn check_nodes(config: &NodeConfig, layout: &Layout) -> Result<(), Op
     Err(OpenError::Configuration { what })
 }
 
+/// Node pairs watch each other as often as followers hear of their leader.
+pub(super) fn heartbeats(settings: &Settings) -> NodeHeartbeats {
+    let (every, patience) = (settings.timeouts.heartbeat, settings.timeouts.election);
+    NodeHeartbeats { every, patience, life: fastrand::u64(..) }
+}
+
+/// Has a node be one of this store, in a folder that was founded with it. Whoever asks the node for the whole store, or for its map, is
+/// answered by the front that is returned: a client of the store within it.
+pub(super) fn prepare(config: &mut NodeConfig, layout: &Layout, settings: &Settings) -> Result<Arc<Front>, OpenError> {
+    let front = front_of(config, layout);
+    config.gateway = Some(front.at());
+    config.founding = layout.digest();
+    if let Some(dir) = &config.dir {
+        founded_alike(dir, &layout.founding()).map_err(|what| OpenError::Configuration { what })?;
+    }
+    config.group = STORE_GROUP;
+    // A disk that is slower than this makes followers doubt their leader.
+    config.timing.storage_slow_after = config.timing.storage_slow_after.max(settings.timeouts.election / 2);
+    Ok(front)
+}
+
 /// A front for clients that know nothing of partitions, in a node with these settings.
-pub(super) fn front_of(config: &NodeConfig, layout: &Layout) -> Arc<Front> {
+fn front_of(config: &NodeConfig, layout: &Layout) -> Arc<Front> {
     let mut addresses: Vec<String> = vec![config.listen.clone()];
     addresses.extend(config.peers.iter().filter(|(peer, _)| *peer != config.id).map(|(_, address)| address.clone()));
     let client = StoreClientConfig::new(config.cluster.clone(), addresses);
@@ -147,7 +154,7 @@ pub(super) fn front_of(config: &NodeConfig, layout: &Layout) -> Arc<Front> {
 }
 
 /// A folder stays with what it was founded with first.
-pub(super) fn founded_alike(dir: &Path, founding: &str) -> Result<(), String> {
+fn founded_alike(dir: &Path, founding: &str) -> Result<(), String> {
     let path = dir.join("founding");
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     match fs::read_to_string(&path) {

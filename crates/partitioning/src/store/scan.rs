@@ -139,7 +139,7 @@ async fn ask(inner: &Inner, scan: &ScanRequest, span: &Span, bytes_max: usize) -
     let covered = std::sync::Mutex::new(Span::ALL);
     let aim = |known: &Known| {
         let partition = known.partition_at(&span.start)?;
-        let found = Some(partition.clone());
+        let found = Some(inner.aimed(partition));
         // No code that can panic runs under this lock.
         *covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = partition.span.clone();
         found

@@ -95,7 +95,8 @@ impl Layout {
     }
 }
 
-fn members(nodes: u32, copies: u32, group: GroupId) -> Vec<NodeId> {
+/// The nodes of a group at first: so many, dealt out in turn.
+pub(crate) fn members(nodes: u32, copies: u32, group: GroupId) -> Vec<NodeId> {
     let mut members: Vec<_> = (0..copies.min(nodes)).map(|copy| NodeId((group.0 + copy) % nodes + 1)).collect();
     members.sort_unstable();
     members

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use replikit_core::keyspace::Keyspace as Machine;
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Announcements, Boot, ClusterId, Epoch, GroupId, LogIndex, Membership, NodeId, Replica, Role, Term, Time,
+    Announcements, Boot, ClusterId, Epoch, GroupId, LogIndex, Membership, NodeId, Replica, Term, Time,
 };
 use replikit_leaderless::{Config, Founding, Keyspace, Keyspaces, Leaderless, Limits, Timing};
 use replikit_partitioning::host::{Host, HostConfig, HostHead, Placing, Seat};
@@ -21,6 +21,7 @@ use replikit_partitioning::{Either, GroupMachine, Groups, HashSlots, MetaMachine
 use replikit_sim::{SimStorage, World};
 use replikit_single_leader::{Config as RaftConfig, Raft};
 
+use crate::partitioned::{Rafts, members};
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::raft::knobs;
@@ -65,16 +66,15 @@ impl Seat<Group> for Seats {
     type Machine = Machine;
 
     fn machine(replica: &Group) -> Option<&GroupMachine<Machine>> {
-        replica.as_one().map(Raft::machine)
+        replica.as_one().and_then(Rafts::machine)
     }
 
     fn leads(replica: &Group) -> Option<Term> {
-        let raft = replica.as_one()?;
-        (raft.role() == Role::Leader && raft.applied().id.term == raft.term()).then(|| raft.term())
+        replica.as_one().and_then(Rafts::leads)
     }
 
     fn applied(replica: &Group) -> LogIndex {
-        replica.as_one().map_or(LogIndex(0), |raft| raft.applied().id.index)
+        replica.as_one().map_or(LogIndex(0), Rafts::applied)
     }
 }
 
@@ -108,12 +108,6 @@ impl Layout {
     fn founding(&self, group: GroupId) -> Membership {
         self.first.of_group(group).next().expect("every group has a partition").membership()
     }
-}
-
-fn members(nodes: u32, copies: u32, group: GroupId) -> Vec<NodeId> {
-    let mut members: Vec<_> = (0..copies.min(nodes)).map(|copy| NodeId((group.0 + copy) % nodes + 1)).collect();
-    members.sort_unstable();
-    members
 }
 
 /// Makes the leaderless groups of a node, and tells them who belongs to them.
