@@ -118,12 +118,17 @@ impl Consensus {
         self.cas.stats()
     }
 
-    /// What an operator is told.
     /// Whether nothing is known of any key.
     pub(crate) fn is_empty(&self) -> bool {
         self.cas.sizes().keys == 0
     }
 
+    /// Whether somebody waits for a change.
+    pub(crate) fn waits(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked, Asked::Change))
+    }
+
+    /// What an operator is told.
     pub(crate) fn counts(&self) -> [Figure; 4] {
         let stats = self.cas.stats();
         [

@@ -359,6 +359,15 @@ impl Content {
         }
     }
 
+    /// Whether all that is left to do is to wait for the logs.
+    pub(crate) fn is_ahead(&self, base: &VersionVector) -> bool {
+        let is_one = match self {
+            Self::Versions(versions) => matches!(&versions.list, List::One(one) if !one.is_delete()),
+            Self::Merging(state) => state.is_folded(),
+        };
+        is_one && self.above().is_some_and(|above| !base.covers(above.vector()))
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Versions(versions) => {

@@ -141,6 +141,11 @@ impl Writing {
         self.waiting.iter().flatten().next_back().is_some_and(memory)
     }
 
+    /// Whether somebody waits for any.
+    pub(crate) const fn waits(&self) -> bool {
+        self.count > 0
+    }
+
     /// The writes that wait.
     fn sequences(&self) -> Vec<u64> {
         let waiting = self.waiting.iter().zip(self.first..);

@@ -2,7 +2,7 @@
 //! begin anew.
 //!
 //! Steps, each of which any replica may take and the others take over by hearing of it: an epoch is *announced*, and its owners
-//! get what the present ones have, and count for nothing; it is *joint*, as soon as enough of them are ready: every request needs
+//! get what the present ones have, and count for nothing; it is *joint*, as soon as those of them that can be heard have it: every request needs
 //! a quorum of each epoch in force; it is *settled*, once its owners have everything that was acknowledged before, and then
 //! those before it own nothing any more.
 //!
@@ -20,6 +20,7 @@
 //! Meling 2015 (SmartMerge); closed origins: see multi-leader replication.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use replikit_core::dotted::Peer;
@@ -31,9 +32,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::levels::{Owners, Set, Voters};
 use crate::message::{Head, Moving, Repair, Report};
+use crate::orphan::{KEYS_MAX, PATIENCE};
 use crate::ownership::Ownership;
 use crate::record::Local;
 use crate::replica::{Leaderless, Standing};
+
+/// An owner to be is waited for until nothing has been heard of it for so many times the time after which an owner is suspected.
+const NEW_OWNER_PATIENCE: u32 = 5;
 
 /// What a replica must not forget of epochs: in the stream of its own records, as it is more than a register holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,18 +56,70 @@ pub(crate) struct Owning {
 pub(crate) struct Move {
     /// What each owner held when it first told of these epochs, without having begun a new life since.
     held: BTreeMap<NodeId, VersionVector>,
-    /// Keys that had seen more than the logs here when these epochs came into force, and who has confirmed them since.
-    orphans: BTreeMap<Bytes, Set>,
+    /// Keys that had seen more than the logs here when these epochs came into force, and that some owner to be may still lack.
+    orphans: BTreeMap<Bytes, Ahead>,
+    /// The owners to be that lack any of them, or did when it was last looked at.
+    lacking: Set,
+    exchanges: u32,
+    /// The last of them that was told.
+    told: Option<Bytes>,
     /// Whether every key that is compared and set here has been looked at in these epochs.
     pub(crate) swept: bool,
+}
+
+/// What a key had seen beyond the logs, and the owners to be that do not have it yet.
+#[derive(Debug)]
+struct Ahead {
+    above: VersionVector,
+    lacking: Set,
 }
 
 impl Move {
     /// A key has been confirmed by an owner.
     pub(crate) fn confirmed(&mut self, key: &Bytes, index: u32) {
-        if let Some(by) = self.orphans.get_mut(key) {
-            by.insert(index);
+        let Some(ahead) = self.orphans.get_mut(key) else { return };
+        ahead.lacking.remove(index);
+        if ahead.lacking.is_empty() {
+            self.orphans.remove(key);
         }
+        if self.orphans.is_empty() {
+            self.lacking = Set::default();
+        }
+    }
+
+    /// The logs have brought this much to an owner's disk: most keys have seen more than the logs only because one log is behind
+    /// another for a moment.
+    fn explained(&mut self, index: u32, durable: &VersionVector) {
+        if !self.lacking.contains(index) {
+            return;
+        }
+        self.lacking = Set::default();
+        self.orphans.retain(|_, ahead| {
+            if ahead.lacking.contains(index) && durable.covers(&ahead.above) {
+                ahead.lacking.remove(index);
+            }
+            self.lacking = self.lacking.union(ahead.lacking);
+            !ahead.lacking.is_empty()
+        });
+    }
+
+    /// Keys that the logs have not explained for a while, each with those that are to be told: every one has its turn.
+    fn next_told(&mut self, reachable: Set) -> Vec<(Bytes, Set)> {
+        self.exchanges += 1;
+        if self.exchanges <= PATIENCE {
+            return Vec::new();
+        }
+        let after = self.told.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.orphans.range((after.clone(), Bound::Unbounded));
+        let before = match after {
+            Bound::Excluded(last) => Some(self.orphans.range(..=last)),
+            _ => None,
+        };
+        let all = behind.chain(before.into_iter().flatten());
+        let to_tell = all.map(|(key, ahead)| (key.clone(), ahead.lacking.intersection(reachable)));
+        let next: Vec<(Bytes, Set)> = to_tell.filter(|(_, to)| !to.is_empty()).take(KEYS_MAX).collect();
+        self.told = next.last().map(|(key, _)| key.clone());
+        next
     }
 
     /// A node may hold less than it has told.
@@ -338,8 +395,12 @@ impl Leaderless {
         if matches!(self.standing, Standing::Writer(_)) {
             self.moving.held.insert(self.config.node, self.held());
         }
-        let orphans = self.state.orphans(usize::MAX, |_, _| false);
-        self.moving.orphans = orphans.into_iter().map(|(key, _)| (key, Set::default())).collect();
+        let mut lacking = self.owners.newest().map(Voters::set).unwrap_or_default();
+        if self.owners.is_owner() {
+            lacking.remove(self.owners.me());
+        }
+        self.moving.orphans = self.state.ahead().map(|(key, above)| (key, Ahead { above, lacking })).collect();
+        self.moving.lacking = if self.moving.orphans.is_empty() { Set::default() } else { lacking };
     }
 
     /// This replica takes part from now on.
@@ -356,26 +417,18 @@ impl Leaderless {
             return;
         }
         let Some(report) = self.members.get(&node).and_then(|member| member.report.as_ref()) else { return };
-        if self.goes_along(report) && self.owners.index(node).is_some() {
-            let held = &report.held;
-            self.moving.held.entry(node).or_insert_with(|| held.clone());
-        }
+        let Some(index) = self.owners.index(node).filter(|_| self.goes_along(report)) else { return };
+        self.moving.held.entry(node).or_insert_with(|| report.held.clone());
+        self.moving.explained(index, report.durable());
     }
 
     /// What it tells of the way out of the epochs in force.
     pub(crate) fn moving(&self) -> Option<Moving> {
-        self.ownership.is_joint().then(|| Moving { lacking: self.lacking().bits(), swept: self.moving.swept })
-    }
-
-    /// The owners to be that have not confirmed every key that has seen more than the logs.
-    fn lacking(&self) -> Set {
-        let newest = self.owners.newest().map(Voters::set).unwrap_or_default();
-        let mut me = Set::default();
-        if self.owners.is_owner() {
-            me.insert(self.owners.me());
-        }
-        let lacks = |by: &Set| newest.difference(by.union(me));
-        self.moving.orphans.values().map(lacks).fold(Set::default(), Set::union)
+        self.ownership.is_joint().then(|| Moving {
+            lacking: self.moving.lacking.bits(),
+            swept: self.moving.swept,
+            waits: self.writing.waits() || self.consensus.waits(),
+        })
     }
 
     /// At every exchange, while several epochs are in force: tells of keys that no log may bring to the owners to be.
@@ -383,17 +436,16 @@ impl Leaderless {
         if !self.ownership.is_joint() || self.installed > self.durable || !self.may_number() {
             return;
         }
-        let newest = self.owners.newest().map(Voters::set).unwrap_or_default();
-        let keys: Vec<(Bytes, Set)> = self.moving.orphans.iter().map(|(key, by)| (key.clone(), *by)).collect();
-        for (key, by) in keys {
+        let others = self.owners.others().filter(|node| !self.down.contains(node));
+        let others: Vec<(NodeId, u32)> = others.filter_map(|node| Some((node, self.owners.index(node)?))).collect();
+        let mut reachable = Set::default();
+        others.iter().for_each(|(_, index)| reachable.insert(*index));
+        for (key, lacking) in self.moving.next_told(reachable) {
+            // What a crash here could take back is told to nobody.
             if self.state.pending(&key) > self.durable {
                 continue;
             }
-            for to in self.owners.others().collect::<Vec<NodeId>>() {
-                let Some(index) = self.owners.index(to).filter(|index| newest.contains(*index)) else { continue };
-                if by.contains(index) || self.down.contains(&to) {
-                    continue;
-                }
+            for &(to, _) in others.iter().filter(|(_, index)| lacking.contains(*index)) {
                 let read = self.orphan_number(&key);
                 let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: self.state.copy(&key) };
                 self.send(to, Head::Repair(Box::new(repair)), Batches::None);
@@ -407,29 +459,42 @@ impl Leaderless {
             return;
         }
         self.try_catching_up();
-        if let Some(joint) = self.joint_next() {
+        if let Some(joint) = self.joint_next(now) {
             self.learn_epochs(now, &joint);
         } else if let Some(settled) = self.settled_next() {
             self.learn_epochs(now, &settled);
         }
     }
 
-    /// The announced epoch, if so many of its owners are ready that its quorums can be had.
-    fn joint_next(&self) -> Option<Ownership> {
+    /// Whether a node may still become an owner: one that takes in a snapshot says nothing for a while.
+    fn was_heard_lately(&self, now: Now, node: NodeId) -> bool {
+        let heard = self.members.get(&node).and_then(|member| member.heard);
+        heard.is_none_or(|heard| now.mono.since(heard) < self.config.timing.suspect_after * NEW_OWNER_PATIENCE)
+    }
+
+    /// The announced epoch, once all those of its owners that can be reached are ready, and these are enough for its quorums: in
+    /// force sooner, it would have to do without those who are still being filled, and one failure more would stop it.
+    fn joint_next(&self, now: Now) -> Option<Ownership> {
         let announced = self.ownership.announced.as_ref()?;
         if announced.ids().any(|node| self.config.fallbacks.nodes.contains(&node)) {
             return None;
         }
         let next = Owners::new([announced].into_iter(), self.config.node, self.config.quorums);
-        let ready = announced.ids().filter(|node| {
+        let is_ready = |node: &NodeId| {
             if *node == self.config.node {
                 return matches!(self.standing, Standing::Writer(_)) && !self.out;
             }
             let report = self.members.get(node).and_then(|member| member.report.as_ref());
-            report.is_some_and(|report| self.goes_along(report)) && !self.is_away(*node)
-        });
-        let needed = next.newest()?.serving();
-        (ready.count() >= needed.into()).then(|| self.ownership.with(announced.clone()))
+            report.is_some_and(|report| self.goes_along(report))
+        };
+        let ready = announced.ids().filter(|node| !self.is_away(*node) && is_ready(node)).count();
+        // Of the owners in force, one that has to hear from another which is gone for good may never be ready before the next
+        // epoch is in force.
+        let is_waited_for = announced
+            .ids()
+            .any(|node| self.owners.index(node).is_none() && !is_ready(&node) && self.was_heard_lately(now, node));
+        let is_enough = ready >= next.newest()?.serving().into();
+        (is_enough && !is_waited_for).then(|| self.ownership.with(announced.clone()))
     }
 
     /// The newest epoch in force, if its owners have everything that any quorum before has acknowledged.
@@ -450,9 +515,10 @@ impl Leaderless {
                 return None;
             }
         }
-        // Who leaves hands over what only it has, unless it cannot be reached.
-        let leaves = |node: &NodeId| !self.is_in(newest, *node) && is_here(*node) && !reporters.contains(node);
-        if self.owners.nodes().iter().any(leaves) {
+        // Who leaves hands over what only it has, and answers those that wait for it, unless it cannot be reached.
+        let is_ready = |node: NodeId| reporters.contains(&node) && moving(node).is_some_and(|moving| !moving.waits);
+        let leaves = |node: &&NodeId| !self.is_in(newest, **node) && is_here(**node);
+        if self.owners.nodes().iter().filter(leaves).any(|node| !is_ready(*node)) {
             return None;
         }
         let mut all = VersionVector::new();

@@ -17,6 +17,10 @@ impl Set {
         self.0 |= 1 << index;
     }
 
+    pub(crate) fn remove(&mut self, index: u32) {
+        self.0 &= !(1 << index);
+    }
+
     pub(crate) const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

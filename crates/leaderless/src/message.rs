@@ -191,6 +191,8 @@ pub struct Moving {
     pub lacking: u64,
     /// Whether every key that is compared and set has been looked at through quorums of all these epochs.
     pub swept: bool,
+    /// Whether somebody waits for a write that this owner orders: once it owns nothing, it could not say what became of it.
+    pub waits: bool,
 }
 
 impl Report {

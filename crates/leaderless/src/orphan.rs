@@ -15,9 +15,9 @@ use crate::message::{Head, Repair};
 use crate::replica::Leaderless;
 
 /// Most keys that are told in one exchange.
-const KEYS_MAX: usize = 256;
+pub(crate) const KEYS_MAX: usize = 256;
 /// So many exchanges the logs have to bring it themselves.
-const PATIENCE: u32 = 2;
+pub(crate) const PATIENCE: u32 = 2;
 
 /// A key that has seen more than the logs.
 #[derive(Clone, Copy, Debug, Default)]

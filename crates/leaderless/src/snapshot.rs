@@ -177,9 +177,10 @@ impl Incoming {
             return Err(RestoreError { what: "the last record is cut short" });
         }
         let keys: BTreeSet<Bytes> = self.keys.iter().map(|(key, _)| key.clone()).collect();
-        state.join_absent(&keys, &header.applied);
+        let both = state.base_with(&header.applied);
+        state.join_absent(&keys, &header.applied, &both);
         for (key, content) in self.keys {
-            state.join_key(&key, &content, &header.applied);
+            state.join_key(&key, &content, &header.applied, &both);
         }
         state.audit.drop_elsewhere(header.audit_dropped);
         state.joined(&header.applied, &header.digests, self.audit);

@@ -68,6 +68,11 @@ pub(crate) struct Listing {
     pub(crate) next: Option<Bytes>,
 }
 
+/// So many unsettled keys are looked at in one exchange, or this share of all of them, whatever is more: in this many exchanges
+/// each has had its turn.
+const COLLECTED_MIN: usize = 4096;
+const COLLECTED_SHARE: usize = 16;
+
 /// The data of a replica.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -78,6 +83,8 @@ pub(crate) struct State {
     digests: BTreeMap<OriginId, u64>,
     /// Keys with something to decide, to collect, to strip, or to be waited for.
     unsettled: BTreeSet<Bytes>,
+    /// The last of them that was looked at.
+    collected: Option<Bytes>,
     pub(crate) audit: Audit,
     bytes: usize,
     conflicts: u64,
@@ -96,6 +103,7 @@ impl State {
             base: VersionVector::new(),
             digests: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            collected: None,
             audit: Audit::new(audit_bytes_max),
             bytes: 0,
             conflicts: 0,
@@ -454,6 +462,15 @@ impl State {
         orphans
     }
 
+    /// Keys that have seen more than the logs have brought, and what that is.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = (Bytes, VersionVector)> {
+        self.unsettled.iter().filter_map(|key| {
+            let slot = self.map.get(key)?;
+            let above = slot.content.above()?.vector();
+            (!self.base.covers(above)).then(|| (key.clone(), above.clone()))
+        })
+    }
+
     /// Whether a value that merges has seen a write of an origin that is over, of which no log has told.
     pub(crate) fn strays(&self, is_over: impl Fn(OriginId) -> bool) -> bool {
         let is_stray = |content: &Content| {
@@ -551,10 +568,9 @@ impl State {
     /// by every owner, and everything that any owner had applied then has been applied here.
     /// Source: Baquero, Almeida, Shoker 2014 (causal stability).
     /// The logs will never bring more of the origins in `ended`: what a key has seen of them beyond that is forgotten, unless a
-    /// write of them is live in it.
+    /// write of them is live in it. Some of the keys, each in its turn: one owner that is far behind has very many.
     pub(crate) fn collect(&mut self, stable: &VersionVector, folding: Folding, ended: &[OriginId], durable: WriteId) {
-        let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
-        for key in keys {
+        for key in self.next_collected() {
             let keyspace = self.keyspaces.of(&key);
             let Some(slot) = self.map.peek(&key) else {
                 self.unsettled.remove(&key);
@@ -575,19 +591,25 @@ impl State {
                 continue;
             }
             // Looked at first: a shard that an image shares is copied by a change.
+            if ended.is_empty() && slot.content.is_ahead(&self.base) {
+                continue;
+            }
             let awaited = slot.pending > durable;
             let mut content = slot.content.clone();
-            let mut live = BTreeSet::new();
-            content.visit(&mut |dot| {
-                if !self.base.contains(dot) {
-                    live.insert(dot.origin);
+            content.strip(&self.base);
+            if !ended.is_empty() {
+                let mut live = BTreeSet::new();
+                content.visit(&mut |dot| {
+                    if !self.base.contains(dot) {
+                        live.insert(dot.origin);
+                    }
+                });
+                let mut over = VersionVector::new();
+                for &origin in ended.iter().filter(|origin| !live.contains(origin)) {
+                    over.insert_all(origin, &SequenceSet::up_to(Dot::SEQUENCE_MAX));
                 }
-            });
-            let mut covered = self.base.clone();
-            for &origin in ended.iter().filter(|origin| !live.contains(origin)) {
-                covered.insert_all(origin, &SequenceSet::up_to(Dot::SEQUENCE_MAX));
+                content.strip(&over);
             }
-            content.strip(&covered);
             let changed = match (&mut content, &slot.content) {
                 (Content::Versions(mine), Content::Versions(before)) => {
                     mine.collect(keyspace, stable);
@@ -607,6 +629,17 @@ impl State {
                 self.unsettled.remove(&key);
             }
         }
+    }
+
+    /// Unsettled keys that have not had their turn for longest.
+    fn next_collected(&mut self) -> Vec<Bytes> {
+        let most = COLLECTED_MIN.max(self.unsettled.len() / COLLECTED_SHARE);
+        let after = self.collected.take().unwrap_or_default();
+        let behind = self.unsettled.range::<[u8], _>((Bound::Excluded(&after[..]), Bound::Unbounded));
+        let before = self.unsettled.range::<[u8], _>((Bound::Unbounded, Bound::Included(&after[..])));
+        let keys: Vec<Bytes> = behind.chain(before).take(most).cloned().collect();
+        self.collected = keys.last().cloned();
+        keys
     }
 
     /// Equal at replicas that show the same.
@@ -652,27 +685,50 @@ impl State {
         &self.digests
     }
 
-    /// Takes in another replica's state, key by key; [`State::joined`] ends it.
-    pub(crate) fn join_key(&mut self, key: &[u8], theirs: &Content, their_base: &VersionVector) {
+    /// What will have been applied here once the state of a replica that has applied this is joined.
+    pub(crate) fn base_with(&self, their_base: &VersionVector) -> VersionVector {
+        let mut both = self.base.clone();
+        for (origin, held) in their_base.iter() {
+            both.insert_all(origin, &SequenceSet::up_to(held.base()));
+        }
+        both
+    }
+
+    /// Takes in another replica's state, key by key, so that both together have applied this much; [`State::joined`] ends it.
+    pub(crate) fn join_key(
+        &mut self,
+        key: &[u8],
+        theirs: &Content,
+        their_base: &VersionVector,
+        both_bases: &VersionVector,
+    ) {
         let mut overwritten = Vec::new();
-        let (before, after) = self.change(key, |slot, base, keyspace| {
+        let (before, after, settled) = self.change(key, |slot, base, keyspace| {
             let before = slot.content.bytes();
             slot.content.shape(keyspace);
             slot.content.join(base, theirs, their_base);
             if let Content::Versions(versions) = &mut slot.content {
                 overwritten = versions.audit(keyspace);
             }
-            (before, slot.content.bytes())
+            slot.content.strip(both_bases);
+            (before, slot.content.bytes(), slot.content.is_settled() && !slot.content.is_void())
         });
         self.bytes = (self.bytes + after).saturating_sub(before);
         for lost in overwritten {
             self.audit.add(key, lost);
         }
-        self.unsettled.insert(Bytes::copy_from_slice(key));
+        if !settled {
+            self.unsettled.insert(Bytes::copy_from_slice(key));
+        }
     }
 
     /// The keys that the other replica does not have: what it has seen of them is gone.
-    pub(crate) fn join_absent(&mut self, theirs: &BTreeSet<Bytes>, their_base: &VersionVector) {
+    pub(crate) fn join_absent(
+        &mut self,
+        theirs: &BTreeSet<Bytes>,
+        their_base: &VersionVector,
+        both_bases: &VersionVector,
+    ) {
         let mut absent = Vec::new();
         self.map.for_each_from(Bound::Unbounded, |key, _| {
             if !theirs.contains(key) {
@@ -683,7 +739,7 @@ impl State {
         for key in absent {
             let mut nothing = Content::default();
             nothing.shape(self.keyspaces.of(&key));
-            self.join_key(&key, &nothing, their_base);
+            self.join_key(&key, &nothing, their_base, both_bases);
         }
     }
 
@@ -700,7 +756,7 @@ impl State {
                 self.digests.insert(origin, digests.get(&origin).copied().unwrap_or(0));
             }
         }
-        // Until now each key remembered what the vector says from here on.
+        // What others have stripped of their own keys, the vector says here from now on too.
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
             let (void, settled) = self.change(&key, |slot, base, _| {

@@ -60,10 +60,12 @@ fn owners_of_a_joint_epoch_stay_what_they_are_when_another_one_joins_it() {
     // Without a majority of the owners before, it stays joint.
     (2..=3).for_each(|node| group.isolate(NodeId(node), true));
     group.write(4, put("k", "v").at(WriteLevel::LeaderDisk));
+    // An owner to be of which nothing is heard is not waited for without end.
+    group.isolate(NodeId(7), true);
     group.announce([4, 5, 7]);
-    group.run(SECOND);
+    group.run(SECOND * 6);
     assert!((4..=5).all(|node| is_joint(&group, node, 2)), "{:?}", group.replica(4).ownership());
-    (2..=3).for_each(|node| group.isolate(NodeId(node), false));
+    [2, 3, 7].into_iter().for_each(|node| group.isolate(NodeId(node), false));
     group.run(SECOND * 2);
     assert!(group.is_owned_by(&[4, 5, 7]));
     let began_anew = |event: &Event| matches!(event, Event::BeganAnew { .. });
@@ -449,6 +451,29 @@ fn deletes_are_forgotten_once_the_owners_of_the_epoch_have_them() {
     assert_eq!(group.replica(1).figures().keys, 0, "that one owns nothing any more");
 }
 
+/// An exchange looks at some of the keys that wait for something, each in its turn: those before it have two values, and wait for a
+/// client.
+#[test]
+fn a_delete_is_forgotten_however_many_keys_wait_for_something() {
+    let siblings = Keyspaces::default().with("sib/", Keyspace::new(ConflictPolicy::Siblings));
+    let mut group = Group::new(2, move |config| config.keyspaces = siblings.clone());
+    let many = 5000;
+    for nth in 0..many {
+        for node in 1..=2 {
+            group.ask(node, &put(&format!("sib/{nth:04}"), "v").at(WriteLevel::LeaderDisk));
+        }
+        if nth % 500 == 0 {
+            group.deliver();
+        }
+    }
+    group.write(1, WriteRequest::delete("z".to_owned()).at(WriteLevel::Quorum));
+    group.run(SECOND * 2);
+    for node in 1..=2 {
+        let figures = group.replica(node).figures();
+        assert_eq!((figures.keys, figures.unsettled), (many, many), "node {node}");
+    }
+}
+
 #[test]
 fn what_a_fallback_keeps_for_who_owns_nothing_any_more_an_owner_is_told() {
     let mut group = Group::changing_with_fallbacks(3, 1, Counting::TowardsQuorums);
@@ -615,4 +640,44 @@ fn who_was_evicted_while_away_makes_again_what_others_wrote_and_only_it_had() {
         }
         group.assert_agreed();
     }
+}
+
+#[test]
+fn an_epoch_is_not_in_force_before_its_new_owners_have_what_the_others_have() {
+    let mut group = Group::changing(4, 3, |_| {});
+    for nth in 0..20 {
+        group.write(1 + nth % 3, put(&format!("k{nth}"), "v"));
+    }
+    // Owner 4 is heard of, and gets nothing.
+    group.pushes_lost.extend((1..=3).map(NodeId));
+    group.drops = |head| matches!(head, Head::Piece(_));
+    group.announce(2..=4);
+    group.run(SECOND * 6);
+    for node in 1..=4 {
+        let ownership = group.replica(node).ownership();
+        assert_eq!(ownership.epoch(), Epoch(1), "node {node}: {ownership:?}");
+    }
+    group.pushes_lost.clear();
+    group.drops = |_| false;
+    group.run(SECOND);
+    assert!(group.is_owned_by(&[2, 3, 4]));
+    group.kill(NodeId(3));
+    group.tell_links(NodeId(3), Link::Down);
+    assert_eq!(group.values(4, "k7", QUORUM), ["v"]);
+}
+
+#[test]
+fn who_leaves_answers_those_who_wait_for_it() {
+    let mut group = Group::changing(4, 3, |_| {});
+    // Others have what it writes, but it does not hear so.
+    group.drops = |head| matches!(head, Head::Stored(_));
+    let token = group.ask(1, &put("k", "v"));
+    group.announce(2..=4);
+    group.run(SECOND / 2);
+    assert!(!group.is_owned_by(&[2, 3, 4]));
+    assert!(group.outcome(token).is_none(), "{:?}", group.outcome(token));
+    group.drops = |_| false;
+    group.run(SECOND);
+    assert!(group.is_owned_by(&[2, 3, 4]));
+    assert!(is_acked(&group, token), "{:?}", group.outcome(token));
 }
