@@ -2,9 +2,9 @@
 //! begin anew.
 //!
 //! Steps, each of which any replica may take and the others take over by hearing of it: an epoch is *announced*, and its owners
-//! get what the present ones have, and count for nothing; it is *joint*, as soon as those of them that can be heard have it: every request needs
-//! a quorum of each epoch in force; it is *settled*, once its owners have everything that was acknowledged before, and then
-//! those before it own nothing any more.
+//! get what the present ones have, and count for nothing; it is *joint*, as soon as those of them that can be heard have it, and
+//! are enough: every request needs a quorum of each epoch in force; it is *settled*, once its owners have everything that was
+//! acknowledged before, and then those before it own nothing any more.
 //!
 //! Invariants: an epoch that is in force stays so until a later one that was joint with it is settled; answers count only
 //! between replicas that have the same epochs in force, on their disks. So a quorum in one set of epochs and a quorum in another

@@ -87,6 +87,11 @@ pub fn guarantees_leaderless(level: WriteLevel) -> Guarantees {
     Guarantees {
         strategy: STRATEGY_LEADERLESS.to_owned(),
         needs: format!("{} of the key's group", of_groups.needs),
+        checked_by: match level {
+            WriteLevel::Quorum => names(&["placed_reads_are_current", "placed_keep_everything"]),
+            // No partition moves where these are looked at: the groups are checked by themselves.
+            _ => of_groups.checked_by,
+        },
         ..of_groups
     }
 }
@@ -116,6 +121,11 @@ pub fn guarantees(level: WriteLevel) -> Guarantees {
         mode: format!("{level:?}"),
         ordering: "one order of the writes of each partition".to_owned(),
         needs: format!("{} of the key's group", of_groups.needs),
+        checked_by: names(&["linearizable", "each_request_counts_once", "one_group_takes_writes"]),
         ..of_groups
     }
+}
+
+fn names(checks: &[&str]) -> Vec<String> {
+    checks.iter().map(|&check| check.to_owned()).collect()
 }

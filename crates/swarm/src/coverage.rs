@@ -6,7 +6,7 @@ use core::fmt::Write;
 use replikit_sim::Fault;
 
 use crate::probe::Probe;
-use crate::{leaderless, multi, raft, sleep};
+use crate::{leaderless, multi, partitioned, placed, raft, sleep};
 
 /// What somebody does to the store on purpose while faults are played: which scenarios do it, and what tells that it was met.
 const OPERATIONS: &[(&str, &str, &[Probe])] = &[
@@ -177,6 +177,8 @@ pub fn page() -> String {
         ("Of a leaderless group", leaderless::INVARIANTS),
         ("Of one with nodes that stand in for owners", leaderless::hints::INVARIANTS),
         ("Of one one of whose disks rots", leaderless::rot::INVARIANTS),
+        ("Of a partitioned store, beside those of its groups", partitioned::INVARIANTS),
+        ("Of one of leaderless groups", placed::INVARIANTS),
     ] {
         write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
         for (name, sentence) in invariants {

@@ -6,9 +6,10 @@ use core::time::Duration;
 use replikit_core::{Guarantees, Owners, ReadLevel, SessionToken, WriteLevel};
 use replikit_leaderless as leaderless;
 use replikit_multi_leader as multi_leader;
+use replikit_partitioning::store;
 use replikit_single_leader as single_leader;
 
-use crate::{leaderless as quorums, multi, raft};
+use crate::{leaderless as quorums, multi, partitioned, placed, raft};
 
 /// What promises something, and how that is looked at.
 struct Strategy {
@@ -19,15 +20,16 @@ struct Strategy {
     invariants: &'static [(&'static str, &'static str)],
 }
 
-const STRATEGIES: [Strategy; 3] = [
+const STRATEGIES: [Strategy; 5] = [
     Strategy { name: "single-leader", scenario: "raft", invariants: raft::INVARIANTS },
     Strategy { name: "multi-leader", scenario: "multi-leader", invariants: multi::INVARIANTS },
     Strategy { name: "leaderless", scenario: "leaderless", invariants: quorums::INVARIANTS },
+    Strategy { name: store::STRATEGY, scenario: "partitioned", invariants: partitioned::INVARIANTS },
+    Strategy { name: store::STRATEGY_LEADERLESS, scenario: "placed", invariants: placed::INVARIANTS },
 ];
 
 /// One row per strategy and mode.
-#[must_use]
-pub fn rows() -> Vec<Guarantees> {
+fn rows() -> Vec<Guarantees> {
     let levels = [
         WriteLevel::Memory,
         WriteLevel::Received(2),
@@ -53,12 +55,15 @@ pub fn rows() -> Vec<Guarantees> {
     let one = ReadLevel::Owners(Owners::One);
     rows.extend(reads.iter().chain([&one]).map(|read| leaderless::guarantees_with_reads(WriteLevel::Quorum, read)));
     rows.push(leaderless::guarantees_of_cas());
+    // Groups carry out no write of a partitioned store at less than this.
+    rows.extend([WriteLevel::Quorum, WriteLevel::Applied(2)].map(store::guarantees));
+    // What is checked while groups go from nodes to nodes.
+    rows.push(store::guarantees_leaderless(WriteLevel::Quorum));
     rows
 }
 
 /// The page.
-#[must_use]
-pub fn page() -> String {
+fn page() -> String {
     let mut page = "# Guarantees\n\nWritten from the values that `cargo xtask bench` prints beside every number \
                     (`UPDATE=1 cargo test -p replikit-swarm` writes it anew). Each check is an invariant of \
                     [the simulator](fault-coverage.md), and [planted bugs](planted.md) show that it finds things. A \

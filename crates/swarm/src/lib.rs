@@ -23,7 +23,8 @@
 pub mod coverage;
 mod crowd;
 pub mod groups;
-pub mod guarantees;
+#[cfg(test)]
+mod guarantees;
 pub mod leaderless;
 mod many;
 pub mod multi;

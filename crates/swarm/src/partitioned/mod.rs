@@ -33,6 +33,29 @@ const COPIES: u32 = 3;
 /// Keys of each kind.
 const KEYS: u32 = 6;
 
+/// What the invariants of this scenario are called, each with its sentence.
+pub const INVARIANTS: &[(&str, &str)] = &[
+    ("map_covers_everything_once", "Every key has exactly one place in every map that any node ever has."),
+    ("one_map_an_epoch", "Maps of one epoch are the same, at every node."),
+    ("epochs_do_not_go_back", "The map of a living node and what a group holds of it only get newer."),
+    (
+        "one_group_takes_writes",
+        "No key is written to in two groups at a time, as far as anybody has applied their logs.",
+    ),
+    ("replicas_hold_the_same", "Replicas of a group that have applied the same index hold the same partitions."),
+    ("spans_do_not_meet", "The partitions that a group holds have no key in common."),
+    ("linearizable", "Each key is a linearizable register, over all splits, merges and handoffs."),
+    (
+        "each_request_counts_once",
+        "A request that is made again counts once, wherever its partition has gone meanwhile.",
+    ),
+    ("scans_skip_nothing", "A scan shows every key that was there from its begin to its end, over moves too."),
+    ("scans_repeat_nothing", "A scan shows no key twice."),
+    ("handoffs_end", "Every handoff ends once all is mended: committed, or taken back."),
+    ("holdings_follow_the_map", "Once all is mended, groups hold what the map says."),
+    ("nothing_is_left_behind", "A group that holds a partition no more has none of its keys."),
+];
+
 /// Any group of the store.
 pub(crate) type Group = Raft<GroupMachine<Keyspace>>;
 /// A node of the store.
