@@ -31,7 +31,7 @@ use replikit_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::levels::{Owners, Set, Voters};
-use crate::message::{Head, Moving, Repair, Report};
+use crate::message::{Head, Moving, Report};
 use crate::orphan::{KEYS_MAX, PATIENCE};
 use crate::ownership::Ownership;
 use crate::record::Local;
@@ -109,14 +109,10 @@ impl Move {
         if self.exchanges <= PATIENCE {
             return Vec::new();
         }
-        let after = self.told.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.orphans.range((after.clone(), Bound::Unbounded));
-        let before = match after {
-            Bound::Excluded(last) => Some(self.orphans.range(..=last)),
-            _ => None,
-        };
-        let all = behind.chain(before.into_iter().flatten());
-        let to_tell = all.map(|(key, ahead)| (key.clone(), ahead.lacking.intersection(reachable)));
+        let after = self.told.take().unwrap_or_default();
+        let behind = self.orphans.range::<[u8], _>((Bound::Excluded(&after[..]), Bound::Unbounded));
+        let before = self.orphans.range::<[u8], _>((Bound::Unbounded, Bound::Included(&after[..])));
+        let to_tell = behind.chain(before).map(|(key, ahead)| (key.clone(), ahead.lacking.intersection(reachable)));
         let next: Vec<(Bytes, Set)> = to_tell.filter(|(_, to)| !to.is_empty()).take(KEYS_MAX).collect();
         self.told = next.last().map(|(key, _)| key.clone());
         next
@@ -399,7 +395,8 @@ impl Leaderless {
         if self.owners.is_owner() {
             lacking.remove(self.owners.me());
         }
-        self.moving.orphans = self.state.ahead().map(|(key, above)| (key, Ahead { above, lacking })).collect();
+        self.moving.orphans =
+            self.state.ahead().into_iter().map(|(key, above)| (key, Ahead { above, lacking })).collect();
         self.moving.lacking = if self.moving.orphans.is_empty() { Set::default() } else { lacking };
     }
 
@@ -436,20 +433,9 @@ impl Leaderless {
         if !self.ownership.is_joint() || self.installed > self.durable || !self.may_number() {
             return;
         }
-        let others = self.owners.others().filter(|node| !self.down.contains(node));
-        let others: Vec<(NodeId, u32)> = others.filter_map(|node| Some((node, self.owners.index(node)?))).collect();
-        let mut reachable = Set::default();
-        others.iter().for_each(|(_, index)| reachable.insert(*index));
+        let reachable = self.reachable_owners();
         for (key, lacking) in self.moving.next_told(reachable) {
-            // What a crash here could take back is told to nobody.
-            if self.state.pending(&key) > self.durable {
-                continue;
-            }
-            for &(to, _) in others.iter().filter(|(_, index)| lacking.contains(*index)) {
-                let read = self.orphan_number(&key);
-                let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: self.state.copy(&key) };
-                self.send(to, Head::Repair(Box::new(repair)), Batches::None);
-            }
+            self.tell_key(&key, lacking);
         }
     }
 

@@ -60,8 +60,7 @@ impl Leaderless {
         if self.installed > self.durable {
             return;
         }
-        let others: Vec<(NodeId, u32)> =
-            self.owners.others().filter_map(|node| Some((node, self.owners.index(node)?))).collect();
+        let reachable = self.reachable_owners();
         for (key, digest) in found {
             let orphan = self.orphans.keys.entry(key.clone()).or_default();
             if orphan.digest != digest {
@@ -69,19 +68,31 @@ impl Leaderless {
             }
             orphan.exchanges += 1;
             let orphan = *orphan;
-            // What a crash here could take back is told to nobody.
-            if orphan.exchanges <= PATIENCE || self.state.pending(&key) > self.durable {
-                continue;
+            if orphan.exchanges > PATIENCE {
+                self.tell_key(&key, reachable.difference(orphan.confirmed));
             }
-            let copy = self.state.copy(&key);
-            for &(to, index) in &others {
-                if orphan.confirmed.contains(index) || self.down.contains(&to) {
-                    continue;
-                }
-                let read = self.orphan_number(&key);
-                let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: copy.clone() };
-                self.send(to, Head::Repair(Box::new(repair)), Batches::None);
-            }
+        }
+    }
+
+    /// The other owners, without those whose link is down.
+    pub(crate) fn reachable_owners(&self) -> Set {
+        let mut reachable = Set::default();
+        let others = self.owners.others().filter(|node| !self.down.contains(node));
+        others.filter_map(|node| self.owners.index(node)).for_each(|index| reachable.insert(index));
+        reachable
+    }
+
+    /// Tells other owners of a key, unless a crash here could take back what it is.
+    pub(crate) fn tell_key(&mut self, key: &Bytes, owners: Set) {
+        if owners.is_empty() || self.state.pending(key) > self.durable {
+            return;
+        }
+        let copy = self.state.copy(key);
+        let is_told = |node: &NodeId| self.owners.index(*node).is_some_and(|index| owners.contains(index));
+        for to in self.owners.others().filter(is_told).collect::<Vec<NodeId>>() {
+            let read = self.orphan_number(key);
+            let repair = Repair { epoch: self.epoch, read, key: key.clone(), copy: copy.clone() };
+            self.send(to, Head::Repair(Box::new(repair)), Batches::None);
         }
     }
 
@@ -94,7 +105,7 @@ impl Leaderless {
     }
 
     /// A number for one more question about a key.
-    pub(crate) fn orphan_number(&mut self, key: &Bytes) -> u64 {
+    fn orphan_number(&mut self, key: &Bytes) -> u64 {
         // Numbers of reads and these never meet: they count from the other end of a life.
         self.orphans.next += 1;
         let read = first_number(self.register.life + 1) - self.orphans.next;

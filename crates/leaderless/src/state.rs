@@ -463,12 +463,15 @@ impl State {
     }
 
     /// Keys that have seen more than the logs have brought, and what that is.
-    pub(crate) fn ahead(&self) -> impl Iterator<Item = (Bytes, VersionVector)> {
-        self.unsettled.iter().filter_map(|key| {
-            let slot = self.map.get(key)?;
-            let above = slot.content.above()?.vector();
-            (!self.base.covers(above)).then(|| (key.clone(), above.clone()))
-        })
+    pub(crate) fn ahead(&mut self) -> Vec<(Bytes, VersionVector)> {
+        let mut ahead = Vec::new();
+        for key in &self.unsettled {
+            let above = self.map.peek(key).and_then(|slot| slot.content.above());
+            if let Some(above) = above.map(|above| above.vector()).filter(|above| !self.base.covers(above)) {
+                ahead.push((key.clone(), above.clone()));
+            }
+        }
+        ahead
     }
 
     /// Whether a value that merges has seen a write of an origin that is over, of which no log has told.
