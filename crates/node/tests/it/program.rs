@@ -80,6 +80,15 @@ impl Node {
     /// The process stands still; what others send it waits in its sockets.
     pub(crate) fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
+        // The signal is only on its way: a thread that runs may still answer somebody.
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { return true };
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        while !std::fs::read_dir(&tasks).unwrap().all(stands) {
+            std::thread::yield_now();
+        }
     }
 
     /// The process goes on.
