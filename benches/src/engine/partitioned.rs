@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use replikit_core::{Guarantees, NodeId, Store, WriteLevel, WriteRequest};
 use replikit_partitioning::Replication;
-use replikit_partitioning::store::{StoreClient, StoreClientConfig, guarantees, guarantees_leaderless};
+use replikit_partitioning::store::{
+    StoreClient, StoreClientConfig, guarantees, guarantees_leaderless, guarantees_multi_leader,
+};
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
 use tokio::task::JoinSet;
 
@@ -231,6 +233,7 @@ impl Engine for Partitioned {
         match self.replication {
             Replication::SingleLeader => guarantees(write_level),
             Replication::Leaderless => guarantees_leaderless(write_level),
+            Replication::MultiLeader => guarantees_multi_leader(write_level),
         }
     }
 

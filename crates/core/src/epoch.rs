@@ -4,7 +4,7 @@
 //! its nodes has been a member without a break: so who has missed epochs still learns from the newest one who was evicted in
 //! between, himself included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,28 @@ pub struct Membership {
     pub founded: Epoch,
     /// Nodes that have joined, or come back, after that: in which epoch they last did.
     pub joined: BTreeMap<NodeId, Epoch>,
+    /// Who comes and goes, for strategies that change members in two steps.
+    pub turnover: Turnover,
+}
+
+/// A change of members in two steps: first those who come are members beside those who go, and then, once the others have everything,
+/// those who go are none any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turnover {
+    /// Members that come with a change that is not complete yet: nobody counts what they have before they have caught up.
+    pub joining: BTreeSet<NodeId>,
+    /// Members that go with it: they are members until the others have everything that they have.
+    pub leaving: BTreeSet<NodeId>,
+    /// Nodes that have gone so, and were not named since: in which epoch the others had everything.
+    pub left: BTreeMap<NodeId, Epoch>,
+}
+
+impl Turnover {
+    /// Whether a change is under way.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.joining.is_empty() || !self.leaving.is_empty()
+    }
 }
 
 impl Membership {
@@ -30,7 +52,7 @@ impl Membership {
     pub fn founding(mut nodes: Vec<NodeInfo>) -> Self {
         nodes.sort_by_key(|node| node.id);
         nodes.dedup_by_key(|node| node.id);
-        Self { epoch: Epoch(1), nodes, founded: Epoch(1), joined: BTreeMap::new() }
+        Self { epoch: Epoch(1), nodes, founded: Epoch(1), joined: BTreeMap::new(), turnover: Turnover::default() }
     }
 
     /// The membership of the next epoch: those who stay keep their time, the others join with it.
@@ -41,7 +63,43 @@ impl Membership {
         let epoch = Epoch(self.epoch.0 + 1);
         let since = |node: &NodeInfo| (node.id, self.since(node.id).unwrap_or(epoch));
         let joined = nodes.iter().map(since).filter(|(_, since)| *since > self.founded).collect();
-        Self { epoch, nodes, founded: self.founded, joined }
+        Self { epoch, joined, ..Self { founded: self.founded, ..Self::founding(nodes) } }
+    }
+
+    /// The first of two steps to these members: they join those who are there, and those who are not among them are to leave.
+    #[must_use]
+    pub fn towards(&self, nodes: Vec<NodeInfo>) -> Self {
+        let wanted: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+        let stay = self.nodes.iter().filter(|node| !wanted.contains(&node.id)).cloned();
+        let mut next = self.next(nodes.into_iter().chain(stay).collect());
+        let is_new = |node: &NodeId| !self.contains(*node) || self.turnover.joining.contains(node);
+        let mut left = self.turnover.left.clone();
+        left.retain(|node, _| !wanted.contains(node));
+        next.turnover = Turnover {
+            joining: next.ids().filter(is_new).collect(),
+            leaving: self.ids().filter(|node| !wanted.contains(node)).collect(),
+            left,
+        };
+        next
+    }
+
+    /// The second step: those who are to leave are gone, for the others have everything.
+    #[must_use]
+    pub fn completed(&self) -> Self {
+        let Turnover { leaving, left, .. } = &self.turnover;
+        let stay = self.nodes.iter().filter(|node| !leaving.contains(&node.id)).cloned().collect();
+        let left = left.clone().into_iter().chain(leaving.iter().map(|node| (*node, self.epoch))).collect();
+        Self { turnover: Turnover { left, ..Turnover::default() }, ..self.next(stay) }
+    }
+
+    /// One that is to leave is given up: what it has acknowledged by itself only is not waited for.
+    #[must_use]
+    pub fn without(&self, node: NodeId) -> Self {
+        let mut turnover = self.turnover.clone();
+        turnover.joining.remove(&node);
+        turnover.leaving.remove(&node);
+        let stay = self.nodes.iter().filter(|it| it.id != node).cloned().collect();
+        Self { turnover, ..self.next(stay) }
     }
 
     /// The epoch since which a node has been a member without a break; `None` when it is none.
@@ -188,6 +246,37 @@ mod tests {
         let since: Vec<Option<Epoch>> = (1..=4).map(|node| again.since(NodeId(node))).collect();
         assert_eq!(since, [1, 1, 3, 3].map(|epoch| Some(Epoch(epoch))));
         assert_eq!(again.next(nodes([3, 4])).since(NodeId(3)), Some(Epoch(3)), "who stays keeps the time");
+    }
+
+    #[test]
+    fn a_change_in_two_steps_keeps_everybody_until_the_second() {
+        let ids = |ids: &[u32]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let all = |membership: &Membership| membership.ids().collect::<BTreeSet<_>>();
+        let first = Membership::founding(nodes([1, 2, 3]));
+        let both = first.towards(nodes([3, 4]));
+        assert_eq!(
+            (all(&both), both.turnover.joining.clone(), both.turnover.leaving.clone()),
+            (ids(&[1, 2, 3, 4]), ids(&[4]), ids(&[1, 2]))
+        );
+        assert!(both.turnover.is_open() && both.epoch == Epoch(2) && both.since(NodeId(1)) == Some(Epoch(1)));
+        // Another plan before that one is complete: who has not caught up yet still has not, whether it stays or goes.
+        let other = both.towards(nodes([1, 5]));
+        let (come, go) = (ids(&[4, 5]), ids(&[2, 3, 4]));
+        assert_eq!(
+            (all(&other), other.turnover.joining.clone(), other.turnover.leaving.clone()),
+            (ids(&[1, 2, 3, 4, 5]), come, go)
+        );
+        let without = other.without(NodeId(2));
+        assert_eq!((all(&without), without.turnover.leaving.clone()), (ids(&[1, 3, 4, 5]), ids(&[3, 4])));
+        let done = without.completed();
+        assert_eq!((all(&done), done.turnover.is_open(), done.epoch), (ids(&[1, 5]), false, Epoch(5)));
+        assert_eq!(
+            done.turnover.left,
+            [(NodeId(3), Epoch(4)), (NodeId(4), Epoch(4))].into(),
+            "node 2 is not known to have left all"
+        );
+        assert_eq!(done.since(NodeId(5)), Some(Epoch(3)));
+        assert_eq!(done.towards(nodes([1, 3])).turnover.left, [(NodeId(4), Epoch(4))].into());
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub use clock::{ClockDrift, HybridClock, HybridTimestamp};
 pub use context::{CausalContext, ContextError, Seen};
 pub use dot::{Dot, DotRange};
 pub use dvvs::Dvvs;
-pub use epoch::{Announcements, EpochSource, Membership, SETTLED_EPOCH, StaticMembership};
+pub use epoch::{Announcements, EpochSource, Membership, SETTLED_EPOCH, StaticMembership, Turnover};
 pub use guarantees::{Guarantees, ReadGuarantee, Survival};
 pub use held::Held;
 pub use id::{

@@ -135,7 +135,7 @@ impl MultiLeader {
         if self.failed {
             return Err(Rejection::StorageFailed.into());
         }
-        if self.epochs.evicted {
+        if self.epochs.evicted || self.takes_no_writes() {
             return Err(Rejection::StaleRoute { current: self.epoch }.into());
         }
         let Standing::Writer(origin) = self.standing else { return Err(Rejection::CatchingUp.into()) };
@@ -188,7 +188,7 @@ impl MultiLeader {
 
     /// Whether this is the place to write a key.
     fn check_home(&self, key: &[u8]) -> Result<(), Rejection> {
-        let membership = &self.epochs.membership;
+        let membership = &self.epochs.homes;
         let elsewhere = |home: &crate::home::HomeFn| home(key, membership).filter(|home| *home != self.config.node);
         match &self.config.keyspaces.of(key).home {
             Home::Anywhere => Ok(()),
@@ -273,7 +273,7 @@ impl MultiLeader {
             WriteOp::CompareAndSet { expected, new } => {
                 // Only at a home that others do not write at does comparing mean anything.
                 let here = Some(self.config.node);
-                if !matches!(&keyspace.home, Home::Require(home) if home(key, &self.epochs.membership) == here) {
+                if !matches!(&keyspace.home, Home::Require(home) if home(key, &self.epochs.homes) == here) {
                     return Err(unsupported());
                 }
                 let found = self.state.find(key).values.into_iter().next();
@@ -347,7 +347,8 @@ impl MultiLeader {
             let replicas = self.replicas();
             let need = need(pending.level, replicas);
             let Pending { token, level, sequence, reply, arrived, .. } = pending;
-            match need.filter(|need| copies_of(*need) > 1) {
+            let here = u8::from(self.counts_copies(self.config.node));
+            match need.filter(|need| copies_of(*need) > here) {
                 Some(need) => {
                     let until = arrived + self.config.timing.write;
                     self.acks.count += 1;
@@ -396,6 +397,7 @@ impl MultiLeader {
         let standings = self.standings();
         let needs: Vec<Need> = self.acks.queues.keys().copied().collect();
         let mut others: Vec<u64> = Vec::with_capacity(self.members.len());
+        let here = u8::from(self.counts_copies(self.config.node));
         for need in needs {
             let has = |member: &Member| match need {
                 Need::Received(_) => member.held(origin),
@@ -403,10 +405,11 @@ impl MultiLeader {
                 Need::Applied(_) => member.applied(origin),
             };
             others.clear();
-            others.extend(self.members.values().map(has));
+            let counted = self.members.iter().filter(|(node, _)| self.counts_copies(**node));
+            others.extend(counted.map(|(_, member)| has(member)));
             others.sort_unstable_by(|a, b| b.cmp(a));
-            // This replica counts as one: it has all of them.
-            let enough = match copies_of(need).checked_sub(2) {
+            // This replica has all of them.
+            let enough = match copies_of(need).checked_sub(1 + here) {
                 Some(at) => others.get(usize::from(at)).copied().unwrap_or(0),
                 None => u64::MAX,
             };
@@ -466,9 +469,13 @@ impl MultiLeader {
         }
     }
 
-    /// How many replicas the group has; an evicted node counts none of them any more, and acknowledges for none.
+    /// How many replicas of the group count; an evicted node counts none of them any more, and acknowledges for none.
     fn replicas(&self) -> u8 {
-        if self.epochs.evicted { u8::MAX } else { self.members.len() as u8 + 1 }
+        if self.epochs.evicted {
+            return u8::MAX;
+        }
+        let counted = self.epochs.membership.ids().filter(|node| self.counts_copies(*node));
+        if self.epochs.membership.turnover.is_open() { counted.count() as u8 } else { self.members.len() as u8 + 1 }
     }
 
     /// Everybody has answered and all that they hold has been applied: a new incarnation may write.

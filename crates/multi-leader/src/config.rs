@@ -172,7 +172,11 @@ impl Config {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Whether a replica can begin with it.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn check(&self) -> Result<(), ConfigError> {
         let members: Vec<NodeId> = self.epochs.current().nodes.iter().map(|node| node.id).collect();
         if let Some(&node) = members.iter().chain([&self.node]).find(|node| **node > Origin::NODE_MAX) {
             return Err(ConfigError::NodeTooLarge { node });

@@ -15,6 +15,7 @@ use replikit_core::{
     WriteId,
 };
 
+use crate::fence::Fence;
 use crate::member::Member;
 use crate::message::Report;
 use crate::record::Writes;
@@ -38,6 +39,10 @@ pub(crate) struct Epochs {
     pub(crate) settled: bool,
     /// Nodes that this epoch or the one before has evicted, whose origins are to be reported as closed.
     closing: BTreeSet<NodeId>,
+    /// The members by which keys have their homes: those who join have none yet.
+    pub(crate) homes: Membership,
+    /// How far a change of members in two steps has come.
+    pub(crate) fence: Fence,
 }
 
 impl Epochs {
@@ -50,6 +55,8 @@ impl Epochs {
             union: None,
             settled: membership.is_founding() || settled == membership.epoch,
             closing: BTreeSet::new(),
+            homes: homes(&membership),
+            fence: Fence::default(),
             membership,
         }
     }
@@ -59,7 +66,14 @@ impl Epochs {
     /// A member has begun a new life, and may have lost what it had told of.
     pub(crate) fn look_anew(&mut self) {
         self.union = None;
+        self.fence.look_anew();
     }
+}
+
+fn homes(membership: &Membership) -> Membership {
+    let mut homes = membership.clone();
+    homes.nodes.retain(|node| !membership.turnover.joining.contains(&node.id));
+    homes
 }
 
 impl MultiLeader {
@@ -79,6 +93,9 @@ impl MultiLeader {
         let before = core::mem::replace(&mut self.epochs.membership, membership);
         let membership = &self.epochs.membership;
         self.epoch = membership.epoch;
+        self.epochs.homes = homes(membership);
+        self.epochs.fence = Fence::default();
+        self.register.membership = Some(membership.clone());
         let since = |node: NodeId| membership.since(node).filter(|since| *since <= before.epoch);
         let gone = before.ids().filter(|node| since(*node).is_none() && *node != me);
         self.epochs.closing.extend(gone.collect::<Vec<NodeId>>());
@@ -106,7 +123,9 @@ impl MultiLeader {
         if self.epochs.evicted {
             self.peers.clear();
             let epoch = self.epoch;
-            return self.event(Event::Evicted { epoch });
+            self.persist_register();
+            self.event(Event::Evicted { epoch });
+            return self.try_retiring();
         }
         self.lay_graph();
         self.epochs.before = told;
@@ -240,20 +259,7 @@ impl MultiLeader {
 
     /// Begins with an empty state, and the life that goes with it. What only this node may have has been put away.
     pub(crate) fn drop_state(&mut self) {
-        let streams: Vec<OriginId> = self.streams.keys().copied().collect();
-        for origin in streams {
-            self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });
-        }
-        self.streams.clear();
-        self.waiting = Waiting::default();
-        (self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0);
-        self.state = crate::state::State::new(
-            self.config.node,
-            self.config.keyspaces.clone(),
-            self.config.limits.audit_bytes_max,
-        );
-        self.arriving = None;
-        self.save();
+        self.drop_content();
         self.register.stage = Stage::Resubmitting;
         self.register.epoch = self.epoch;
         self.register.first = self.register.incarnation + 1;
@@ -273,5 +279,23 @@ impl MultiLeader {
         // Nobody is told of the epoch before all that is on disk.
         self.epochs.taken_over = self.last_write;
         self.epochs.before = self.epochs.before.min(Epoch(self.epoch.0.saturating_sub(1)));
+    }
+
+    /// Every key and every stream goes, also from the disk.
+    pub(crate) fn drop_content(&mut self) {
+        let streams: Vec<OriginId> = self.streams.keys().copied().collect();
+        for origin in streams {
+            self.persist(Persist::Reset { stream: self.stream_id(origin), next: LogIndex(1) });
+        }
+        self.streams.clear();
+        self.waiting = Waiting::default();
+        (self.cache_bytes, self.log_bytes, self.retained_bytes) = (0, 0, 0);
+        self.state = crate::state::State::new(
+            self.config.node,
+            self.config.keyspaces.clone(),
+            self.config.limits.audit_bytes_max,
+        );
+        self.arriving = None;
+        self.save();
     }
 }

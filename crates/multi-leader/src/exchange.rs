@@ -219,6 +219,7 @@ impl MultiLeader {
             }
             peer.confirms(&report.held);
         }
+        self.hear_of_fence(node);
         self.outdated = true;
         news
     }
@@ -236,6 +237,7 @@ impl MultiLeader {
     pub(crate) fn after_news(&mut self) {
         self.release_acks();
         self.try_settling();
+        self.follow_change();
         if self.waiting.bytes() > 0 {
             self.drain_waiting();
         }

@@ -74,6 +74,7 @@ mod commit;
 mod config;
 mod epoch;
 mod exchange;
+mod fence;
 mod guarantees;
 pub mod home;
 mod member;

@@ -40,6 +40,9 @@ pub struct Report {
     pub keyspaces: u64,
     /// The sender's present incarnation; `None` while it has none yet.
     pub current: Option<u32>,
+    /// Whether the sender has fenced in that epoch (`fence`): it has acknowledged nothing otherwise than by copies at those who
+    /// stay but what it holds, and if it is to leave, will never hold more of its own.
+    pub fenced: bool,
     /// The sender's first incarnation since it was last named as a member: those before it are closed.
     pub first: u32,
     /// Grows with every report of one incarnation: an older one says nothing.

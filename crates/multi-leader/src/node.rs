@@ -72,7 +72,10 @@ impl Settings {
         Ok(self.topology.graph(members)?.report())
     }
 
-    fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, members: Vec<NodeId>) -> Config {
+    /// The configuration of the replica of a group at one of its nodes, for whoever runs several groups in a node. `members` are those
+    /// of the group, unless [`Settings::epochs`] tells of them.
+    #[must_use]
+    pub fn config(&self, cluster: ClusterId, group: GroupId, node: NodeId, members: Vec<NodeId>) -> Config {
         let mut config = Config::new(cluster, group, node, members);
         config.topology = self.topology.clone();
         config.keyspaces = self.keyspaces.clone();

@@ -52,6 +52,9 @@ impl MultiLeader {
         if self.failed {
             return self.reject(token, Rejection::StorageFailed);
         }
+        if let Some(rejection) = self.shows_nothing() {
+            return self.reject(token, rejection);
+        }
         let query = match decode_query(&body) {
             Ok(KeyspaceQuery::Get { key }) if key.is_empty() => return self.reject(token, Rejection::Malformed),
             Ok(query) => query,

@@ -1,7 +1,7 @@
 //! The small record that survives everything: which incarnation writes, and how far its clock may run.
 
 use bytes::Bytes;
-use replikit_core::{Boot, Epoch, HybridTimestamp};
+use replikit_core::{Boot, Epoch, HybridTimestamp, Membership};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
@@ -21,7 +21,7 @@ pub(crate) enum Stage {
 }
 
 /// What a replica must not forget, in the group's register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Register {
     /// The incarnation that wrote last; 0 before the first.
     pub(crate) incarnation: u32,
@@ -41,6 +41,11 @@ pub(crate) struct Register {
     pub(crate) stage: Stage,
     /// Before this incarnation, this disk may have forgotten something: while it is yet to come, the others have to be asked.
     pub(crate) forgotten: u32,
+    /// The newest membership that it has acted in, where that can change: whoever starts it again may be told an older one first.
+    pub(crate) membership: Option<Membership>,
+    /// The newest epoch in which it has [fenced](crate::fence): from then on it counts copies at those who stay only, and takes no
+    /// writes if it is to leave.
+    pub(crate) fenced: Epoch,
 }
 
 impl Register {

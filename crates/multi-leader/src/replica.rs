@@ -7,7 +7,8 @@ use replikit_core::dotted::{Peer, Stability, Stream, first_number};
 use replikit_core::{
     Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HybridClock, Incarnation, Input,
     Lingering, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection,
-    Replica, Role, SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
+    Replica, Role, SETTLED_EPOCH, SequenceSet, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector,
+    WriteId,
 };
 
 use crate::commit::{Acks, OpenBatch, Pending};
@@ -128,7 +129,9 @@ impl MultiLeader {
     pub fn new(config: Config, boot: &Boot) -> Result<Self, ConfigError> {
         config.check()?;
         let mut register = Register::of(boot)?;
-        let membership = config.epochs.current().clone();
+        let told = config.epochs.current().clone();
+        let membership = register.membership.take().filter(|known| known.epoch > told.epoch).unwrap_or(told);
+        register.membership = config.epochs.changes().then(|| membership.clone());
         let epoch = membership.epoch;
         let epochs = Epochs::new(membership, config.node, register.settled);
         let membership = &epochs.membership;
@@ -261,6 +264,11 @@ impl MultiLeader {
             cache_bytes: self.cache_bytes,
             suspected: self.suspected.iter().copied().collect(),
         }
+    }
+
+    /// The members of the epoch that it acts in, ascending.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.epochs.membership.ids()
     }
 
     /// The incarnation that writes here; `None` while it has to ask the others first.
@@ -464,6 +472,7 @@ impl MultiLeader {
         self.release_pending();
         self.release_reads();
         self.tell_of_epoch(before);
+        self.follow_change();
         if grown {
             self.outdated = true;
             // Who waits for more than that stays: a report that says less does not answer it.
@@ -549,8 +558,14 @@ impl MultiLeader {
             snapshot: self.snapshot,
             followers: self.members.iter().map(follower).collect(),
             suspected: self.suspected.iter().copied().collect(),
-            figures: self.figures().counts(),
+            figures: self.figures().counts().into_iter().chain([self.settled()]).collect(),
         }
+    }
+
+    /// The newest epoch whose members have everything that there was before it, as far as this one knows.
+    fn settled(&self) -> Figure {
+        let settled = if self.epochs.settled { self.epoch } else { self.register.settled };
+        Figure::new(SETTLED_EPOCH, settled.0)
     }
 
     /// Whether no crash can give the numbers of this life's reports to those of another life.
@@ -562,6 +577,11 @@ impl MultiLeader {
     /// wait for them.
     pub(crate) fn held(&self) -> VersionVector {
         self.vector(|stream| self.sendable(stream))
+    }
+
+    /// What is on this node's disk.
+    pub(crate) fn durable_vector(&self) -> VersionVector {
+        self.vector(Stream::durable)
     }
 
     /// Every stream, up to some point of each.
@@ -576,6 +596,7 @@ impl MultiLeader {
         let applied = self.visible();
         Report {
             epoch: self.told_epoch(),
+            fenced: self.tells_of_fence(),
             keyspaces: self.keyspaces,
             current: match self.standing {
                 Standing::Writer(_) => Some(self.register.incarnation),
@@ -584,7 +605,7 @@ impl MultiLeader {
             first: self.register.first,
             number: self.report_number,
             applied: (*applied != held).then(|| applied.into_owned()),
-            durable: durable.then(|| self.vector(Stream::durable)),
+            durable: durable.then(|| self.durable_vector()),
             held,
             echo: None,
             ask: false,

@@ -69,9 +69,9 @@ pub(crate) enum Command {
     Balance(Balance),
     /// Hand a partition to another group, while clients go on.
     Handoff(Handoff),
-    /// Place a leaderless group on other nodes, while clients go on: they become its owners instead of those that it has.
+    /// Place a leaderless or multi-leader group on other nodes, while clients go on: they hold it instead of those that do.
     Place(Place),
-    /// Hand all partitions with a replica on a node to groups that have none there, or place its leaderless groups elsewhere, while
+    /// Hand all partitions with a replica on a node to groups that have none there, or place its leaderless or multi-leader groups elsewhere, while
     /// clients go on.
     Drain(Drain),
 }
@@ -369,6 +369,9 @@ pub(crate) struct Router {
     /// The cluster's groups have no leaders (`--strategy leaderless --partitions`).
     #[arg(long)]
     pub(crate) leaderless: bool,
+    /// The cluster's groups have several leaders (`--strategy multi-leader --partitions`).
+    #[arg(long, conflicts_with = "leaderless")]
+    pub(crate) multi_leader: bool,
     /// Listen beyond this machine although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -476,9 +479,16 @@ pub(crate) struct Handoff {
 pub(crate) struct Place {
     /// Which group, as `replikit partitions` lists it.
     pub(crate) group: u32,
-    /// Its owners from then on: node numbers, separated by commas.
-    #[arg(value_name = "NODES", value_delimiter = ',', required = true)]
+    /// The nodes that hold it from then on: node numbers, separated by commas.
+    #[arg(value_name = "NODES", value_delimiter = ',', required_unless_present = "given_up")]
     pub(crate) replicas: Vec<u32>,
+    /// Multi-leader: a node that is to leave the group and never comes back is not waited for. What it alone had acknowledged is missing
+    /// until it is placed again.
+    #[arg(long = "give-up", value_name = "NODE", conflicts_with = "replicas")]
+    pub(crate) given_up: Option<u32>,
+    /// How long to wait for it; after that it goes on by itself.
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    pub(crate) wait_ms: u64,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

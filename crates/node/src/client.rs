@@ -128,6 +128,9 @@ async fn strategy_of(client: &Client) -> Strategy {
             if status.strategy == replikit_partitioning::store::STRATEGY_LEADERLESS {
                 return Strategy::Leaderless;
             }
+            if status.strategy == replikit_partitioning::store::STRATEGY_MULTI_LEADER {
+                return Strategy::MultiLeader;
+            }
             return match status.replica.role {
                 Role::Fallback => Strategy::Leaderless,
                 Role::Equal if status.strategy == Strategy::Leaderless.to_string() => Strategy::Leaderless,
@@ -365,7 +368,8 @@ pub(crate) fn status(args: args::Status) -> CommandResult {
             let answer = tokio::time::timeout(STATUS_TIME_MAX, client.status(node)).await;
             answers.push((node, address, answer.ok().and_then(Result::ok)));
         }
-        let is_placed = |status: &NodeStatus| status.strategy == replikit_partitioning::store::STRATEGY_LEADERLESS;
+        use replikit_partitioning::store::{STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER};
+        let is_placed = |status: &NodeStatus| [STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER].contains(&&*status.strategy);
         match session.strategy {
             _ if answers.iter().any(|(.., status)| status.as_ref().is_some_and(is_placed)) => {
                 show_partitioned(&answers)

@@ -8,7 +8,7 @@ use replikit_core::keyspace::Keyspace;
 use replikit_core::{Event, NodeId, Role};
 use replikit_leaderless as leaderless;
 use replikit_multi_leader as multi_leader;
-use replikit_partitioning::store::{Layout, LeaderlessStoreNode, StoreNode};
+use replikit_partitioning::store::{Layout, PlacedStoreNode, StoreNode};
 use replikit_runtime::NodeConfig;
 use replikit_single_leader::Settings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,7 +51,13 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
             use leaderless::Founding;
             let layout = Layout::new(&args.shape.founding(&members))?;
             let of_groups = args.shape.leaderless(if args.new { Founding::New } else { Founding::Ask });
-            Running::PlacedLeaderless(LeaderlessStoreNode::open(config, &layout, settings, of_groups)?)
+            Running::Placed(PlacedStoreNode::open(config, &layout, settings, of_groups)?)
+        }
+        Strategy::MultiLeader if args.shape.is_partitioned() => {
+            use multi_leader::Founding;
+            let layout = Layout::new(&args.shape.founding(&members))?;
+            let of_groups = args.shape.multi_leader(if args.new { Founding::New } else { Founding::Ask });
+            Running::Placed(PlacedStoreNode::open(config, &layout, settings, of_groups)?)
         }
         _ if args.shape.is_partitioned() => {
             let layout = Layout::new(&args.shape.founding(&members))?;
@@ -80,6 +86,7 @@ pub(crate) fn run(args: args::Node) -> CommandResult {
     }
     match args.shape.strategy {
         Strategy::SingleLeader | Strategy::Partitioned => {}
+        Strategy::MultiLeader if args.shape.is_partitioned() => {}
         Strategy::MultiLeader => {
             let report = args.shape.multi_leader(multi_leader::Founding::Ask).report(&members)?;
             say(format_args!("node {id}: topology {}: {report}", args.shape.topology_name()));
@@ -110,7 +117,7 @@ enum Running {
     MultiLeader(multi_leader::Node),
     Leaderless(leaderless::Node),
     Partitioned(StoreNode),
-    PlacedLeaderless(LeaderlessStoreNode),
+    Placed(PlacedStoreNode),
 }
 
 impl Running {
@@ -120,7 +127,7 @@ impl Running {
             Self::MultiLeader(node) => node.local_address(),
             Self::Leaderless(node) => node.local_address(),
             Self::Partitioned(node) => node.local_address(),
-            Self::PlacedLeaderless(node) => node.local_address(),
+            Self::Placed(node) => node.local_address(),
         }
     }
 
@@ -130,7 +137,7 @@ impl Running {
             Self::MultiLeader(node) => node.shutdown(),
             Self::Leaderless(node) => node.shutdown(),
             Self::Partitioned(node) => node.shutdown(),
-            Self::PlacedLeaderless(node) => node.shutdown(),
+            Self::Placed(node) => node.shutdown(),
         }
     }
 }

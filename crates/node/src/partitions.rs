@@ -10,8 +10,8 @@ use replikit_partitioning::balance::Objective;
 use replikit_partitioning::split::Thresholds;
 use replikit_partitioning::store::{ChangeError, Keeper, KeeperConfig, Kept, StoreClient, StoreClientConfig};
 use replikit_partitioning::{
-    Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Replication, Scheme, Standing,
-    Topology, balance,
+    Change, Decision, DomainId, Expected, Load, Partition, PartitionId, PartitionMap, Scheme, Standing, Topology,
+    balance,
 };
 
 use crate::args::{self, Reach};
@@ -41,10 +41,10 @@ fn connected<T>(reach: &Reach, run: impl AsyncFnOnce(StoreClient) -> Result<T, F
 #[derive(Clone, Default)]
 struct Size {
     keys: u64,
-    /// Not known of a group without a leader.
+    /// Not known of a group without one log.
     bytes: Option<u64>,
     serving: bool,
-    /// Owners of such a group that do not answer.
+    /// Nodes of such a group that do not answer.
     silent: Vec<NodeId>,
 }
 
@@ -61,8 +61,8 @@ async fn surveyed(
         };
         sizes.extend(described.partitions.iter().map(size));
     }
-    let without_leaders = map.partitions().filter(|it| it.replication == Replication::Leaderless);
-    for owned in client.owned(without_leaders).await {
+    let placed = map.partitions().filter(|it| !it.replication.has_one_log());
+    for owned in client.owned(placed).await {
         let size = Size { keys: owned.keys, bytes: None, serving: owned.lacking.is_empty(), silent: owned.silent };
         sizes.insert(owned.partition, size);
     }
@@ -112,7 +112,13 @@ pub(crate) fn list(args: args::Partitions) -> CommandResult {
                 (Some(handoff), _) => format!("handed to group {}", handoff.target),
                 (None, Some(size)) if size.serving && size.silent.is_empty() => "serving".to_owned(),
                 (None, Some(size)) if size.serving => format!("serving without {}", listed(&size.silent)),
-                (None, Some(_)) if partition.replication == Replication::Leaderless => "changes owners".to_owned(),
+                (None, Some(_)) if partition.turnover.leaving.is_empty() && !partition.replication.has_one_log() => {
+                    "changes nodes".to_owned()
+                }
+                (None, Some(_)) if !partition.replication.has_one_log() => {
+                    let leaving: Vec<NodeId> = partition.turnover.leaving.iter().copied().collect();
+                    format!("leaves {}", listed(&leaving))
+                }
                 (None, Some(_)) => "sealed".to_owned(),
                 (None, None) => "does not answer".to_owned(),
             };
@@ -237,7 +243,7 @@ pub(crate) fn balance(args: args::Balance) -> CommandResult {
             }
             args::By::Bytes => Objective::Load,
         };
-        if has_leaderless(&map) {
+        if are_placed(&map) {
             let most = args.most.unwrap_or(usize::MAX);
             return place_all(&client, &map, &topology, most, args.todo.apply).await;
         }
@@ -332,14 +338,19 @@ pub(crate) fn handoff(args: args::Handoff) -> CommandResult {
 const PLACE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Whether the groups of a map are placed rather than their partitions handed on.
-fn has_leaderless(map: &PartitionMap) -> bool {
-    map.partitions().any(|it| it.replication == Replication::Leaderless)
+fn are_placed(map: &PartitionMap) -> bool {
+    map.partitions().any(|it| !it.replication.has_one_log())
 }
 
 /// Places a group, and says how long that took.
-async fn place_group(client: &StoreClient, group: GroupId, replicas: Vec<NodeId>) -> Result<(), Failure> {
+async fn place_group(
+    client: &StoreClient,
+    group: GroupId,
+    replicas: Vec<NodeId>,
+    time_max: Duration,
+) -> Result<(), Failure> {
     let (began, nodes) = (Instant::now(), listed(&replicas));
-    client.place(group, replicas, PLACE_TIME_MAX).await?;
+    client.place(group, replicas, time_max).await?;
     let seconds = began.elapsed().as_secs_f64();
     say(format_args!("ok: group {group} is on nodes {nodes} now, after {seconds:.3} s"));
     Ok(())
@@ -347,11 +358,17 @@ async fn place_group(client: &StoreClient, group: GroupId, replicas: Vec<NodeId>
 
 pub(crate) fn place(args: args::Place) -> CommandResult {
     connected(&args.reach, async |client| {
-        place_group(&client, GroupId(args.group), args.replicas.into_iter().map(NodeId).collect()).await
+        let (group, time_max) = (GroupId(args.group), Duration::from_millis(args.wait_ms));
+        if let Some(node) = args.given_up {
+            client.give_up(group, NodeId(node), time_max).await?;
+            say(format_args!("ok: group {group} does without node {node}"));
+            return Ok(());
+        }
+        place_group(&client, group, args.replicas.into_iter().map(NodeId).collect(), time_max).await
     })
 }
 
-/// Makes a store of leaderless groups even, or empties a node of it: prints the plan, and carries it out if asked to, one replica after
+/// Makes a store of groups without one log even, or empties a node of it: prints the plan, and carries it out if asked to, one replica after
 /// the other, until Ctrl-C.
 async fn place_all(
     client: &StoreClient,
@@ -391,7 +408,7 @@ async fn place_all(
         let nodes = placed.entry(it.group).or_default();
         nodes.retain(|node| Some(*node) != it.from);
         nodes.push(it.to);
-        place_group(client, it.group, nodes.clone()).await?;
+        place_group(client, it.group, nodes.clone(), PLACE_TIME_MAX).await?;
     }
     Ok(())
 }
@@ -432,7 +449,7 @@ pub(crate) fn drain(args: args::Drain) -> CommandResult {
         let node = NodeId(args.drained);
         let map = client.map().await?;
         let there = map.partitions().filter(|it| it.replicas.contains(&node)).count();
-        if has_leaderless(&map) {
+        if are_placed(&map) {
             let topology = topology(&map, &client.nodes(), Some(node))?;
             place_all(&client, &map, &topology, 0, !args.dry_run).await?;
             let map = client.map().await?;

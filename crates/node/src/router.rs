@@ -16,7 +16,11 @@ pub(crate) fn run(args: args::Router) -> CommandResult {
         let _inside = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let replication = if args.leaderless { Replication::Leaderless } else { Replication::SingleLeader };
+    let replication = match (args.leaderless, args.multi_leader) {
+        (true, _) => Replication::Leaderless,
+        (_, true) => Replication::MultiLeader,
+        _ => Replication::SingleLeader,
+    };
     let router = Router::open(&args.listen, StoreClientConfig::new(args.cluster.clone(), args.peers), replication)?;
     say(format_args!("router of {}: listening on {}", args.cluster, router.local_address()));
     runtime.block_on(async {

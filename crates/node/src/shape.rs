@@ -189,16 +189,22 @@ impl Shape {
         if (of_partitions || !self.bounds.is_empty()) && !self.is_partitioned() {
             return Err("--groups, --copies, --scheme and --bounds are for a cluster with --partitions".to_owned());
         }
-        if self.partitions.is_some() && self.strategy == MultiLeader {
-            return Err("--partitions is for groups with a single leader and for leaderless ones".to_owned());
+        let names_nodes =
+            self.topology.as_ref().is_some_and(|it| matches!(it.value, Topology::Star { .. } | Topology::Custom(_)));
+        if self.partitions.is_some() && names_nodes {
+            return Err("a topology that names nodes is for a cluster without --partitions: there, groups go from nodes to nodes"
+                .to_owned());
         }
         if self.partitions.is_some() && self.fallbacks.is_some() {
             return Err(
                 "--fallbacks is for a cluster without --partitions: there, a group is placed elsewhere".to_owned()
             );
         }
-        if self.strategy == Leaderless && self.groups.is_some_and(|groups| Some(groups) != self.partitions) {
-            return Err("--groups is for groups with leaders: a leaderless one has a partition, for ever".to_owned());
+        let has_one_log = !matches!(self.strategy, Leaderless | MultiLeader);
+        if !has_one_log && self.groups.is_some_and(|groups| Some(groups) != self.partitions) {
+            return Err(
+                "--groups is for groups with one leader each: others have one partition each, for ever".to_owned()
+            );
         }
         if !self.bounds.is_empty() && self.scheme != Some(SchemeKind::Range) {
             return Err("--bounds is for --scheme range".to_owned());
@@ -259,6 +265,7 @@ impl Shape {
         };
         let replication = match self.strategy {
             Strategy::Leaderless => Replication::Leaderless,
+            Strategy::MultiLeader => Replication::MultiLeader,
             _ => Replication::SingleLeader,
         };
         let founding = founding.groups(groups).copies(copies).scheme(scheme).replication(replication);

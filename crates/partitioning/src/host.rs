@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use replikit_core::{
-    Action, Batches, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Replica, Term, Time, Token,
+    Action, Batches, Epoch, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Replica, Term, Time, Token,
     WriteLevel,
 };
 
@@ -123,6 +123,8 @@ pub struct Host<R: Replica, S> {
     placing: Option<Box<dyn Placing<R>>>,
     // By which placement each group was announced.
     placed: BTreeMap<GroupId, PlacementVersion>,
+    // Groups that stay here, with a placement that is not complete; and which was asked to be taken for complete.
+    changing: BTreeMap<GroupId, Option<PlacementVersion>>,
     is_ready: bool,
     // The map has changed, or it is time to ask again.
     is_due: bool,
@@ -152,6 +154,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             untidy: BTreeSet::new(),
             placing: None,
             placed: BTreeMap::new(),
+            changing: BTreeMap::new(),
             is_ready: false,
             is_due: false,
             dirty: BTreeSet::new(),
@@ -167,6 +170,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
     #[must_use]
     pub fn with_placing(mut self, placing: Box<dyn Placing<R>>) -> Self {
         self.placed = self.map.partitions().map(|it| (it.group, it.placement)).collect();
+        self.watch_changing();
         self.placing = Some(placing);
         self
     }
@@ -234,8 +238,8 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         let mut new = Vec::new();
         for partition in self.map.partitions() {
             let group = partition.group;
-            let is_placed = partition.replication == Replication::Leaderless;
-            if !is_placed || self.placed.get(&group).is_some_and(|known| *known >= partition.placement) {
+            let has_log = partition.replication.has_one_log();
+            if has_log || self.placed.get(&group).is_some_and(|known| *known >= partition.placement) {
                 continue;
             }
             self.placed.insert(group, partition.placement);
@@ -247,6 +251,27 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
             }
         }
         new.into_iter().for_each(|group| self.found(group));
+        self.watch_changing();
+    }
+
+    /// Which groups that stay here are on their way.
+    fn watch_changing(&mut self) {
+        let own = self.config.node;
+        let changing = self.map.partitions().filter(|it| it.turnover.is_open() && it.stays().any(|node| node == own));
+        self.changing = changing.map(|it| (it.group, None)).collect();
+    }
+
+    /// Asks for the second step of a placement once those who stay have everything.
+    fn complete_placement(&mut self, group: GroupId) {
+        let Some(asked) = self.changing.get(&group).copied() else { return };
+        let (Some(placing), Some(replica)) = (&self.placing, self.groups.replica(group)) else { return };
+        let Some(Epoch(drained)) = placing.drained(replica) else { return };
+        let placement = PlacementVersion(drained as u32);
+        let is_of_map = self.map.of_group(group).any(|it| it.placement == placement);
+        if is_of_map && asked != Some(placement) {
+            self.changing.insert(group, Some(placement));
+            self.decide(Change::CompletePlacement { group, placement });
+        }
     }
 
     /// Others speak to this node of a group that is not here: a placement that this node has not heard of, for a later one followed it,
@@ -445,7 +470,15 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
                 self.untidy.insert(group);
             }
         }
+        for &group in &groups {
+            self.complete_placement(group);
+        }
         if core::mem::take(&mut self.is_due) {
+            // What was asked may have been lost.
+            self.changing.values_mut().for_each(|asked| *asked = None);
+            for group in self.changing.keys().copied().collect::<Vec<_>>() {
+                self.complete_placement(group);
+            }
             groups.extend(self.drivers.keys());
             for group in groups.clone() {
                 self.seat(group);
@@ -492,7 +525,7 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         let now = self.now.mono;
         let concerned =
             |it: &crate::map::Handoff| self.drivers.contains_key(&it.source) || self.drivers.contains_key(&it.target);
-        let is_open = self.map.handoffs().any(concerned);
+        let is_open = self.map.handoffs().any(concerned) || !self.changing.is_empty();
         if !is_open {
             self.ask_again_at = Time::NEVER;
         } else if self.ask_again_at <= now || self.ask_again_at == Time::NEVER {

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use replikit_core::{Epoch, GroupId, Membership, NodeId, NodeInfo};
+use replikit_core::{Epoch, GroupId, Membership, NodeId, NodeInfo, Turnover};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId, PlacementVersion};
@@ -49,6 +49,17 @@ pub enum Replication {
     SingleLeader,
     /// Nobody orders them: its one partition stays with it, and the group is placed on other nodes.
     Leaderless,
+    /// Every replica takes them: as with leaderless groups, but that a placement takes two steps, the second once those who are to leave
+    /// have handed over everything.
+    MultiLeader,
+}
+
+impl Replication {
+    /// Whether one log orders the writes of a group: only there cuts and handoffs can stand.
+    #[must_use]
+    pub const fn has_one_log(self) -> bool {
+        matches!(self, Self::SingleLeader)
+    }
 }
 
 /// One partition, as the map has it.
@@ -72,23 +83,44 @@ pub struct Partition {
     pub replicas: Vec<NodeId>,
     /// Those of them that have become replicas after the first placement: with which one they last did.
     pub joined: BTreeMap<NodeId, PlacementVersion>,
+    /// Who comes and goes, by a placement of a multi-leader group that is not complete yet; its epochs are placements.
+    pub turnover: Turnover,
 }
 
 impl Partition {
     /// Its group's members, for strategies that change them by epochs: each placement is one.
     pub fn membership(&self) -> Membership {
         let epoch = |placement: PlacementVersion| Epoch(placement.0.into());
-        let info = |&id: &NodeId| NodeInfo { id, address: String::new(), region: String::new(), zone: String::new() };
-        let mut nodes: Vec<NodeInfo> = self.replicas.iter().map(info).collect();
-        nodes.sort_by_key(|node| node.id);
-        let joined = self.joined.iter().map(|(node, placement)| (*node, epoch(*placement))).collect();
-        Membership { epoch: epoch(self.placement), nodes, founded: Epoch(1), joined }
+        Membership {
+            epoch: epoch(self.placement),
+            joined: self.joined.iter().map(|(node, placement)| (*node, epoch(*placement))).collect(),
+            turnover: self.turnover.clone(),
+            ..Membership::founding(infos(&self.replicas))
+        }
+    }
+
+    /// The same with the next members of its group.
+    fn with_membership(&self, members: Membership) -> Self {
+        let placement = |epoch: Epoch| PlacementVersion(epoch.0 as u32);
+        Self {
+            placement: placement(members.epoch),
+            replicas: members.ids().collect(),
+            joined: members.joined.into_iter().map(|(node, epoch)| (node, placement(epoch))).collect(),
+            turnover: members.turnover,
+            ..self.clone()
+        }
+    }
+
+    /// The nodes that are to hold its group in the end.
+    pub fn stays(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.replicas.iter().copied().filter(|node| !self.turnover.leaving.contains(node))
     }
 
     /// Whether both are on the same nodes, by the same placement: as all partitions of a group are.
     fn is_placed_as(&self, other: &Self) -> bool {
         let placed = |it: &Self| (it.replication, it.placement);
-        placed(self) == placed(other) && (&self.replicas, &self.joined) == (&other.replicas, &other.joined)
+        placed(self) == placed(other)
+            && (&self.replicas, &self.joined, &self.turnover) == (&other.replicas, &other.joined, &other.turnover)
     }
 
     /// What a request for it carries.
@@ -101,6 +133,11 @@ impl Partition {
             group: self.group,
         }
     }
+}
+
+fn infos(nodes: &[NodeId]) -> Vec<NodeInfo> {
+    let info = |&id: &NodeId| NodeInfo { id, address: String::new(), region: String::new(), zone: String::new() };
+    nodes.iter().map(info).collect()
 }
 
 /// What a request carries about the partition that it is for. Who leads the group is no part of it: a new leader makes no route
@@ -236,6 +273,7 @@ impl PartitionMap {
                 placement: PlacementVersion(1),
                 replicas,
                 joined: BTreeMap::new(),
+                turnover: Turnover::default(),
             }));
         }
         let next_id = PartitionId(starts.len() as u64 + 1);

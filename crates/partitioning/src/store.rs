@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`Layout`] | which groups there are, on which nodes, and the first map: what a store is founded with |
 //! | [`StoreNode`] | one node: its replicas of all its groups, one log, one listener |
-//! | `LeaderlessStoreNode` | the same of a store whose groups of data have no leader (feature `leaderless`) |
+//! | `PlacedStoreNode` | the same of a store whose groups of data are leaderless or multi-leader (features `leaderless`, `multi-leader`) |
 //! | [`StoreClient`] | a [`Store`](replikit_core::Store) that sends each request to the group that has the key, under a [`Route`](crate::Route) |
 //! | [`Front`], [`Router`] | the same client inside a node or a process without data, for clients that know nothing of partitions |
 //! | [`Keeper`] | cuts what is hot or large, joins what is cold |
@@ -43,11 +43,11 @@ mod groups;
 mod identity;
 mod keeper;
 mod layout;
-#[cfg(feature = "leaderless")]
-mod leaderless;
 mod machine;
 mod moves;
 mod node;
+#[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+mod placed;
 mod scan;
 
 use replikit_core::{GroupId, Guarantees, WriteLevel};
@@ -57,11 +57,11 @@ pub use cluster::StoreCluster;
 pub use front::{Front, Router};
 pub use keeper::{Keeper, KeeperConfig, Kept};
 pub use layout::{Founding, Layout, LayoutError, PARTITIONS_FIRST_MAX};
-#[cfg(feature = "leaderless")]
-pub use leaderless::LeaderlessStoreNode;
 pub use machine::{Described, DescribedPartition, StoreMachine};
 pub use moves::{HandOffError, Owned, PlaceError};
 pub use node::StoreNode;
+#[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+pub use placed::{PlacedSettings, PlacedStoreNode};
 pub use scan::{Completeness, Gathered};
 
 /// The group that keeps the map.
@@ -78,6 +78,9 @@ pub const STRATEGY: &str = "partitioned";
 
 /// The name of that of leaderless groups.
 pub const STRATEGY_LEADERLESS: &str = "partitioned-leaderless";
+
+/// The name of that of multi-leader groups.
+pub const STRATEGY_MULTI_LEADER: &str = "partitioned-multi-leader";
 
 /// What a partitioned store of leaderless groups promises for writes at a level, with quorum reads.
 #[cfg(feature = "leaderless")]
@@ -100,14 +103,43 @@ pub fn guarantees_leaderless(level: WriteLevel) -> Guarantees {
 #[cfg(not(feature = "leaderless"))]
 #[must_use]
 pub fn guarantees_leaderless(level: WriteLevel) -> Guarantees {
+    least(STRATEGY_LEADERLESS, level)
+}
+
+/// What a partitioned store of multi-leader groups promises for writes at a level, with local reads.
+#[cfg(feature = "multi-leader")]
+#[must_use]
+pub fn guarantees_multi_leader(level: WriteLevel) -> Guarantees {
+    let of_groups = replikit_multi_leader::guarantees(level);
     Guarantees {
-        strategy: STRATEGY_LEADERLESS.to_owned(),
+        strategy: STRATEGY_MULTI_LEADER.to_owned(),
+        needs: format!("{}, of the key's group", of_groups.needs),
+        checked_by: match level {
+            WriteLevel::LeaderDisk | WriteLevel::Quorum => names(&["placed_leaders_keep_everything"]),
+            // No partition moves where these are looked at: the groups are checked by themselves.
+            _ => of_groups.checked_by,
+        },
+        ..of_groups
+    }
+}
+
+/// The same where nothing more is known of such groups: the least.
+#[cfg(not(feature = "multi-leader"))]
+#[must_use]
+pub fn guarantees_multi_leader(level: WriteLevel) -> Guarantees {
+    least(STRATEGY_MULTI_LEADER, level)
+}
+
+#[cfg(not(all(feature = "leaderless", feature = "multi-leader")))]
+fn least(strategy: &str, level: WriteLevel) -> Guarantees {
+    Guarantees {
+        strategy: strategy.to_owned(),
         mode: format!("{level:?}"),
         acknowledged: "as the settings of the groups define it".to_owned(),
         survives: replikit_core::Survival::Nothing,
         reads: replikit_core::ReadGuarantee::Stale,
         ordering: "each key by what its writers had seen".to_owned(),
-        needs: "an owner of the key's group".to_owned(),
+        needs: "a replica of the key's group".to_owned(),
         checked_by: Vec::new(),
     }
 }

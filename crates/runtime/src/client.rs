@@ -234,6 +234,13 @@ impl Client {
         self.beside(config.reads(ClientTarget::Fastest).writes(ClientTarget::Fastest), members.into_iter().collect())
     }
 
+    /// The same client for a group of the cluster where every member takes writes: it stays with the first of these nodes that can be
+    /// reached, so that it reads what it has written. Writes carry no session: one that may have arrived is not sent again.
+    #[must_use]
+    pub fn for_group_at_home(&self, group: GroupId, members: impl IntoIterator<Item = NodeId>) -> Self {
+        self.beside(ClientConfig { group, ..self.0.config.clone() }.without_leader(), members.into_iter().collect())
+    }
+
     /// A client with other settings that shares the connections.
     fn beside(&self, config: ClientConfig, members: Vec<NodeId>) -> Self {
         let first = members.first().copied().unwrap_or_else(|| self.home());

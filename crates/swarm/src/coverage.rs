@@ -19,7 +19,7 @@ const OPERATIONS: &[(&str, &str, &[Probe])] = &[
     ("O3", "the epochs of `leaderless-owners` and `leaderless-hints`", &[Probe::EpochsJoint, Probe::EpochSettled]),
     (
         "O7",
-        "the operators of `partitioned` and `placed`",
+        "the operators of `partitioned`, `placed` and `placed-leaders`",
         &[
             Probe::SplitFollowed,
             Probe::MergeFollowed,
@@ -179,6 +179,7 @@ pub fn page() -> String {
         ("Of one one of whose disks rots", leaderless::rot::INVARIANTS),
         ("Of a partitioned store, beside those of its groups", partitioned::INVARIANTS),
         ("Of one of leaderless groups", placed::INVARIANTS),
+        ("Of one of multi-leader groups", placed::INVARIANTS_OF_LEADERS),
     ] {
         write!(page, "\n{of}:\n\n| invariant | |\n|---|---|\n").expect("writing to a string never fails");
         for (name, sentence) in invariants {

@@ -20,12 +20,17 @@ struct Strategy {
     invariants: &'static [(&'static str, &'static str)],
 }
 
-const STRATEGIES: [Strategy; 5] = [
+const STRATEGIES: [Strategy; 6] = [
     Strategy { name: "single-leader", scenario: "raft", invariants: raft::INVARIANTS },
     Strategy { name: "multi-leader", scenario: "multi-leader", invariants: multi::INVARIANTS },
     Strategy { name: "leaderless", scenario: "leaderless", invariants: quorums::INVARIANTS },
     Strategy { name: store::STRATEGY, scenario: "partitioned", invariants: partitioned::INVARIANTS },
     Strategy { name: store::STRATEGY_LEADERLESS, scenario: "placed", invariants: placed::INVARIANTS },
+    Strategy {
+        name: store::STRATEGY_MULTI_LEADER,
+        scenario: "placed-leaders",
+        invariants: placed::INVARIANTS_OF_LEADERS,
+    },
 ];
 
 /// One row per strategy and mode.
@@ -59,6 +64,7 @@ fn rows() -> Vec<Guarantees> {
     rows.extend([WriteLevel::Quorum, WriteLevel::Applied(2)].map(store::guarantees));
     // What is checked while groups go from nodes to nodes.
     rows.push(store::guarantees_leaderless(WriteLevel::Quorum));
+    rows.extend([WriteLevel::LeaderDisk, WriteLevel::Quorum].map(store::guarantees_multi_leader));
     rows
 }
 

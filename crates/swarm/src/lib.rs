@@ -14,6 +14,7 @@
 //! | `leaderless-rot` | one of whose disks one rots behind every checksum, on the storage model only |
 //! | `partitioned` | a store of several such groups: splits, merges and handoffs, clients whose routes go stale |
 //! | `placed` | a store of leaderless groups, which an operator places on other nodes, by a map that a group of its own keeps |
+//! | `placed-leaders` | the same of multi-leader groups |
 //! | `register`, `register-groups` | the majority-quorum register of `replikit-sim`, a second subject of every feature |
 //! | each with `-log` | the same on the real log, on disks that lose power, and for half of the seeds do worse |
 //!
@@ -47,13 +48,14 @@ pub use probe::{Probe, Probes};
 pub use run::{Failure, Run, Telling, say};
 pub use shrink::shrink;
 
+use placed::{OfLeaderless, OfLeaders};
 use replikit_sim::{Fault, LogStorage, ModelStorage};
 
 /// Runs one plan of a scenario.
 pub type Scenario = fn(&Plan, Telling) -> Result<Run, Box<Failure>>;
 
 /// Every scenario on the storage model and, under a name with `-log`, on the real log; first a mixture of them by seed.
-pub const SCENARIOS: [(&str, Scenario); 20] = [
+pub const SCENARIOS: [(&str, Scenario); 22] = [
     ("all", all),
     ("raft", raft::run::<ModelStorage>),
     ("raft-log", raft::run::<LogStorage>),
@@ -72,14 +74,16 @@ pub const SCENARIOS: [(&str, Scenario); 20] = [
     ("leaderless-hints", leaderless::hints::run::<ModelStorage>),
     ("leaderless-owners", leaderless::run_with_changes::<ModelStorage>),
     ("leaderless-rot", leaderless::rot::run::<ModelStorage>),
-    ("placed", placed::run::<ModelStorage>),
-    ("placed-log", placed::run::<LogStorage>),
+    ("placed", placed::run::<OfLeaderless, ModelStorage>),
+    ("placed-log", placed::run::<OfLeaderless, LogStorage>),
+    ("placed-leaders", placed::run::<OfLeaders, ModelStorage>),
+    ("placed-leaders-log", placed::run::<OfLeaders, LogStorage>),
 ];
 
 /// A quarter of the seeds on the standard scenario, the rest on the others.
 fn all(plan: &Plan, telling: Telling) -> Result<Run, Box<Failure>> {
-    const TURNS: [usize; 28] =
-        [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 5, 17, 18];
+    const TURNS: [usize; 30] =
+        [1, 2, 5, 3, 1, 6, 13, 1, 4, 16, 1, 7, 5, 13, 2, 1, 8, 1, 14, 11, 10, 1, 12, 11, 15, 5, 17, 18, 20, 21];
     SCENARIOS[TURNS[plan.seed as usize % TURNS.len()]].1(plan, telling)
 }
 
@@ -145,6 +149,10 @@ pub fn unreachable_probes(scenario: &str) -> Vec<Probe> {
         "raft-groups" | "raft-groups-log" => all_but(Probe::OF_SLEEP),
         "partitioned" | "partitioned-log" => all_but(Probe::OF_PARTITIONS),
         "placed" | "placed-log" => all_but(Probe::OF_PLACEMENTS),
+        // Nobody there sends a client on to another node.
+        "placed-leaders" | "placed-leaders-log" => {
+            [all_but(Probe::OF_PLACEMENTS), vec![Probe::SentOnByFormerOwner]].concat()
+        }
         "leaderless-hints" => all_but(Probe::OF_HINTS),
         "leaderless-rot" => all_but(Probe::OF_ROT),
         "leaderless-owners" => all_but(&[Probe::OF_QUORUMS, leaderless::PROBES, leaderless::PROBES_OF_OWNERS].concat()),

@@ -15,7 +15,7 @@ const PARTS: [(&str, &str); 5] = [
     ("multi-leader", "Multi-leader replication"),
     ("leaderless", "Leaderless replication"),
     ("partitioned", "Partitioning"),
-    ("placed", "Leaderless groups that a map places"),
+    ("placed", "Leaderless and multi-leader groups that a map places"),
 ];
 
 /// For the terminal: one line per bug.

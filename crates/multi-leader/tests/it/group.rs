@@ -107,6 +107,37 @@ impl Group {
         self.membership = self.membership.next(nodes.iter().copied().map(info).collect());
     }
 
+    /// The first of two steps to these members; nobody knows of it yet.
+    pub(crate) fn plan_towards(&mut self, nodes: &[u32]) {
+        self.membership = self.membership.towards(nodes.iter().copied().map(info).collect());
+    }
+
+    /// The second step, of which everybody knows at once; some member must have said that it can be made.
+    pub(crate) fn complete(&mut self) {
+        let is_drained = |place: &Place| place.replica.drained() == Some(self.membership.epoch);
+        assert!(self.places.values().any(is_drained), "nobody says that the change can be completed");
+        self.membership = self.membership.completed();
+        self.tell_all();
+    }
+
+    /// One that is to leave is given up.
+    pub(crate) fn give_up(&mut self, node: u32) {
+        self.membership = self.membership.without(NodeId(node));
+        self.tell_all();
+    }
+
+    pub(crate) fn tell_all(&mut self) {
+        for node in self.members.clone() {
+            self.tell(node.0);
+        }
+    }
+
+    /// What a node is told when it starts is the first membership again.
+    pub(crate) fn forget_epochs(&mut self, node: u32) {
+        let founding = Membership::founding(self.membership.nodes.clone());
+        self.sources.insert(NodeId(node), Arc::new(Announcements::new(founding)));
+    }
+
     /// A node hears of the newest epoch.
     pub(crate) fn tell(&mut self, node: u32) {
         self.sources[&NodeId(node)].announce(self.membership.clone());
@@ -118,9 +149,7 @@ impl Group {
     /// A new epoch with these members, of which everybody knows at once.
     pub(crate) fn begin_epoch(&mut self, nodes: &[u32]) {
         self.plan(nodes);
-        for node in self.members.clone() {
-            self.tell(node.0);
-        }
+        self.tell_all();
     }
 
     /// What a node has told its operator since it began.

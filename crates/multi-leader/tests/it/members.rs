@@ -441,3 +441,134 @@ fn an_own_write_that_waits_for_what_is_lost_is_not_made_again_beside_itself() {
     assert!(group.replica(1).origin().is_some());
     assert_eq!(group.values(1, "s/k"), ["v"], "once");
 }
+
+/// Six nodes of which the first three have founded the group, with a key of each kind written by node 1.
+fn three_of_six() -> Group {
+    let mut group = Group::founded_by(3, 6, many_kinds);
+    group.write(1, put("lww", "first"));
+    group.write(1, WriteRequest::add("c/n", 1));
+    group.run(SECOND);
+    group
+}
+
+#[test]
+fn all_members_are_replaced_and_nothing_is_lost_that_a_leaver_alone_had_acknowledged() {
+    let mut group = three_of_six();
+    group.plan_towards(&[4, 5, 6]);
+    group.tell_all();
+    // Acknowledged by the disk of node 3 alone, which is about to leave.
+    group.write(3, put("lww", "late"));
+    group.write(3, WriteRequest::add("c/n", 10));
+    group.run(SECOND * 2);
+    let sealed = Outcome::Rejected(Rejection::StaleRoute { current: Epoch(2) });
+    assert_eq!(group.outcome(3, &put("lww", "too late")), sealed, "others take writes by now");
+    group.write(5, WriteRequest::add("c/n", 100));
+    group.run(SECOND);
+    group.complete();
+    group.run(SECOND);
+    group.assert_agreed_at(&[4, 5, 6]);
+    assert_eq!((group.values(4, "lww"), group.values(4, "c/n")), (vec!["late".to_owned()], vec!["111".to_owned()]));
+    for gone in 1..=3 {
+        assert!(group.told(gone, |event| matches!(event, Event::Retired { epoch: Epoch(3), stashed: 0 })));
+        assert_eq!(group.replica(gone).figures().keys, 0, "it keeps nothing that others have");
+    }
+}
+
+#[test]
+fn a_change_is_not_complete_before_every_leaver_has_handed_over_what_it_has() {
+    let mut group = three_of_six();
+    group.isolate(NodeId(3), true);
+    group.write(3, WriteRequest::add("c/n", 10));
+    group.plan_towards(&[1, 2, 4]);
+    group.tell_all();
+    group.run(SECOND * 5);
+    for node in [1, 2, 4] {
+        assert_eq!(group.replica(node).drained(), None, "node 3 has told nothing");
+    }
+    group.isolate(NodeId(3), false);
+    group.run(SECOND * 2);
+    group.complete();
+    group.run(SECOND);
+    group.assert_agreed_at(&[1, 2, 4]);
+    assert_eq!(group.values(4, "c/n"), ["11"]);
+}
+
+#[test]
+fn a_leaver_that_never_answers_is_given_up_and_brings_its_writes_if_it_is_named_again() {
+    let mut group = three_of_six();
+    group.isolate(NodeId(3), true);
+    group.write(3, WriteRequest::add("c/n", 10));
+    group.plan_towards(&[1, 2, 4]);
+    group.tell_all();
+    group.run(SECOND);
+    group.give_up(3);
+    group.run(SECOND * 2);
+    group.complete();
+    group.run(SECOND);
+    assert_eq!(group.values(4, "c/n"), ["1"]);
+    assert!(!group.told(3, |event| matches!(event, Event::Retired { .. })), "it has what nobody else has");
+    group.isolate(NodeId(3), false);
+    group.plan_towards(&[1, 2, 3, 4]);
+    group.tell_all();
+    group.run(SECOND * 3);
+    group.complete();
+    group.run(SECOND);
+    group.assert_agreed_at(&[1, 2, 3, 4]);
+    assert_eq!(group.values(4, "c/n"), ["11"]);
+}
+
+#[test]
+fn a_majority_is_of_those_before_until_the_new_ones_have_caught_up_and_of_those_who_stay_then() {
+    let mut group = three_of_six();
+    group.plan_towards(&[1, 4, 5]);
+    for node in 1..=3 {
+        group.tell(node);
+    }
+    // Nodes 4 and 5 know of nothing: two of the three before are enough.
+    group.isolate(NodeId(3), true);
+    group.write(1, put("lww", "by those before").at(WriteLevel::Quorum));
+    group.run(SECOND);
+    assert!(matches!(group.outcome(4, &put("lww", "x")), Outcome::Rejected(_)));
+    group.isolate(NodeId(3), false);
+    group.tell(4);
+    group.tell(5);
+    group.run(SECOND * 2);
+    // The two that leave are no majority of those who stay, however many disks have it.
+    group.isolate(NodeId(4), true);
+    group.isolate(NodeId(5), true);
+    let token = group.ask(1, &put("lww", "by those who leave").at(WriteLevel::Quorum));
+    group.run(SECOND);
+    assert!(!group.outcomes.contains_key(&token), "{:?}", group.outcomes.get(&token));
+    group.isolate(NodeId(4), false);
+    group.run(SECOND);
+    assert!(matches!(group.outcomes.get(&token), Some(Outcome::Acked { .. })), "{:?}", group.outcomes.get(&token));
+}
+
+#[test]
+fn who_is_started_again_with_an_older_membership_goes_on_in_the_one_it_knows() {
+    let mut group = three_of_six();
+    group.plan_towards(&[4, 5, 6]);
+    group.tell_all();
+    group.run(SECOND * 2);
+    group.kill(NodeId(3));
+    group.forget_epochs(3);
+    group.start(NodeId(3));
+    group.run(SECOND);
+    let sealed = Outcome::Rejected(Rejection::StaleRoute { current: Epoch(2) });
+    assert_eq!(group.outcome(3, &put("lww", "too late")), sealed, "a fence holds over a restart");
+    group.complete();
+    group.run(SECOND);
+    group.kill(NodeId(3));
+    group.forget_epochs(3);
+    group.start(NodeId(3));
+    assert_eq!(group.outcome(3, &put("lww", "x")), Outcome::Rejected(Rejection::StaleRoute { current: Epoch(3) }));
+    for node in 4..=6 {
+        group.kill(NodeId(node));
+        group.forget_epochs(node);
+        group.start(NodeId(node));
+    }
+    group.run(SECOND);
+    group.write(4, put("lww", "goes on").at(WriteLevel::Quorum));
+    group.run(SECOND);
+    group.assert_agreed_at(&[4, 5, 6]);
+}

@@ -172,15 +172,71 @@ fn groups_without_leaders_are_placed_by_hand_drained_and_made_even() {
         let output = run(&[args, &["--at", &at, "--cluster", "test"]].concat());
         assert!(!output.status.success() && text(&output.stderr).contains(words), "{}", text(&output.stderr));
     };
-    refused_there(&["split", "c"], "leaderless group");
-    refused_there(&["handoff", "1", "3"], "leaderless group");
+    refused_there(&["split", "c"], "without one log");
+    refused_there(&["handoff", "1", "3"], "without one log");
     refused_there(&["place", "2", "1,9"], "no node 9");
+}
+
+#[test]
+fn groups_with_several_leaders_are_placed_by_hand_and_a_dead_node_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(4);
+    let shape = ["--strategy", "multi-leader", "--partitions", "4", "--keyspace", "count/=counter", "--new"];
+    let start = |id| Node::start_with(id, ports, NODES, dir.path(), &shape);
+    let mut nodes: Vec<Option<Node>> = (1..=NODES).map(|id| Some(start(id))).collect();
+    let at = (1..=NODES).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect::<Vec<_>>().join(",");
+    let soon = |args: &[&str], expected: &str| {
+        // A local read shows what its node has heard of.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let shown = client(&at, args);
+            if shown == expected {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{args:?} shows {shown}, not {expected}");
+        }
+    };
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        assert!(client(&at, &["put", key, "x"]).starts_with("ok: write"));
+    }
+    client(&at, &["add", "count/n", "5"]);
+    soon(&["get", "count/n"], "5\n");
+    let listed = client(&at, &["partitions"]);
+    assert!(listed.contains("4 partitions at epoch 1") && listed.matches("serving").count() == 4, "{listed}");
+    assert!(client(&at, &["place", "2", "2,3,4"]).starts_with("ok: group 2 is on nodes 2,3,4 now"));
+    let drained = client(&at, &["drain", "4"]);
+    assert!(drained.contains("node 4 owns nothing any more"), "{drained}");
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        soon(&["get", key], "x\n");
+    }
+    nodes[3].take().unwrap().kill();
+    nodes[3] = Some(Node::start_with(4, ports, NODES, dir.path(), &shape[..shape.len() - 1]));
+    let done = client(&at, &["balance", "--apply"]);
+    assert!(done.contains("ok: group"), "{done}");
+    // One of the nodes of group 3 dies for good.
+    let place = client(&at, &["place", "3", "1,2,4"]);
+    assert!(place.starts_with("ok: group 3"), "{place}");
+    nodes[3].take().unwrap().kill();
+    let refused_there = |args: &[&str], words: &str| {
+        let output = run(&[args, &["--at", &at, "--cluster", "test"]].concat());
+        assert!(!output.status.success() && text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    };
+    refused_there(&["place", "3", "--give-up", "4"], "place the group without it first");
+    refused_there(&["place", "3", "1,2,3", "--wait-ms", "300"], "it goes on by itself");
+    let listed = client(&at, &["partitions"]);
+    assert!(listed.contains("leaves 4"), "{listed}");
+    let given_up = client(&at, &["place", "3", "--give-up", "4"]);
+    assert!(given_up.starts_with("ok: group 3 does without node 4"), "{given_up}");
+    soon(&["get", "count/n"], "5\n");
+    refused_there(&["split", "c"], "without one log");
 }
 
 #[test]
 fn wrong_shapes_are_refused_in_one_line() {
     refused(&["cluster", "--scheme", "range"], &["--partitions"]);
-    refused(&["cluster", "--partitions", "4", "--strategy", "multi-leader"], &["single leader"]);
+    let star = ["cluster", "--partitions", "4", "--strategy", "multi-leader", "--topology", "star:1"];
+    refused(&star, &["names nodes"]);
+    refused(&["cluster", "--partitions", "4", "--strategy", "multi-leader", "--groups", "5"], &["for ever"]);
     refused(&["cluster", "--partitions", "4", "--strategy", "leaderless", "--groups", "5"], &["for ever"]);
     refused(&["cluster", "--partitions", "4", "--strategy", "leaderless", "--fallbacks", "3"], &["--fallbacks"]);
     refused(&["cluster", "--partitions", "4", "--copies", "5"], &["5 copies", "3"]);

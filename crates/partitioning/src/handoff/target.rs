@@ -175,5 +175,6 @@ fn opened(handoff: &Handoff, map: &PartitionMap) -> Partition {
         placement: placed.map_or(PlacementVersion(1), |it| it.placement),
         replicas: placed.map_or_else(|| handoff.replicas.clone(), |it| it.replicas.clone()),
         joined: placed.map(|it| it.joined.clone()).unwrap_or_default(),
+        turnover: replikit_core::Turnover::default(),
     }
 }

@@ -1,7 +1,8 @@
 //! Groups that the map places: a new placement is an epoch of the group, and the strategy does the rest, by quorums of the owners before
-//! and behind, for one that has no leader. Nothing is sealed.
+//! and behind, for one that has no leader. Nothing is sealed. In a multi-leader group those who come and those who go are members together
+//! until the former have everything: two placements, the second of which the hosts ask for.
 
-use replikit_core::{GroupId, Membership};
+use replikit_core::{Epoch, GroupId, Membership};
 
 /// Makes replicas of groups, and tells them who belongs to the group.
 ///
@@ -17,4 +18,11 @@ pub trait Placing<R>: Send + core::fmt::Debug {
     /// # Errors
     /// Why there can be none: the settings do not fit so many members, for example. The others do without this one.
     fn found(&mut self, group: GroupId, membership: Membership) -> Result<R, String>;
+
+    /// Of a group whose members change in two steps: the epoch that the replica acts in, if those who stay have everything in it, so that
+    /// the others can go.
+    fn drained(&self, replica: &R) -> Option<Epoch> {
+        let _ = replica;
+        None
+    }
 }

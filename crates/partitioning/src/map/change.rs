@@ -10,7 +10,7 @@ use replikit_core::{Epoch, GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::validity::are_replicas;
-use super::{Decision, Delta, Handoff, PARTITIONS_MAX, Partition, PartitionMap, Replication};
+use super::{Decision, Delta, Handoff, PARTITIONS_MAX, Partition, PartitionMap, Replication, infos};
 use crate::id::{Birth, BoundsVersion, HandoffId, PartitionId, PlacementVersion};
 use crate::partitioner::{BoundError, Partitioner};
 use crate::span::Span;
@@ -32,12 +32,28 @@ pub enum Change {
         /// The one that ends.
         right: PartitionId,
     },
-    /// The replica set of a group has changed, by its own membership change; the group stays.
+    /// The replica set of a group has changed, by its own membership change; the group stays. Of a multi-leader group this is the first
+    /// of two steps: its nodes are these and those that it has, until the others have handed over everything.
     Place {
         /// Which group.
         group: GroupId,
         /// Its nodes now.
         replicas: Vec<NodeId>,
+    },
+    /// The second step: those who stay have everything.
+    CompletePlacement {
+        /// Which group.
+        group: GroupId,
+        /// Which placement is complete; a later one is not.
+        placement: PlacementVersion,
+    },
+    /// A node that is to leave a group, and cannot be reached, is not waited for any more. What it alone has acknowledged is missing until
+    /// it is named again.
+    GiveUp {
+        /// Which group.
+        group: GroupId,
+        /// Which node.
+        node: NodeId,
     },
     /// Opens a handoff of a partition to another group. Its id is the epoch of the map that this makes.
     PlanHandoff {
@@ -119,9 +135,26 @@ pub enum Refused {
     },
     /// Its group has no log in which a cut or a handoff could stand.
     #[error(
-        "partition {0} is of a leaderless group: it is not cut, joined or handed on, and goes elsewhere with its group"
+        "partition {0} is of a group without one log, leaderless or multi-leader: it is not cut, joined or handed on, and goes \
+         elsewhere with its group"
     )]
-    Leaderless(PartitionId),
+    NoLog(PartitionId),
+    /// The group has no placement that is to be completed, or a later one.
+    #[error("group {group} is not on its way by placement {placement}")]
+    NotChanging {
+        /// Which group.
+        group: GroupId,
+        /// Which placement was to be completed.
+        placement: PlacementVersion,
+    },
+    /// The node is not about to leave the group: place the group without it first.
+    #[error("node {node} is not about to leave group {group}: place the group without it first")]
+    NotLeaving {
+        /// Which group.
+        group: GroupId,
+        /// Which node.
+        node: NodeId,
+    },
     /// A handoff of the partition is open.
     #[error("partition {partition} is under handoff {handoff}")]
     UnderHandoff {
@@ -207,6 +240,8 @@ impl PartitionMap {
             Change::Split { partition, at } => self.split(*partition, at),
             Change::Merge { left, right } => self.merge(*left, *right),
             Change::Place { group, replicas } => self.place(*group, replicas),
+            Change::CompletePlacement { group, placement } => self.complete(*group, *placement),
+            Change::GiveUp { group, node } => self.give_up(*group, *node),
             Change::PlanHandoff { partition, target, replicas } => self.plan_handoff(*partition, *target, replicas),
             Change::CommitHandoff(id) => self.commit_handoff(*id),
             Change::AbortHandoff(id) => {
@@ -243,8 +278,8 @@ impl PartitionMap {
     /// The partition, if it can change without its group, and nothing else is about to change it.
     fn free(&self, id: PartitionId) -> Result<&Partition, Refused> {
         let partition = self.partition(id).ok_or(Refused::UnknownPartition(id))?;
-        if partition.replication == Replication::Leaderless {
-            return Err(Refused::Leaderless(id));
+        if !partition.replication.has_one_log() {
+            return Err(Refused::NoLog(id));
         }
         match self.open_handoff(id) {
             Some(handoff) => Err(Refused::UnderHandoff { partition: id, handoff: handoff.id }),
@@ -295,6 +330,9 @@ impl PartitionMap {
             return Err(Refused::Replicas(replicas.to_vec()));
         }
         let placed = |it: &Partition| {
+            if it.replication == Replication::MultiLeader {
+                return it.with_membership(it.membership().towards(infos(replicas)));
+            }
             let placement = it.placement.next();
             let since = |node: &NodeId| match it.replicas.contains(node) {
                 true => it.joined.get(node).copied(),
@@ -310,13 +348,31 @@ impl PartitionMap {
         Ok(Delta { changed, ..self.unchanged() })
     }
 
+    fn complete(&self, group: GroupId, placement: PlacementVersion) -> Result<Delta, Refused> {
+        let partition = self.of_group(group).next().ok_or(Refused::UnknownGroup(group))?;
+        if !partition.turnover.is_open() || partition.placement != placement {
+            return Err(Refused::NotChanging { group, placement });
+        }
+        let changed = vec![partition.with_membership(partition.membership().completed())];
+        Ok(Delta { changed, ..self.unchanged() })
+    }
+
+    fn give_up(&self, group: GroupId, node: NodeId) -> Result<Delta, Refused> {
+        let partition = self.of_group(group).next().ok_or(Refused::UnknownGroup(group))?;
+        if !partition.turnover.leaving.contains(&node) {
+            return Err(Refused::NotLeaving { group, node });
+        }
+        let changed = vec![partition.with_membership(partition.membership().without(node))];
+        Ok(Delta { changed, ..self.unchanged() })
+    }
+
     fn plan_handoff(&self, id: PartitionId, target: GroupId, replicas: &[NodeId]) -> Result<Delta, Refused> {
         let partition = self.free(id)?;
         if partition.group == target {
             return Err(Refused::SameGroup(target));
         }
         if let Some(whole) = self.of_group(target).find(|it| it.replication != partition.replication) {
-            return Err(Refused::Leaderless(whole.id));
+            return Err(Refused::NoLog(whole.id));
         }
         if !are_replicas(replicas) {
             return Err(Refused::Replicas(replicas.to_vec()));
@@ -357,17 +413,16 @@ impl PartitionMap {
         let handoff = self.undecided(id)?;
         let partition = self.partition(handoff.partition).ok_or(Refused::UnknownPartition(handoff.partition))?;
         // The group may have changed its replicas since the plan.
-        let (placement, replicas, joined) = match self.of_group(handoff.target).next() {
-            Some(other) => (other.placement, other.replicas.clone(), other.joined.clone()),
-            None => (PlacementVersion(1), handoff.replicas.clone(), BTreeMap::new()),
-        };
-        let moved = Partition {
-            bounds: partition.bounds.next(),
-            group: handoff.target,
-            placement,
-            replicas,
-            joined,
-            ..partition.clone()
+        let moved = Partition { bounds: partition.bounds.next(), group: handoff.target, ..partition.clone() };
+        let moved = match self.of_group(handoff.target).next() {
+            Some(other) => {
+                let (placement, replicas, joined) = (other.placement, other.replicas.clone(), other.joined.clone());
+                Partition { placement, replicas, joined, ..moved }
+            }
+            None => {
+                let (placement, replicas) = (PlacementVersion(1), handoff.replicas.clone());
+                Partition { placement, replicas, joined: BTreeMap::new(), ..moved }
+            }
         };
         let decided = Handoff { decision: Decision::Committed, ..handoff.clone() };
         Ok(Delta { changed: vec![moved], handoffs: vec![decided], ..self.unchanged() })

@@ -26,6 +26,7 @@ fn with_spans(spans: &[(&'static str, Option<&'static str>)]) -> Result<Partitio
             placement: PlacementVersion(1),
             replicas: nodes(&[1]),
             joined: BTreeMap::new(),
+            turnover: Turnover::default(),
         })
     });
     PartitionMap::build(Epoch(1), Scheme::KEY_ORDER, PartitionId(99), partitions.collect(), BTreeMap::new())
@@ -153,10 +154,10 @@ fn a_partition_without_a_leader_moves_with_its_group_only() {
     let map = first.expect("the bounds rise");
     let refused = |change: &Change| map.changed(change).expect_err("it is refused");
     let (left, right) = (PartitionId(1), PartitionId(2));
-    assert_eq!(refused(&Change::Split { partition: left, at: "c".into() }), Refused::Leaderless(left));
-    assert_eq!(refused(&Change::Merge { left, right }), Refused::Leaderless(left));
+    assert_eq!(refused(&Change::Split { partition: left, at: "c".into() }), Refused::NoLog(left));
+    assert_eq!(refused(&Change::Merge { left, right }), Refused::NoLog(left));
     let handoff = Change::PlanHandoff { partition: right, target: GroupId(1), replicas: nodes(&[1, 2, 3]) };
-    assert_eq!(refused(&handoff), Refused::Leaderless(right));
+    assert_eq!(refused(&handoff), Refused::NoLog(right));
     let (placed, _) =
         map.changed(&Change::Place { group: GroupId(2), replicas: nodes(&[4, 5]) }).expect("the group is there");
     assert_eq!(placed.partition_of(b"x").membership().ids().collect::<Vec<_>>(), nodes(&[4, 5]));
@@ -275,8 +276,9 @@ fn the_encoding_is_frozen() {
     // Epoch, scheme, next id; two partitions; one handoff.
     let golden = concat!(
         "02", "00", "03", //
-        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "00", "01", "03", "01", "02", "03", "00", //
-        "02", "01", "01", "6d", "00", "01", "02", "00", "01", "03", "01", "02", "03", "00", //
+        "02", "01", "01", "00", "01", "01", "6d", "01", "01", "00", "01", "03", "01", "02", "03", "00", "00", "00",
+        "00", //
+        "02", "01", "01", "6d", "00", "01", "02", "00", "01", "03", "01", "02", "03", "00", "00", "00", "00", //
         "01", "02", "02", "01", "01", "01", "6d", "00", "02", "09", "02", "07", "ac02", "03", "01", "02", "03", "00"
     );
     assert_eq!(hex(bytes.clone()), golden);

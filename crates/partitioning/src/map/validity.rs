@@ -82,8 +82,14 @@ pub enum MapError {
         /// Its placement.
         placement: PlacementVersion,
     },
-    /// A leaderless group with two partitions.
-    #[error("partitions {first} and {second} are both of group {group}, which is leaderless and can have one only")]
+    /// Nodes come or go that are none of its replicas, or all go, or its strategy does not change members in two steps.
+    #[error("partition {id} is changing its nodes in a way that cannot be")]
+    Changing {
+        /// Which one.
+        id: PartitionId,
+    },
+    /// A group without one log, with two partitions.
+    #[error("partitions {first} and {second} are both of group {group}, which has no one log and can have one only")]
     GroupShared {
         /// Their group.
         group: GroupId,
@@ -152,7 +158,7 @@ pub(super) fn check(
         if !other.is_placed_as(partition) {
             return Err(MapError::GroupApart { group, first, second });
         }
-        if first != second && partition.replication == Replication::Leaderless {
+        if first != second && !partition.replication.has_one_log() {
             return Err(MapError::GroupShared { group, first, second });
         }
     }
@@ -223,6 +229,12 @@ fn each(scheme: &Scheme, next_id: PartitionId, partition: &Partition) -> Result<
     };
     if !partition.joined.iter().all(since) {
         return Err(MapError::Joined { id, placement: partition.placement });
+    }
+    let moves = partition.turnover.joining.iter().chain(&partition.turnover.leaving);
+    let are_replicas = moves.copied().all(|node| partition.replicas.contains(&node));
+    let may_change = are_replicas && partition.replication == Replication::MultiLeader;
+    if partition.stays().next().is_none() || partition.turnover.is_open() && !may_change {
+        return Err(MapError::Changing { id });
     }
     Ok(())
 }

@@ -115,6 +115,7 @@ mod tests {
             replication: crate::map::Replication::SingleLeader,
             placement: PlacementVersion(1),
             joined: BTreeMap::new(),
+            turnover: replikit_core::Turnover::default(),
             replicas: vec![NodeId(1)],
         }
     }

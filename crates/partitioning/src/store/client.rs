@@ -228,10 +228,10 @@ impl StoreClient {
         self.0.groups.of(&self.0.maps, group, Replication::SingleLeader, replicas)
     }
 
-    /// The same of one without a leader.
+    /// The same of the group of a partition, whatever its strategy.
     #[must_use]
-    pub fn leaderless_group(&self, group: GroupId, replicas: &[NodeId]) -> Client {
-        self.0.groups.of(&self.0.maps, group, Replication::Leaderless, replicas)
+    pub fn group_of(&self, partition: &Partition) -> Client {
+        self.0.client_of(partition)
     }
 
     /// What a group holds and how large it is, as its leader has applied. Walks over all that the group holds.
@@ -246,7 +246,7 @@ impl StoreClient {
     /// What all groups of a map that have leaders hold, each with its leader, as far as they answer. Walks over all that the store holds, and wakes who
     /// sleeps.
     pub async fn describe_all(&self, map: &PartitionMap) -> Vec<(GroupId, NodeId, Described)> {
-        let with_leaders = map.partitions().filter(|it| it.replication == Replication::SingleLeader);
+        let with_leaders = map.partitions().filter(|it| it.replication.has_one_log());
         let groups: BTreeMap<GroupId, Vec<NodeId>> = with_leaders.map(|it| (it.group, it.replicas.clone())).collect();
         let described = self.ask_groups(groups, |client, group, replicas| async move {
             let described = client.describe(group, &replicas).await.ok()?;
@@ -403,10 +403,12 @@ impl StoreClient {
     }
 }
 
-/// Who is asked for a partition, and under which route; none for a group without a leader, which looks at none.
+/// Who is asked for a partition, and under which route; none for a group without one log, which looks at none.
 pub(super) struct Aimed {
     client: Client,
     route: Option<Route>,
+    /// Its group, if another of its nodes may do what one refuses.
+    others_of: Option<GroupId>,
 }
 
 impl Inner {
@@ -464,7 +466,7 @@ impl Inner {
         request: Option<Request>,
     ) -> Result<Acked, WriteError> {
         let deadline = Instant::now() + self.config.request_time_max;
-        if self.replication_of(key, deadline).await? == Replication::Leaderless {
+        if !self.replication_of(key, deadline).await?.has_one_log() {
             return match request {
                 None => self.write_unnumbered(key, command, level, deadline).await,
                 Some(_) => Err(Rejection::Unsupported.into()),
@@ -509,11 +511,16 @@ impl Inner {
         let mut pause = Pause::new();
         loop {
             let known = self.cache.load();
-            let client = known.partition_of(key).map(|it| self.client_of(it));
+            let client = known.partition_of(key).map(|it| (it, self.client_of(it)));
             let last = match client {
                 None => WriteError::Unreachable { last: "no map in time".to_owned() },
-                Some(client) => match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
-                    Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => rejection.into(),
+                Some((partition, client)) => match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
+                    Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => {
+                        if let Some(group) = self.aimed(partition).others_of {
+                            self.groups.move_on(&self.maps, group, client.home());
+                        }
+                        rejection.into()
+                    }
                     Err(WriteError::Unreachable { last }) => WriteError::Unreachable { last },
                     ended => return ended,
                 },
@@ -528,12 +535,13 @@ impl Inner {
 
     /// How a question gets to a partition.
     pub(super) fn aimed(&self, partition: &Partition) -> Aimed {
-        let is_routed = partition.replication == Replication::SingleLeader;
-        Aimed { client: self.client_of(partition), route: is_routed.then(|| partition.route()) }
+        let route = partition.replication.has_one_log().then(|| partition.route());
+        let is_changing = partition.replication == Replication::MultiLeader && partition.turnover.is_open();
+        Aimed { client: self.client_of(partition), route, others_of: is_changing.then_some(partition.group) }
     }
 
     fn client_of(&self, partition: &Partition) -> Client {
-        self.groups.of(&self.maps, partition.group, partition.replication, &partition.replicas)
+        self.groups.of_partition(&self.maps, partition)
     }
 
     /// `SessionExpired` comes out only if the write is known to have had no effect.
@@ -610,7 +618,7 @@ impl Inner {
             let aimed = aim(&self.cache.load());
             let last = match aimed {
                 None => self.refresh_by(deadline).await.err(),
-                Some(Aimed { client, route }) => {
+                Some(Aimed { client, route, others_of }) => {
                     let question = match &route {
                         Some(route) => encode_read(route, question),
                         None => Bytes::copy_from_slice(question),
@@ -629,6 +637,9 @@ impl Inner {
                         },
                         Err(ReadError::Rejected(rejection)) if !is_passing(&rejection) => return Err(rejection.into()),
                         Err(error) => {
+                            if let (Some(group), ReadError::Rejected(_)) = (others_of, &error) {
+                                self.groups.move_on(&self.maps, group, client.home());
+                            }
                             let _ = self.refresh_by(deadline).await;
                             Some(error)
                         }
@@ -750,6 +761,7 @@ impl Store for StoreClient {
         match first.unwrap_or_default() {
             Replication::SingleLeader => super::guarantees(level),
             Replication::Leaderless => super::guarantees_leaderless(level),
+            Replication::MultiLeader => super::guarantees_multi_leader(level),
         }
     }
 }

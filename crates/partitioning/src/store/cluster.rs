@@ -10,10 +10,10 @@ use replikit_single_leader::Settings;
 
 use super::client::{StoreClient, StoreClientConfig};
 use super::layout::{Founding, Layout};
-#[cfg(feature = "leaderless")]
-use super::leaderless::LeaderlessStoreNode;
 use super::node::StoreNode;
-#[cfg(feature = "leaderless")]
+#[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+use super::placed::PlacedStoreNode;
+#[cfg(any(feature = "leaderless", feature = "multi-leader"))]
 use crate::map::Replication;
 
 /// The name of the cluster.
@@ -26,17 +26,19 @@ pub struct StoreCluster {
     settings: Settings,
     #[cfg(feature = "leaderless")]
     leaderless: replikit_leaderless::Settings,
+    #[cfg(feature = "multi-leader")]
+    multi_leader: replikit_multi_leader::Settings,
     dir: Option<PathBuf>,
     addresses: Vec<(NodeId, String)>,
     nodes: BTreeMap<NodeId, Running>,
 }
 
-/// A node of either kind.
+/// A node of any kind.
 #[derive(Debug)]
 enum Running {
     SingleLeader(StoreNode),
-    #[cfg(feature = "leaderless")]
-    Leaderless(LeaderlessStoreNode),
+    #[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+    Placed(PlacedStoreNode),
 }
 
 impl StoreCluster {
@@ -78,6 +80,25 @@ impl StoreCluster {
         Ok(cluster)
     }
 
+    /// The same of multi-leader groups.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left running.
+    #[cfg(feature = "multi-leader")]
+    pub fn open_multi_leader(
+        founding: &Founding,
+        multi_leader: replikit_multi_leader::Settings,
+        dir: Option<&Path>,
+    ) -> Result<Self, OpenError> {
+        use replikit_multi_leader::Founding as Disks;
+        let founding = founding.clone().replication(Replication::MultiLeader);
+        let mut cluster = Self::prepared(&founding, Settings::default(), dir)?;
+        cluster.multi_leader = replikit_multi_leader::Settings { founding: Disks::New, ..multi_leader };
+        cluster.start_all()?;
+        cluster.multi_leader.founding = Disks::Ask;
+        Ok(cluster)
+    }
+
     fn prepared(founding: &Founding, settings: Settings, dir: Option<&Path>) -> Result<Self, OpenError> {
         let layout = Layout::new(founding).map_err(|error| OpenError::Configuration { what: error.to_string() })?;
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|it| Ok((it.local_addr()?.to_string(), it)));
@@ -91,6 +112,8 @@ impl StoreCluster {
             settings,
             #[cfg(feature = "leaderless")]
             leaderless: replikit_leaderless::Settings::default(),
+            #[cfg(feature = "multi-leader")]
+            multi_leader: replikit_multi_leader::Settings::default(),
             dir: dir.map(Path::to_owned),
             addresses,
             nodes: BTreeMap::new(),
@@ -132,8 +155,8 @@ impl StoreCluster {
     pub fn node(&self, node: NodeId) -> Option<&StoreNode> {
         match self.nodes.get(&node)? {
             Running::SingleLeader(node) => Some(node),
-            #[cfg(feature = "leaderless")]
-            Running::Leaderless(_) => None,
+            #[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+            Running::Placed(_) => None,
         }
     }
 
@@ -141,8 +164,8 @@ impl StoreCluster {
     pub fn stop(&mut self, node: NodeId) {
         match self.nodes.remove(&node) {
             Some(Running::SingleLeader(node)) => node.shutdown(),
-            #[cfg(feature = "leaderless")]
-            Some(Running::Leaderless(node)) => node.shutdown(),
+            #[cfg(any(feature = "leaderless", feature = "multi-leader"))]
+            Some(Running::Placed(node)) => node.shutdown(),
             None => {}
         }
     }
@@ -163,7 +186,12 @@ impl StoreCluster {
             #[cfg(feature = "leaderless")]
             Replication::Leaderless => {
                 let settings = self.leaderless.clone();
-                Running::Leaderless(LeaderlessStoreNode::open(config, &self.layout, self.settings, settings)?)
+                Running::Placed(PlacedStoreNode::open(config, &self.layout, self.settings, settings)?)
+            }
+            #[cfg(feature = "multi-leader")]
+            Replication::MultiLeader => {
+                let settings = self.multi_leader.clone();
+                Running::Placed(PlacedStoreNode::open(config, &self.layout, self.settings, settings)?)
             }
             // Without that feature it is refused there.
             _ => Running::SingleLeader(StoreNode::open(config, &self.layout, self.settings)?),

@@ -68,7 +68,7 @@ pub struct Front {
 struct Own {
     node: NodeId,
     handle: Handle<StoreMachine>,
-    /// All that may be here: the map says which leaderless groups are.
+    /// All that may be here: the map says which groups are that it places.
     groups: Vec<GroupId>,
 }
 
@@ -193,7 +193,7 @@ impl Front {
                 }
             }
             let owned = known.map().map(|map| {
-                let mut placed = map.partitions().filter(|it| it.replication == Replication::Leaderless).peekable();
+                let mut placed = map.partitions().filter(|it| !it.replication.has_one_log()).peekable();
                 placed.peek()?;
                 Some(placed.filter(|it| it.replicas.contains(&own.node)).count() as u64)
             });
@@ -280,6 +280,7 @@ impl Router {
         config.promise = Some(match replication {
             Replication::SingleLeader => super::guarantees,
             Replication::Leaderless => super::guarantees_leaderless,
+            Replication::MultiLeader => super::guarantees_multi_leader,
         });
         config.gateway = Some(Arc::new(Front::new(nodes, Arc::new(MapCache::new()), None)).at());
         let node = Node::open(config, |_boots| Ok(Groups::<Raft<StoreMachine>>::new(Epoch(0), [])))?;

@@ -33,7 +33,7 @@ pub struct Founding {
     pub copies: u8,
     /// How keys become positions.
     pub scheme: Scheme,
-    /// How the groups that hold partitions replicate. Leaderless ones have a partition each, for ever: as many groups as partitions.
+    /// How the groups that hold partitions replicate. Those without one log have a partition each, for ever: as many groups as partitions.
     pub replication: Replication,
     /// Where the space is cut at first; without it, in equal parts: of the hash slots, or, in key order, of what keys of digits and
     /// letters begin with.
@@ -107,7 +107,7 @@ pub enum LayoutError {
         groups: u16,
     },
     /// Groups beyond the partitions, of which nothing can become.
-    #[error("{partitions} partitions in {groups} groups: leaderless groups have one partition each, for ever")]
+    #[error("{partitions} partitions in {groups} groups: groups without one log have one partition each, for ever")]
     Spare {
         /// How many partitions.
         partitions: u16,
@@ -144,7 +144,7 @@ impl Layout {
         if partitions == 0 || partitions > PARTITIONS_FIRST_MAX || groups < partitions {
             return Err(LayoutError::Partitions { partitions, groups });
         }
-        if replication == Replication::Leaderless && groups != partitions {
+        if !replication.has_one_log() && groups != partitions {
             return Err(LayoutError::Spare { partitions, groups });
         }
         let topology = Topology::new(founding.nodes.iter().map(|&id| Node::usual(id, DomainId(id.0))))?;
@@ -168,6 +168,7 @@ impl Layout {
         let kind = match self.replication() {
             Replication::SingleLeader => "",
             Replication::Leaderless => " leaderless",
+            Replication::MultiLeader => " multi-leader",
         };
         format!(
             "{partitions} partitions by {scheme}, {groups}{kind} groups, {copies} replicas each, {nodes} nodes; {digest:016x}"

@@ -12,7 +12,7 @@ use replikit_runtime::Client;
 use super::asking::ask_some_at_once;
 use super::client::{ChangeError, StoreClient};
 use crate::id::{HandoffId, PartitionId};
-use crate::map::{Change, Decision, Partition, PartitionMap, Replication};
+use crate::map::{Change, Decision, Partition, PartitionMap};
 use crate::map_store::Expected;
 
 /// How often the map is asked what has become of a handoff.
@@ -44,29 +44,29 @@ pub enum PlaceError {
     #[error(transparent)]
     Change(#[from] ChangeError),
     /// The map names the new nodes, and those that answer do not have everything yet. It goes on by itself.
-    #[error("group {group} is placed, but nodes {lacking:?} are not its owners yet; it goes on by itself")]
+    #[error("group {group} is placed, but nodes {lacking:?} have not done their part yet; it goes on by itself")]
     UnderWay {
         /// Which one.
         group: GroupId,
-        /// Of which nodes it is not known that they have everything.
+        /// Of which nodes it is not known that they have everything, or that they have handed over everything.
         lacking: Vec<NodeId>,
     },
 }
 
-/// A partition of a leaderless group, as its owners tell.
+/// A partition of a group that the map places, as its nodes tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {
     /// Which one.
     pub partition: PartitionId,
     /// Keys in it, where there are most.
     pub keys: u64,
-    /// The nodes that the map names and that do not own it yet, or not by themselves: its owners change.
+    /// The nodes that the map names and that do not have everything yet, or are about to leave: its nodes change.
     pub lacking: Vec<NodeId>,
     /// Those that do not answer.
     pub silent: Vec<NodeId>,
 }
 
-/// What a node says of its replica of a leaderless group.
+/// What a node says of its replica of such a group.
 struct Seen {
     keys: u64,
     /// The newest placement whose owners have everything; 0 if it knows of none.
@@ -82,11 +82,11 @@ async fn look(client: &Client, node: NodeId) -> Option<Seen> {
 }
 
 impl StoreClient {
-    /// How the owners of these partitions, all of leaderless groups, describe themselves; those of which no owner answers are left out.
+    /// How the nodes of these partitions, all of groups that the map places, describe themselves; those of which none answers are left out.
     pub async fn owned<'p>(&self, partitions: impl IntoIterator<Item = &'p Partition>) -> Vec<Owned> {
         let partitions: Vec<Partition> = partitions.into_iter().cloned().collect();
         let ask = |partition: Partition| {
-            let client = self.leaderless_group(partition.group, &partition.replicas);
+            let client = self.group_of(&partition);
             async move {
                 let mut owned = Owned { partition: partition.id, keys: 0, lacking: Vec::new(), silent: Vec::new() };
                 for &node in &partition.replicas {
@@ -94,7 +94,9 @@ impl StoreClient {
                         None => owned.silent.push(node),
                         Some(seen) => {
                             owned.keys = owned.keys.max(seen.keys);
-                            if seen.settled < u64::from(partition.placement.0) {
+                            let moves = partition.turnover.joining.contains(&node)
+                                || partition.turnover.leaving.contains(&node);
+                            if moves || seen.settled < u64::from(partition.placement.0) {
                                 owned.lacking.push(node);
                             }
                         }
@@ -106,8 +108,8 @@ impl StoreClient {
         ask_some_at_once(partitions, ASKED_AT_ONCE, ask).await.into_iter().flatten().collect()
     }
 
-    /// Places a leaderless group on these nodes, while clients go on, and waits until all of them own it and nobody else does. Nothing
-    /// takes that back but placing it anew.
+    /// Places a leaderless or multi-leader group on these nodes, while clients go on, and waits until all of them have everything and
+    /// nobody else belongs to it. Nothing takes that back but placing it anew.
     ///
     /// # Errors
     /// [`PlaceError`]; after `time_max` it may still be under way.
@@ -119,7 +121,7 @@ impl StoreClient {
     ) -> Result<Arc<PartitionMap>, PlaceError> {
         let deadline = Instant::now() + time_max;
         let map = self.map().await.map_err(ChangeError::from)?;
-        if map.of_group(group).any(|it| it.replication != Replication::Leaderless) {
+        if map.of_group(group).any(|it| it.replication.has_one_log()) {
             let why = format!("group {group} has a leader: hand its partitions to a group on other nodes");
             return Err(ChangeError::Refused { why }.into());
         }
@@ -131,25 +133,62 @@ impl StoreClient {
         let Some(placed) = delta.changed.first() else {
             return Err(ChangeError::Refused { why: "a placement of no partition".to_owned() }.into());
         };
-        let epoch = u64::from(placed.placement.0);
-        let client = self.leaderless_group(group, &replicas);
+        self.wait_for_placement(placed.clone(), replicas, deadline).await
+    }
+
+    /// Gives up a node that is to leave a multi-leader group and cannot be reached, and waits until those who stay have everything that
+    /// is left. What that node alone had acknowledged is missing until it is named again.
+    ///
+    /// # Errors
+    /// [`PlaceError`]; refused if the group was not placed without the node before.
+    pub async fn give_up(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        time_max: Duration,
+    ) -> Result<Arc<PartitionMap>, PlaceError> {
+        let deadline = Instant::now() + time_max;
+        let delta = self.change(Expected::Any, Change::GiveUp { group, node }).await?;
+        let Some(placed) = delta.changed.first() else {
+            return Err(ChangeError::Refused { why: "a placement of no partition".to_owned() }.into());
+        };
+        self.wait_for_placement(placed.clone(), placed.stays().collect(), deadline).await
+    }
+
+    /// Until these nodes have everything, by this placement or a later one, which is for whoever has asked for that.
+    async fn wait_for_placement(
+        &self,
+        mut placed: Partition,
+        replicas: Vec<NodeId>,
+        deadline: Instant,
+    ) -> Result<Arc<PartitionMap>, PlaceError> {
+        let group = placed.group;
         let mut lacking = replicas;
         loop {
+            let epoch = u64::from(placed.placement.0);
+            let client = self.group_of(&placed);
             let mut still = Vec::new();
-            for node in lacking {
-                // Or a later placement is settled, which is for whoever has asked for that.
+            for &node in &lacking {
                 if look(&client, node).await.is_none_or(|seen| seen.settled < epoch) {
                     still.push(node);
                 }
             }
-            if still.is_empty() {
+            if still.is_empty() && !placed.turnover.is_open() {
                 return Ok(self.map().await.map_err(ChangeError::from)?);
             }
             if Instant::now() > deadline {
+                // Those who are to leave are waited for as well: one of them may be down.
+                still.extend(&placed.turnover.leaving);
                 return Err(PlaceError::UnderWay { group, lacking: still });
             }
-            lacking = still;
             tokio::time::sleep(LOOK_PAUSE).await;
+            if placed.turnover.is_open() {
+                // The second step comes by itself, and those who stay have to settle in it.
+                let map = self.map().await.map_err(ChangeError::from)?;
+                placed = map.of_group(group).next().cloned().unwrap_or(placed);
+            } else {
+                lacking = still;
+            }
         }
     }
 

@@ -43,7 +43,7 @@ impl StoreNode {
         let id = config.id;
         check_nodes(&config, layout)?;
         if layout.replication() != Replication::SingleLeader {
-            return Err(wrong("the groups of this store have no leaders: open a LeaderlessStoreNode".to_owned()));
+            return Err(wrong("the groups of this store have no leaders: open a PlacedStoreNode".to_owned()));
         }
         let own = |nodes: &[NodeId]| nodes.contains(&id);
         let groups: Vec<(GroupId, Vec<NodeId>)> = std::iter::once((META_GROUP, layout.meta()))

@@ -7,6 +7,8 @@ mod heartbeats;
 mod leaderless;
 #[cfg(feature = "runtime")]
 mod memory;
+#[cfg(feature = "multi-leader")]
+mod multi_leader;
 mod placing;
 #[cfg(feature = "runtime")]
 mod store;

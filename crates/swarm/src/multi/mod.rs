@@ -123,7 +123,7 @@ fn topology(rng: &mut Rng, nodes: u32) -> Topology {
     }
 }
 
-fn knobs(rng: &mut Rng) -> (Timing, Limits) {
+pub(crate) fn knobs(rng: &mut Rng) -> (Timing, Limits) {
     let exchange = Duration::from_millis(1 << rng.u32(4..8));
     let timing = Timing {
         exchange,

@@ -1,5 +1,6 @@
 //! Clients of a store whose groups move: each with a map that goes stale, and one request at a time. The registers are one client's
-//! each, so that it knows what a read may show; the sets are everybody's.
+//! each, so that it knows what a read may show; the sets are everybody's. In multi-leader groups a read shows what its node has: there,
+//! clients add to sets and counters, at the level of one disk or of a majority, and look at the end.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +13,8 @@ use replikit_core::{Input, NodeId, Outcome, Owners, ReadLevel, Rejection, Time, 
 use replikit_partitioning::PartitionMap;
 use replikit_sim::Clients;
 
-use super::Head;
+use super::Style;
 use crate::probe::{Probe, Probes};
-
-type Hands = Clients<Head>;
 
 /// Registers of each client, and sets of all.
 const REGISTERS: u32 = 3;
@@ -32,6 +31,10 @@ enum Want {
         key: Bytes,
         element: u64,
     },
+    Count {
+        key: Bytes,
+        amount: u64,
+    },
     /// With what had been acknowledged of a set when it was asked.
     Get {
         key: Bytes,
@@ -42,7 +45,7 @@ enum Want {
 impl Want {
     const fn key(&self) -> &Bytes {
         match self {
-            Self::Put { key, .. } | Self::Add { key, .. } | Self::Get { key, .. } => key,
+            Self::Put { key, .. } | Self::Add { key, .. } | Self::Count { key, .. } | Self::Get { key, .. } => key,
         }
     }
 }
@@ -54,6 +57,13 @@ struct Known {
     acked: Option<u64>,
     /// Writes of which nobody knows whether they are there: they may be shown at any time.
     open: BTreeSet<Option<u64>>,
+}
+
+/// What is known of a counter: what was added for certain, and what perhaps.
+#[derive(Debug, Default)]
+struct Counted {
+    acked: u64,
+    open: u64,
 }
 
 #[derive(Debug)]
@@ -82,6 +92,8 @@ pub(crate) struct PlacedClients {
     asked: BTreeMap<Token, u32>,
     registers: BTreeMap<Bytes, Known>,
     added: BTreeMap<Bytes, BTreeSet<u64>>,
+    counted: BTreeMap<Bytes, Counted>,
+    style: Style,
     unique: u64,
     answers: (usize, usize),
     stopped: bool,
@@ -91,7 +103,7 @@ pub(crate) struct PlacedClients {
 }
 
 impl PlacedClients {
-    pub(crate) fn new(map: Arc<PartitionMap>, count: u32, think: Duration, timeout: Duration) -> Self {
+    pub(crate) fn new(map: Arc<PartitionMap>, style: Style, count: u32, think: Duration, timeout: Duration) -> Self {
         let client = || Client { map: Arc::clone(&map), pending: None, sent_on: None, due: Time::ZERO };
         Self {
             clients: (0..count).map(|_| client()).collect(),
@@ -100,6 +112,8 @@ impl PlacedClients {
             asked: BTreeMap::new(),
             registers: BTreeMap::new(),
             added: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            style,
             unique: 0,
             answers: (0, 0),
             stopped: false,
@@ -134,7 +148,7 @@ impl PlacedClients {
         format!("{:?} answers, open {open:?}", self.answers)
     }
 
-    pub(crate) fn start(&self, hands: &mut Hands) {
+    pub(crate) fn start<H>(&self, hands: &mut Clients<H>) {
         for client in 0..self.count() {
             let after = self.pause(hands);
             hands.alarm(client + 1, after);
@@ -142,8 +156,9 @@ impl PlacedClients {
     }
 
     /// Every key is read once more, by whoever is free.
-    pub(crate) fn look_at_all(&mut self, hands: &mut Hands) {
-        self.unseen = self.registers.keys().chain(self.added.keys()).cloned().collect();
+    pub(crate) fn look_at_all<H>(&mut self, hands: &mut Clients<H>) {
+        let keys = self.registers.keys().chain(self.added.keys()).chain(self.counted.keys());
+        self.unseen = keys.cloned().collect();
         (self.looks, self.stopped) = (true, false);
         for client in 1..=self.count() {
             hands.alarm(client, Duration::ZERO);
@@ -154,11 +169,11 @@ impl PlacedClients {
         self.unseen.is_empty() && self.is_idle()
     }
 
-    fn pause(&self, hands: &mut Hands) -> Duration {
+    fn pause<H>(&self, hands: &mut Clients<H>) -> Duration {
         Duration::from_nanos(hands.rng.u64(0..=self.think.as_nanos() as u64))
     }
 
-    fn want(&mut self, client: u32, hands: &mut Hands) -> Option<Want> {
+    fn want<H>(&mut self, client: u32, hands: &mut Clients<H>) -> Option<Want> {
         if self.looks {
             let key = self.unseen.pop()?;
             return Some(self.get(key));
@@ -166,6 +181,15 @@ impl PlacedClients {
         let register = Bytes::from(format!("lww/{client}/{}", hands.rng.u32(0..REGISTERS)));
         let set = Bytes::from(format!("set/{}", hands.rng.u32(0..SETS)));
         self.unique += 1;
+        if self.style == Style::Leaders {
+            let counter = Bytes::from(format!("count/{}", hands.rng.u32(0..SETS)));
+            return Some(match hands.rng.u8(0..10) {
+                0..=4 => Want::Add { key: set, element: self.unique },
+                5..=7 => Want::Count { key: counter, amount: hands.rng.u64(1..1_000) },
+                8 => self.get(counter),
+                _ => self.get(set),
+            });
+        }
         Some(match hands.rng.u8(0..10) {
             0 => Want::Put { key: register, value: None },
             1..=3 => Want::Put { key: register, value: Some(self.unique) },
@@ -181,7 +205,13 @@ impl PlacedClients {
     }
 
     /// A client asks, or gives up what it waits for.
-    pub(crate) fn on_alarm(&mut self, number: u32, newest: &Arc<PartitionMap>, hands: &mut Hands, probes: &mut Probes) {
+    pub(crate) fn on_alarm<H>(
+        &mut self,
+        number: u32,
+        newest: &Arc<PartitionMap>,
+        hands: &mut Clients<H>,
+        probes: &mut Probes,
+    ) {
         let client = &mut self.clients[number as usize - 1];
         if hands.now < client.due {
             return;
@@ -200,16 +230,27 @@ impl PlacedClients {
             return;
         }
         let Some(want) = self.want(number, hands) else { return };
+        if self.looks && self.style == Style::Leaders {
+            // A node that has not heard that it is none of the group's any more shows what it had, as any local read may.
+            self.clients[number as usize - 1].map = Arc::clone(newest);
+        }
         self.ask(number, want, hands);
     }
 
-    fn ask(&mut self, number: u32, want: Want, hands: &mut Hands) {
+    fn ask<H>(&mut self, number: u32, want: Want, hands: &mut Clients<H>) {
         let client = &mut self.clients[number as usize - 1];
         let partition = client.map.partition_of(want.key());
         let of_map = || partition.replicas[hands.rng.usize(0..partition.replicas.len())];
         let node = client.sent_on.take().unwrap_or_else(of_map);
         let group = partition.group;
-        let level = WriteLevel::Quorum;
+        let level = match self.style {
+            Style::Leaders if hands.rng.bool() => WriteLevel::LeaderDisk,
+            _ => WriteLevel::Quorum,
+        };
+        let reads = match self.style {
+            Style::Quorums => ReadLevel::Owners(Owners::Quorum),
+            Style::Leaders => ReadLevel::Local,
+        };
         let token = hands.request(node, |token| match &want {
             Want::Put { key, value } => {
                 let write = match value {
@@ -224,10 +265,14 @@ impl PlacedClients {
                 let body = encode_write(&WriteRequest::crdt(want.key().clone(), insert).at(level));
                 Input::Command { token, group, level, session: None, body: body.expect("it is small") }
             }
+            Want::Count { amount, .. } => {
+                let add = WriteRequest::add(want.key().clone(), *amount as i64).at(level);
+                let body = encode_write(&add).expect("it is small");
+                Input::Command { token, group, level, session: None, body }
+            }
             Want::Get { key, .. } => {
-                let level = ReadLevel::Owners(Owners::Quorum);
                 let body = encode_get(key).expect("it is small");
-                Input::Query { token, group, level, body, bytes_max: 1 << 20 }
+                Input::Query { token, group, level: reads, body, bytes_max: 1 << 20 }
             }
         });
         self.asked.insert(token, number);
@@ -245,6 +290,7 @@ impl PlacedClients {
                 probes.hit(Probe::Indeterminate);
                 self.registers.entry(key).or_default().open.insert(value);
             }
+            Want::Count { key, amount } => self.counted.entry(key).or_default().open += amount,
             Want::Get { key, .. } if self.looks => self.unseen.push(key),
             Want::Add { .. } | Want::Get { .. } => {}
         }
@@ -254,12 +300,12 @@ impl PlacedClients {
     ///
     /// # Errors
     /// When what it shows cannot be.
-    pub(crate) fn on_done(
+    pub(crate) fn on_done<H>(
         &mut self,
         token: Token,
         outcome: &Outcome,
         newest: &Arc<PartitionMap>,
-        hands: &mut Hands,
+        hands: &mut Clients<H>,
         probes: &mut Probes,
     ) -> Result<(), String> {
         let Some(number) = self.asked.remove(&token) else { return Ok(()) };
@@ -274,12 +320,13 @@ impl PlacedClients {
                 match want {
                     Want::Put { key, value } => self.registers.entry(key).or_default().acked = value,
                     Want::Add { key, element } => _ = self.added.entry(key).or_default().insert(element),
+                    Want::Count { key, amount } => self.counted.entry(key).or_default().acked += amount,
                     Want::Get { .. } => return Err("placed_reads_are_current: a read was acknowledged".to_owned()),
                 }
             }
             Outcome::Value { values, strict, .. } => {
                 self.answers.1 += 1;
-                if !strict {
+                if !strict && self.style == Style::Quorums {
                     return Err(format!("placed_reads_are_current: a quorum read of {want:?} is not strict"));
                 }
                 let value = values.first().ok_or("placed_reads_are_current: an answer without content")?;
@@ -317,12 +364,25 @@ impl PlacedClients {
         };
         let found = decode_versions(answer).map_err(|error| format!("placed_reads_are_current: {error}"))?;
         let number = |value: &Bytes| core::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
+        if self.style == Style::Leaders && !self.looks {
+            return Ok(());
+        }
+        if key.starts_with(b"count/") {
+            let Some(Counted { acked, open }) = self.counted.get(key) else { return Ok(()) };
+            let shown = found.values.first().and_then(number).unwrap_or(0);
+            return match (*acked..=acked + open).contains(&shown) {
+                true => Ok(()),
+                false => Err(format!(
+                    "placed_leaders_keep_everything: {key:?} of group {group} shows {shown}, not {acked} and up to {open} more"
+                )),
+            };
+        }
         if key.starts_with(b"set/") {
             let elements: BTreeSet<u64> = found.values.iter().filter_map(number).collect();
             let lost: Vec<_> = added.difference(&elements).collect();
             return match lost.is_empty() {
                 true => Ok(()),
-                false => Err(format!("placed_keep_everything: {key:?} of group {group} lacks {lost:?}")),
+                false => Err(format!("{}: {key:?} of group {group} lacks {lost:?}", self.style.keeps())),
             };
         }
         let Some(known) = self.registers.get(key) else { return Ok(()) };

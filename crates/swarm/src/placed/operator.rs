@@ -7,7 +7,7 @@ use replikit_core::{Input, NodeId, WriteLevel};
 use replikit_partitioning::{Change, MetaCommand, PartitionMap};
 use replikit_sim::Clients;
 
-use super::{Head, Layout, MAPS};
+use super::{Layout, MAPS};
 
 /// An operator.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Operator {
     }
 
     /// Asks for a change, and comes again.
-    pub(crate) fn on_alarm(&self, client: u32, map: &PartitionMap, layout: &Layout, hands: &mut Clients<Head>) {
+    pub(crate) fn on_alarm<H>(&self, client: u32, map: &PartitionMap, layout: &Layout, hands: &mut Clients<H>) {
         if self.stopped {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use core::marker::PhantomData;
 use core::time::Duration;
 use replikit_core::{Event, GroupId, NodeId, Outcome, Token};
 use replikit_partitioning::PartitionMap;
@@ -9,12 +10,12 @@ use replikit_sim::{Clients, Replicas, Subject};
 
 use super::clients::PlacedClients;
 use super::operator::Operator;
-use super::{Head, Layout, Node};
+use super::{Head, Kind, Layout, Node};
 use crate::plan::Plan;
 use crate::probe::{Probe, Probes};
 
 /// The store with all that watches it.
-pub(crate) struct PlacedSubject {
+pub(crate) struct PlacedSubject<K> {
     layout: Layout,
     pub(crate) clients: PlacedClients,
     operator: Operator,
@@ -23,15 +24,17 @@ pub(crate) struct PlacedSubject {
     moves: bool,
     // The newest map that anybody has.
     map: Arc<PartitionMap>,
+    kind: PhantomData<K>,
 }
 
-impl PlacedSubject {
+impl<K: Kind> PlacedSubject<K> {
     pub(crate) fn new(plan: &Plan, layout: Layout, bounded: bool, moves: bool) -> Self {
         let workload = &plan.workload;
         let map = Arc::new(layout.first.clone());
         Self {
             clients: PlacedClients::new(
                 Arc::clone(&map),
+                K::STYLE,
                 workload.clients.max(2),
                 workload.think_max,
                 workload.timeout,
@@ -42,6 +45,7 @@ impl PlacedSubject {
             moves,
             map,
             layout,
+            kind: PhantomData,
         }
     }
 
@@ -55,22 +59,41 @@ impl PlacedSubject {
         format!("{}; the map at {} has {placed:?}", self.clients.describe(), self.map.epoch())
     }
 
-    /// Whether the owners of every group are those that the map names, and everybody has that map.
-    pub(crate) fn is_at_rest(&self, replicas: &impl Replicas<Node>) -> bool {
+    /// Whether the nodes of every group are those that the map names, and everybody has that map.
+    pub(crate) fn is_at_rest(&self, replicas: &impl Replicas<Node<K>>) -> bool {
         self.map.partitions().all(|partition| {
             let mut owners = partition.replicas.clone();
             owners.sort_unstable();
-            owners.iter().all(|node| {
+            let here = |node: &NodeId| {
                 let host = replicas.replica(*node).filter(|host| host.map().epoch() == self.map.epoch());
-                let group = host.and_then(|host| host.groups().replica(partition.group));
-                group.and_then(|group| group.as_other()).is_some_and(|replica| replica.is_serving(&owners))
-            })
+                host.and_then(|host| host.groups().replica(partition.group)).and_then(|group| group.as_other())
+            };
+            let here: Option<Vec<&K::Replica>> = owners.iter().map(here).collect();
+            !partition.turnover.is_open() && here.is_some_and(|here| K::is_at_rest(&here, &owners))
+        })
+    }
+
+    /// Whether the replicas of each group agree in the end.
+    ///
+    /// # Errors
+    /// Which ones do not.
+    pub(crate) fn check_agreed(&self, replicas: &impl Replicas<Node<K>>) -> Result<(), String> {
+        self.map.partitions().try_for_each(|partition| {
+            let here = |node: &NodeId| replicas.replica(*node)?.groups().replica(partition.group)?.as_other();
+            let hashes: Vec<Option<u64>> = partition.replicas.iter().map(|node| here(node).and_then(K::hash)).collect();
+            match hashes.windows(2).all(|pair| pair[0] == pair[1]) {
+                true => Ok(()),
+                false => Err(format!(
+                    "placed_leaders_agree: nodes {:?} of group {}: {hashes:?}",
+                    partition.replicas, partition.group
+                )),
+            }
         })
     }
 }
 
-impl Subject<Node> for PlacedSubject {
-    fn on_alarm(&mut self, client: u32, hands: &mut Clients<Head>) {
+impl<K: Kind> Subject<Node<K>> for PlacedSubject<K> {
+    fn on_alarm(&mut self, client: u32, hands: &mut Clients<Head<K>>) {
         let operator = self.clients.count() + 1;
         if client == 0 {
             self.clients.start(hands);
@@ -84,7 +107,13 @@ impl Subject<Node> for PlacedSubject {
         }
     }
 
-    fn on_done(&mut self, _: NodeId, token: Token, outcome: Outcome, hands: &mut Clients<Head>) -> Result<(), String> {
+    fn on_done(
+        &mut self,
+        _: NodeId,
+        token: Token,
+        outcome: Outcome,
+        hands: &mut Clients<Head<K>>,
+    ) -> Result<(), String> {
         let kept = self.clients.on_done(token, &outcome, &self.map, hands, &mut self.probes);
         if self.bounded { kept } else { Ok(()) }
     }
@@ -100,7 +129,7 @@ impl Subject<Node> for PlacedSubject {
         Ok(())
     }
 
-    fn check(&mut self, node: NodeId, replicas: &impl Replicas<Node>) -> Result<(), String> {
+    fn check(&mut self, node: NodeId, replicas: &impl Replicas<Node<K>>) -> Result<(), String> {
         let Some(host) = replicas.replica(node) else { return Ok(()) };
         if host.map().epoch() > self.map.epoch() {
             self.map = Arc::clone(host.map());

@@ -5,6 +5,7 @@ use core::time::Duration;
 use replikit_core::{GroupId, NodeId, Time};
 use replikit_sim::register::{Register, RegisterWorkload, Stamp};
 use replikit_sim::{Fault, FaultCounts, LogStorage, ModelStorage, Replicas, Settings, WorkloadSettings, World};
+use replikit_swarm::placed::{OfLeaderless, OfLeaders};
 use replikit_swarm::{
     Plan, Probe, Probes, Scenario, Telling, groups, leaderless, multi, partitioned, placed, raft, register,
     unreachable_probes,
@@ -147,13 +148,24 @@ fn runs_of_a_partitioned_store_depend_on_nothing_but_the_seed() {
 
 #[test]
 fn groups_that_are_placed_anew_lose_nothing_and_end_where_the_map_names_them() {
-    let (_, mut probes) = all_clean(placed::run::<ModelStorage>, 0..60);
-    probes.add(&all_clean(placed::run::<LogStorage>, 0..20).1);
+    let (_, mut probes) = all_clean(placed::run::<OfLeaderless, ModelStorage>, 0..60);
+    probes.add(&all_clean(placed::run::<OfLeaderless, LogStorage>, 0..20).1);
     let unmet: Vec<_> = Probe::OF_PLACEMENTS.iter().filter(|probe| probes.count(**probe) == 0).collect();
     assert!(unmet.is_empty(), "{unmet:?} were never met");
 }
 
 #[test]
 fn runs_of_placed_groups_depend_on_nothing_but_the_seed() {
-    same_twice(placed::run::<ModelStorage>);
+    same_twice(placed::run::<OfLeaderless, ModelStorage>);
+    same_twice(placed::run::<OfLeaders, ModelStorage>);
+}
+
+#[test]
+fn multi_leader_groups_that_are_placed_anew_hand_over_everything_and_agree() {
+    let (_, mut probes) = all_clean(placed::run::<OfLeaders, ModelStorage>, 0..60);
+    probes.add(&all_clean(placed::run::<OfLeaders, LogStorage>, 0..20).1);
+    let unreachable = unreachable_probes("placed-leaders");
+    let met = |probe: &Probe| probes.count(*probe) > 0 || unreachable.contains(probe);
+    let unmet: Vec<_> = Probe::OF_PLACEMENTS.iter().filter(|probe| !met(probe)).collect();
+    assert!(unmet.is_empty(), "{unmet:?} were never met");
 }
