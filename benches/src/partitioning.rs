@@ -11,6 +11,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use replikit_partitioning::Replication;
+use replikit_partitioning::store::{STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER};
+
 use self::handoff::Moved;
 use crate::error::BenchError;
 use crate::figure::{Figure, Subject};
@@ -34,8 +37,10 @@ pub enum PartitioningRun {
         /// Whether clients write to it meanwhile.
         loaded: bool,
     },
-    /// A copy of a leaderless group goes to another node and back.
+    /// A copy of a group goes to another node and back.
     Placement {
+        /// Of which kind the group is.
+        of: Replication,
         /// Whether clients write to it meanwhile.
         loaded: bool,
     },
@@ -57,12 +62,14 @@ pub enum PartitioningRun {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [PartitioningRun; 11] = [
+pub const ALL: [PartitioningRun; 13] = [
     PartitioningRun::Planning,
     PartitioningRun::Handoff { loaded: false },
     PartitioningRun::Handoff { loaded: true },
-    PartitioningRun::Placement { loaded: false },
-    PartitioningRun::Placement { loaded: true },
+    PartitioningRun::Placement { of: Replication::Leaderless, loaded: false },
+    PartitioningRun::Placement { of: Replication::Leaderless, loaded: true },
+    PartitioningRun::Placement { of: Replication::MultiLeader, loaded: false },
+    PartitioningRun::Placement { of: Replication::MultiLeader, loaded: true },
     PartitioningRun::Scatter { partitions: 1 },
     PartitioningRun::Scatter { partitions: 16 },
     PartitioningRun::Scatter { partitions: 64 },
@@ -70,6 +77,14 @@ pub const ALL: [PartitioningRun; 11] = [
     PartitioningRun::Groups { groups: 1_024 },
     PartitioningRun::Leaders { groups: 10_000 },
 ];
+
+/// The strategy of a store whose groups are placed.
+const fn placed(of: Replication) -> &'static str {
+    match of {
+        Replication::MultiLeader => STRATEGY_MULTI_LEADER,
+        _ => STRATEGY_LEADERLESS,
+    }
+}
 
 impl fmt::Display for PartitioningRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,10 +94,11 @@ impl fmt::Display for PartitioningRun {
                 write!(f, "partitioned, 3 nodes: a partition of {HANDED_KEYS} keys of {VALUE_BYTES} B handed over")?;
                 if *loaded { write!(f, ", {CLIENTS} clients write to it") } else { f.write_str(", idle") }
             }
-            Self::Placement { loaded } => {
+            Self::Placement { of, loaded } => {
                 write!(
                     f,
-                    "partitioned-leaderless, 4 nodes, 3 owners: a copy of {HANDED_KEYS} keys of {VALUE_BYTES} B goes to the fourth"
+                    "{}, 4 nodes, 3 of a group: a copy of {HANDED_KEYS} keys of {VALUE_BYTES} B goes to the fourth",
+                    placed(*of)
                 )?;
                 if *loaded { write!(f, ", {CLIENTS} clients write to it") } else { f.write_str(", idle") }
             }
@@ -108,8 +124,8 @@ impl PartitioningRun {
     pub const fn estimate(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Planning => 4,
-            Self::Handoff { loaded: false } | Self::Placement { loaded: false } => 12,
-            Self::Handoff { loaded: true } | Self::Placement { loaded: true } => 20,
+            Self::Handoff { loaded: false } | Self::Placement { loaded: false, .. } => 12,
+            Self::Handoff { loaded: true } | Self::Placement { loaded: true, .. } => 20,
             Self::Scatter { .. } => 6,
             Self::Groups { .. } => 12,
             Self::Leaders { .. } => 40,
@@ -153,8 +169,8 @@ pub async fn run(run: PartitioningRun, seed: u64, folder: &Path) -> Result<Found
         clients,
         ..Subject::default()
     };
-    let leaderless = |workload: &str, clients: u32| Subject {
-        engine: "partitioned-leaderless".to_owned(),
+    let of_placed = |of: Replication, workload: &str, clients: u32| Subject {
+        engine: placed(of).to_owned(),
         ..subject(workload, clients)
     };
     match run {
@@ -165,11 +181,11 @@ pub async fn run(run: PartitioningRun, seed: u64, folder: &Path) -> Result<Found
         PartitioningRun::Handoff { loaded: true } => {
             handoff::loaded(Moved::Partition, &subject("handoff under load", CLIENTS), seed, folder).await
         }
-        PartitioningRun::Placement { loaded: false } => {
-            handoff::idle(Moved::Copy, &leaderless("placement, idle", 0), folder).await
+        PartitioningRun::Placement { of, loaded: false } => {
+            handoff::idle(Moved::Copy(of), &of_placed(of, "placement, idle", 0), folder).await
         }
-        PartitioningRun::Placement { loaded: true } => {
-            handoff::loaded(Moved::Copy, &leaderless("placement under load", CLIENTS), seed, folder).await
+        PartitioningRun::Placement { of, loaded: true } => {
+            handoff::loaded(Moved::Copy(of), &of_placed(of, "placement under load", CLIENTS), seed, folder).await
         }
         PartitioningRun::Scatter { partitions } => scatter::run(&subject("pages", 1), partitions, seed, folder).await,
         PartitioningRun::Groups { groups } => groups::run(&subject("many groups", CLIENTS), groups, seed, folder).await,

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use replikit_core::{Guarantees, NodeId, Store, WriteLevel, WriteRequest};
 use replikit_partitioning::Replication;
 use replikit_partitioning::store::{
-    StoreClient, StoreClientConfig, guarantees, guarantees_leaderless, guarantees_multi_leader,
+    STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER, StoreClient, StoreClientConfig, guarantees, guarantees_leaderless,
+    guarantees_multi_leader,
 };
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
 use tokio::task::JoinSet;
@@ -62,15 +63,24 @@ impl Partitioned {
         Self::founded(folder, network, partitions, more).await?.with_clients().await
     }
 
-    /// So many nodes with leaderless groups of three owners, one for each partition.
+    /// So many nodes with groups of this kind, of three nodes each, one for each partition.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
-    pub async fn start_leaderless(folder: &Path, nodes: usize, partitions: u16) -> Result<Self, BenchError> {
+    pub async fn start_placed(
+        replication: Replication,
+        folder: &Path,
+        nodes: usize,
+        partitions: u16,
+    ) -> Result<Self, BenchError> {
         let partitions = partitions.to_string();
-        let arguments = ["--strategy", "leaderless", "--partitions", partitions.as_str()];
-        let nodes = Nodes::start_many(nodes, "partitioned-leaderless", folder, None, &arguments, &["--new"])?;
-        Self::of(nodes, Replication::Leaderless).await?.with_clients().await
+        let (name, strategy) = match replication {
+            Replication::MultiLeader => (STRATEGY_MULTI_LEADER, "multi-leader"),
+            _ => (STRATEGY_LEADERLESS, "leaderless"),
+        };
+        let arguments = ["--strategy", strategy, "--partitions", partitions.as_str()];
+        let nodes = Nodes::start_many(nodes, name, folder, None, &arguments, &["--new"])?;
+        Self::of(nodes, replication).await?.with_clients().await
     }
 
     /// Waits until it serves, and connects all clients.

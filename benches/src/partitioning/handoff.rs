@@ -1,5 +1,5 @@
-//! Handing a partition with all keys of the store to another group on the same nodes, and back; and placing a leaderless group with all
-//! of them so that one of its owners is another node, and back.
+//! Handing a partition with all keys of the store to another group on the same nodes, and back; and placing a leaderless or multi-leader
+//! group with all of them so that one of its nodes is another one, and back.
 //!
 //! The pause is the longest time without an acknowledged write around a handoff: all clients write to the partition that is
 //! handed over, so nothing else hides it. Every acknowledged write is read back afterwards.
@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{NodeId, Owners, ReadLevel, Store, WriteLevel, WriteRequest};
+use replikit_partitioning::Replication;
 use replikit_partitioning::store::{FIRST_GROUP, StoreClient, StoreClientConfig};
 use tokio::task::LocalSet;
 
@@ -35,8 +36,8 @@ use crate::workload::key_bytes;
 pub(super) enum Moved {
     /// A partition, to another group.
     Partition,
-    /// An owner's copy of a leaderless group, to another node.
-    Copy,
+    /// A node's copy of a group of this kind, to another node.
+    Copy(Replication),
 }
 
 /// One partition, and two groups that can have it.
@@ -50,6 +51,8 @@ const HANDOFF_TIME_MAX: Duration = Duration::from_secs(60);
 const BETWEEN: Duration = Duration::from_millis(800);
 /// Writes of a client that knows the map, for comparison.
 const FRESH_WRITES: usize = 200;
+/// Until replicas of a multi-leader group show the same.
+const CONVERGENCE: Duration = Duration::from_secs(1);
 /// After a write that failed.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -57,7 +60,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 async fn loaded_cluster(moved: Moved, folder: &Path) -> Result<(Partitioned, Rc<Ledger>), BenchError> {
     let engine = match moved {
         Moved::Partition => Partitioned::start_with(folder, None, 1, &TWO_GROUPS).await?,
-        Moved::Copy => Partitioned::start_leaderless(folder, PLACES, 1).await?,
+        Moved::Copy(of) => Partitioned::start_placed(of, folder, PLACES, 1).await?,
     };
     let ledger = Rc::new(Ledger::new(HANDED_KEYS, VALUE_BYTES));
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
@@ -67,7 +70,7 @@ async fn loaded_cluster(moved: Moved, folder: &Path) -> Result<(Partitioned, Rc<
 
 /// Places the only group on the node that is no owner, instead of one of the others; how long that took.
 async fn place(client: &StoreClient) -> Result<Duration, BenchError> {
-    let failed = |what: String| BenchError::Engine { engine: "partitioned-leaderless".to_owned(), what };
+    let failed = |what: String| BenchError::Engine { engine: "partitioned".to_owned(), what };
     let map = client.map().await.map_err(|error| failed(error.to_string()))?;
     let partition = map.partitions().next().expect("a map covers all keys").clone();
     let mut nodes = (1..=PLACES as u32).map(NodeId);
@@ -85,7 +88,7 @@ impl Moved {
     async fn move_once(self, client: &StoreClient) -> Result<Duration, BenchError> {
         match self {
             Self::Partition => hand_over(client).await,
-            Self::Copy => place(client).await,
+            Self::Copy(_) => place(client).await,
         }
     }
 
@@ -93,7 +96,12 @@ impl Moved {
     async fn verified(self, ledger: &Ledger, client: &StoreClient) -> Result<Verified, BenchError> {
         Ok(match self {
             Self::Partition => verify(ledger, client).await?,
-            Self::Copy => verify_at(ledger, client, ReadLevel::Owners(Owners::Quorum)).await?,
+            Self::Copy(Replication::MultiLeader) => {
+                // A replica shows what the others have told it, which they do ten times a second.
+                tokio::time::sleep(CONVERGENCE).await;
+                verify_at(ledger, client, ReadLevel::Local).await?
+            }
+            Self::Copy(_) => verify_at(ledger, client, ReadLevel::Owners(Owners::Quorum)).await?,
         })
     }
 }
