@@ -762,14 +762,12 @@ impl State {
         // What others have stripped of their own keys, the vector says here from now on too.
         let keys: Vec<Bytes> = self.unsettled.iter().cloned().collect();
         for key in keys {
-            let (void, settled) = self.change(&key, |slot, base, _| {
+            // What is void now is dropped by `collect`, once that is durable.
+            let settled = self.change(&key, |slot, base, _| {
                 slot.content.strip(base);
-                (slot.content.is_void() && slot.pending == WriteId(0), slot.content.is_settled())
+                slot.content.is_settled() && !slot.content.is_void()
             });
-            if void {
-                self.remove(&key);
-            }
-            if void || settled {
+            if settled {
                 self.unsettled.remove(&key);
             }
         }
@@ -797,4 +795,44 @@ pub(crate) fn seen_by_client(
     let mut beyond = context.clone();
     beyond.strip(base);
     (keeps, beyond)
+}
+
+#[cfg(test)]
+mod tests {
+    use replikit_core::crdt::{CrdtKind, CrdtOp};
+    use replikit_core::policy::ConflictPolicy;
+    use replikit_core::{HybridTimestamp, Incarnation, NodeId, Origin};
+
+    use super::*;
+    use crate::config::Keyspace;
+
+    #[test]
+    fn a_key_that_a_snapshot_leaves_empty_is_dropped_once_its_last_change_is_durable() {
+        let origin = Origin { node: NodeId(1), incarnation: Incarnation(1) }.id().expect("in range");
+        let all = |last| {
+            let mut all = VersionVector::new();
+            all.insert_all(origin, &SequenceSet::up_to(last));
+            all
+        };
+        let set = Keyspace::new(ConflictPolicy::Crdt(CrdtKind::Set));
+        let mut state = State::new(Keyspaces::all(set), 1 << 20);
+        let stamp = Stamp { time: HybridTimestamp(1), dot: Dot { origin, sequence: 1 } };
+        let nothing = CrdtState::new(CrdtKind::Set);
+        let mut one = nothing.clone();
+        let added = nothing.delta(stamp, &CrdtOp::Insert { element: "x".into() }).expect("a set takes it");
+        one.join_delta(&VersionVector::new(), &added).expect("made just now");
+        let copy = |state: &CrdtState, last| KeyCopy {
+            base: all(last),
+            stored: Stored::for_others(&Content::Merging(Box::new(state.clone()))),
+        };
+        // It was added and taken away again, and this replica has heard so before the log's vector says it.
+        assert!(state.repair(b"k", copy(&one, 1), WriteId(5)));
+        assert!(state.repair(b"k", copy(&nothing, 2), WriteId(7)));
+        assert_eq!((state.keys(), state.values(b"k").len()), (1, 0));
+        state.joined(&all(2), &BTreeMap::new(), Vec::new());
+        state.collect(&all(2), Folding::Now, &[], WriteId(6));
+        assert_eq!(state.keys(), 1, "a crash may still bring the value back");
+        state.collect(&all(2), Folding::Now, &[], WriteId(7));
+        assert_eq!((state.keys(), state.unsettled()), (0, 0));
+    }
 }
