@@ -126,7 +126,7 @@ impl PartitioningRun {
             Self::Planning => 4,
             Self::Handoff { loaded: false } | Self::Placement { loaded: false, .. } => 12,
             Self::Handoff { loaded: true } | Self::Placement { loaded: true, .. } => 20,
-            Self::Scatter { .. } => 6,
+            Self::Scatter { .. } => 10,
             Self::Groups { .. } => 12,
             Self::Leaders { .. } => 40,
         })

@@ -32,6 +32,7 @@ pub mod dotted;
 mod dvvs;
 mod epoch;
 mod guarantees;
+mod hedging;
 mod held;
 mod id;
 pub mod keyspace;
@@ -60,6 +61,7 @@ pub use dot::{Dot, DotRange};
 pub use dvvs::Dvvs;
 pub use epoch::{Announcements, EpochSource, Membership, SETTLED_EPOCH, StaticMembership, Turnover};
 pub use guarantees::{Guarantees, ReadGuarantee, Survival};
+pub use hedging::{HedgeBudget, Latency};
 pub use held::Held;
 pub use id::{
     ClusterId, Epoch, GroupId, LogId, LogIndex, NodeId, NodeInfo, OriginId, Position, SessionId, StreamId, Term,

@@ -14,13 +14,13 @@ use bytes::Bytes;
 use replikit_core::dotted::first_number;
 use replikit_core::keyspace::{KeyspaceQuery, decode_query, encode_conflict_page, encode_page, encode_versions};
 use replikit_core::{
-    Batches, Epoch, KEY_BYTES_MAX, LogIndex, NodeId, Now, OriginId, Outcome, Queue, Reached, ReadLevel, Rejection,
-    Term, Time, Token, WriteId,
+    Batches, Epoch, HedgeBudget, KEY_BYTES_MAX, Latency, LogIndex, NodeId, Now, OriginId, Outcome, Queue, Reached,
+    ReadLevel, Rejection, Term, Time, Token, WriteId,
 };
 
 use crate::config::{Keyspaces, ReadRepair, meets_cas};
 use crate::content::{Content, KeyCopy, Known};
-use crate::latency::{Budget, Latency, Owed};
+use crate::latency::Owed;
 use crate::levels::{Need, Set};
 use crate::message::{Answer, Fetch, Fetched, Head, Repair};
 use crate::record::Local;
@@ -165,7 +165,7 @@ pub(crate) struct Reads {
     behind: VecDeque<Behind>,
     latency: BTreeMap<u32, Latency>,
     owed: Owed,
-    budget: Budget,
+    budget: HedgeBudget,
     /// Reads that asked others.
     pub(crate) shared: u64,
     pub(crate) hedged: u64,

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use replikit_core::dotted::{Peer, Stability, Stream, first_number, life_of};
 use replikit_core::policy::ConflictPolicy;
 use replikit_core::{
-    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, Held, HybridClock, Incarnation, Input,
-    Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position, Rejection, Replica,
-    Role, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
+    Action, Admin, Batch, Batches, Boot, Epoch, Event, Figure, FollowerStatus, HedgeBudget, Held, HybridClock,
+    Incarnation, Input, Link, LogId, LogIndex, Message, NodeId, Now, Origin, OriginId, Outcome, Persist, Position,
+    Rejection, Replica, Role, Status, StorageEvent, StreamId, Term, Time, Token, VersionVector, WriteId,
 };
 
 use crate::cas::CasStats;
@@ -18,7 +18,6 @@ use crate::consensus::Consensus;
 use crate::coordinate::{OpenBatch, Writing};
 use crate::epoch::Move;
 use crate::exchange::Arriving;
-use crate::latency::Budget;
 use crate::levels::Owners;
 use crate::member::Member;
 use crate::message::{Head, NotLast, Report};
@@ -825,7 +824,7 @@ impl Figures {
     /// The most reads that may have been hedged by now.
     #[must_use]
     pub const fn hedged_max(&self) -> u64 {
-        Budget::hedges_max(self.shared_reads)
+        HedgeBudget::hedges_max(self.shared_reads)
     }
 
     fn counts(&self) -> Vec<Figure> {

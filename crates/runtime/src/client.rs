@@ -241,6 +241,13 @@ impl Client {
         self.beside(ClientConfig { group, ..self.0.config.clone() }.without_leader(), members.into_iter().collect())
     }
 
+    /// The same client that asks this node and no other, whatever its role.
+    #[must_use]
+    pub fn at_node(&self, node: NodeId) -> Self {
+        let config = ClientConfig { ..self.0.config.clone() }.without_leader();
+        self.beside(config.reads(ClientTarget::Node(node)).writes(ClientTarget::Node(node)), vec![node])
+    }
+
     /// A client with other settings that shares the connections.
     fn beside(&self, config: ClientConfig, members: Vec<NodeId>) -> Self {
         let first = members.first().copied().unwrap_or_else(|| self.home());

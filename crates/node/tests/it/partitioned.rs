@@ -4,8 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use replikit_core::{Store, WriteRequest};
+use replikit_core::{ReadLevel, ScanRequest, Store, WriteRequest};
+use replikit_partitioning::store::{Completeness, StoreClient, StoreClientConfig};
 use replikit_runtime::{Client, ClientConfig, KvClient};
 
 use crate::program::*;
@@ -138,6 +140,37 @@ fn a_cluster_is_balanced_by_handing_partitions_to_other_groups() {
 }
 
 #[test]
+fn a_scan_asks_another_replica_where_one_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(3);
+    let nodes: Vec<Node> =
+        (1..=3).map(|id| Node::start_with(id, ports, 3, dir.path(), &["--partitions", "6"])).collect();
+    let at: Vec<String> = (1..=3).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut config = StoreClientConfig::new("test", at);
+        (config.request_time_max, config.leg_time_max) = (Duration::from_secs(60), Duration::from_secs(60));
+        config.attempt_time_max = Duration::from_secs(60);
+        let store = StoreClient::connect(config).await.unwrap();
+        for n in 0..60 {
+            store.write(WriteRequest::put(format!("key{n:02}"), "x")).await.unwrap();
+        }
+        let scan = ScanRequest { from: "key".into(), to: None, limit: 100, level: ReadLevel::Local };
+        for _ in 0..20 {
+            assert_eq!(store.gather(&scan, Completeness::Whole).await.unwrap().page.items.len(), 60);
+        }
+        let led = store.describe_all(&store.map().await.unwrap()).await;
+        let (_, stands_still, _) = led.first().unwrap();
+        nodes[stands_still.0 as usize - 1].pause();
+        // What it leads, one of its followers answers; an attempt at it would take a minute.
+        let found = tokio::time::timeout(Duration::from_secs(30), store.gather(&scan, Completeness::Whole)).await;
+        assert_eq!(found.expect("nobody else was asked").unwrap().page.items.len(), 60);
+        assert!(store.legs().hedged > 0, "{:?}", store.legs());
+        nodes[stands_still.0 as usize - 1].resume();
+    });
+}
+
+#[test]
 fn groups_without_leaders_are_placed_by_hand_drained_and_made_even() {
     let dir = tempfile::tempdir().unwrap();
     let ports = free_ports(4);
@@ -187,7 +220,7 @@ fn groups_with_several_leaders_are_placed_by_hand_and_a_dead_node_is_given_up() 
     let at = (1..=NODES).map(|n| format!("127.0.0.1:{}", u32::from(ports) + n - 1)).collect::<Vec<_>>().join(",");
     let soon = |args: &[&str], expected: &str| {
         // A local read shows what its node has heard of.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         loop {
             let shown = client(&at, args);
             if shown == expected {

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
-    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
-    Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
+    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadLevel, ReadRequest,
+    ReadResult, Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
 };
 use replikit_runtime::{
     ANSWER_BYTES_MAX, Acked, Answer, Client, ClientConfig, ConnectError, ReadOptions, Retries, WriteOptions,
@@ -28,6 +28,7 @@ use super::asking::ask_some_at_once;
 use super::cache::{Known, MapCache};
 use super::groups::GroupClients;
 use super::identity::{IDENTITIES_MAX, Identities, Ticket};
+use super::legs::{LegCounts, Legs, stand_in};
 use super::machine::{Described, LoadAnswer, LoadQuestion};
 use super::scan::{Completeness, Gathered};
 use super::{MAPS_GROUP, META_GROUP};
@@ -62,6 +63,8 @@ pub struct StoreClientConfig {
     pub leg_time_max: Duration,
     /// Partitions that a scan asks at a time. Default 16.
     pub legs_max: usize,
+    /// Whether another replica is asked as well where a partition's part of a scan is late. Default yes.
+    pub hedges: bool,
 }
 
 impl StoreClientConfig {
@@ -74,6 +77,7 @@ impl StoreClientConfig {
             attempt_time_max: Duration::from_secs(1),
             leg_time_max: Duration::from_secs(2),
             legs_max: 16,
+            hedges: true,
         }
     }
 }
@@ -115,6 +119,7 @@ pub(super) struct Inner {
     pub(super) cache: Arc<MapCache>,
     groups: GroupClients,
     identities: Arc<Identities>,
+    pub(super) legs: Legs,
     /// Held while a number for a client is being asked for.
     opening: tokio::sync::Mutex<()>,
 }
@@ -197,6 +202,7 @@ impl StoreClient {
             cache,
             groups: GroupClients::default(),
             identities: Arc::default(),
+            legs: Legs::default(),
             opening: tokio::sync::Mutex::new(()),
         })))
     }
@@ -387,13 +393,20 @@ impl StoreClient {
         self.0.read(|known| known.partition_of(key).map(|it| self.0.aimed(it)), question, options, deadline).await
     }
 
-    /// A page of a range of keys, from all partitions that have some of them. With [`Completeness::Whole`] a partition that does not
+    /// A page of a range of keys, from all partitions that have some of them. Where the level lets another replica answer, one is asked
+    /// as well if a partition is late, for one partition in twenty. With [`Completeness::Whole`] a partition that does not
     /// answer in its time fails the scan; with [`Completeness::Partial`] the page goes without it and says so.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn gather(&self, scan: &ScanRequest, completeness: Completeness) -> Result<Gathered, ReadError> {
         super::scan::gather(&self.0, scan, completeness, ANSWER_BYTES_MAX).await
+    }
+
+    /// How often partitions were asked for their part of a scan, up to now.
+    #[must_use]
+    pub fn legs(&self) -> LegCounts {
+        self.0.legs.counts()
     }
 
     /// How often the map was asked for, up to the last answer.
@@ -404,11 +417,24 @@ impl StoreClient {
 }
 
 /// Who is asked for a partition, and under which route; none for a group without one log, which looks at none.
+#[derive(Clone)]
 pub(super) struct Aimed {
     client: Client,
     route: Option<Route>,
     /// Its group, if another of its nodes may do what one refuses.
     others_of: Option<GroupId>,
+}
+
+impl Aimed {
+    /// The same, with this node and no other to ask.
+    pub(super) fn at_node(&self, node: NodeId) -> Self {
+        Self { client: self.client.at_node(node), route: self.route, others_of: None }
+    }
+
+    /// A replica of the partition that can answer in the place of the one that is asked.
+    pub(super) fn stand_in(&self, partition: &Partition, level: &ReadLevel) -> Option<NodeId> {
+        stand_in(partition, &self.client, level)
+    }
 }
 
 impl Inner {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use replikit_core::keyspace::{decode_page, encode_scan};
-use replikit_core::{Page, ReadError, Rejection, ScanRequest};
+use replikit_core::{NodeId, Page, ReadError, Rejection, ScanRequest};
 use replikit_runtime::ReadOptions;
 use tokio::task::JoinSet;
 
@@ -135,30 +135,69 @@ fn merged(pages: Vec<Page>, unasked: Option<Bytes>, limit: usize) -> Page {
 
 /// The keys of the range that are in the partition that has the beginning of a stretch; and what that partition covers.
 async fn ask(inner: &Inner, scan: &ScanRequest, span: &Span, bytes_max: usize) -> Result<(Span, Page), ReadError> {
-    let deadline = Instant::now() + inner.config.leg_time_max;
-    let covered = std::sync::Mutex::new(Span::ALL);
-    let aim = |known: &Known| {
-        let partition = known.partition_at(&span.start)?;
-        let found = Some(inner.aimed(partition));
-        // No code that can panic runs under this lock.
-        *covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = partition.span.clone();
-        found
-    };
     let mut scan = scan.clone();
     if inner.cache.load().map().is_some_and(|map| matches!(map.scheme(), Scheme::KeyOrder(_))) {
         scan.from = scan.from.max(span.start.clone());
     }
     let question = encode_scan(&scan);
     let options = ReadOptions { level: scan.level, answer_bytes_max: bytes_max };
-    let answer = inner.read(aim, &question, options, deadline).await?;
-    let page = decode_page(&answer.value).map_err(rejection)?;
-    let covered = covered.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let began = Instant::now();
+    let patience = inner.legs.begins();
+    let mut first = std::pin::pin!(leg(inner, span, &question, &options, None));
+    let (covered, page) = tokio::select! {
+        biased;
+        answered = &mut first => answered,
+        () = tokio::time::sleep(patience) => match stand_in(inner, span, &options).filter(|_| inner.legs.hedges()) {
+            None => first.await,
+            Some(node) => {
+                // The first of the two that has an answer.
+                let mut other = std::pin::pin!(leg(inner, span, &question, &options, Some(node)));
+                tokio::select! {
+                    answered = &mut first => if answered.is_ok() { answered } else { other.await },
+                    answered = &mut other => if answered.is_ok() { answered } else { first.await },
+                }
+            }
+        },
+    }?;
+    inner.legs.answered(began.elapsed());
     let known = inner.cache.load();
     let scheme = known.map().ok_or(Rejection::Unsupported)?.scheme();
     // A partition that has grown by a merge also has what others were asked for.
     let mine = within(&covered, span);
     let items = page.items.into_iter().filter(|(key, _)| mine.contains(&scheme.position(key).to_bytes())).collect();
     Ok((covered, Page { items, next: page.next }))
+}
+
+/// Another replica of the partition that has the beginning of a stretch.
+fn stand_in(inner: &Inner, span: &Span, options: &ReadOptions) -> Option<NodeId> {
+    if !inner.config.hedges {
+        return None;
+    }
+    let known = inner.cache.load();
+    let partition = known.partition_at(&span.start)?;
+    inner.aimed(partition).stand_in(partition, &options.level)
+}
+
+/// Asks the partition that has the beginning of a stretch, at this node if one is named; with what that partition covers.
+async fn leg(
+    inner: &Inner,
+    span: &Span,
+    question: &[u8],
+    options: &ReadOptions,
+    node: Option<NodeId>,
+) -> Result<(Span, Page), ReadError> {
+    let deadline = Instant::now() + inner.config.leg_time_max;
+    let covered = std::sync::Mutex::new(Span::ALL);
+    let aim = |known: &Known| {
+        let partition = known.partition_at(&span.start)?;
+        let aimed = inner.aimed(partition);
+        // No code that can panic runs under this lock.
+        *covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = partition.span.clone();
+        Some(node.map_or(aimed.clone(), |node| aimed.at_node(node)))
+    };
+    let answer = inner.read(aim, question, options.clone(), deadline).await?;
+    let page = decode_page(&answer.value).map_err(rejection)?;
+    Ok((covered.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), page))
 }
 
 #[cfg(test)]
