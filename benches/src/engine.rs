@@ -15,6 +15,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use replikit_core::keyspace::Conflict;
 use replikit_core::{Guarantees, NodeId, ReadLevel, WriteLevel};
+use replikit_partitioning::store::{STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER};
 use replikit_runtime::{NodeCounters, NodeStatus};
 
 use self::baseline::Architecture;
@@ -189,6 +190,8 @@ pub enum EngineKind {
     LeaderlessCas(Askers),
     /// The same, with a group that has one leader for each of so many partitions.
     Partitioned(Partitions),
+    /// The same, with groups of another kind, one for each of so many partitions.
+    Placed(Placed, Partitions),
     /// One plain machine.
     Baseline(Architecture, Sync),
 }
@@ -218,6 +221,26 @@ impl Sizes {
             Self::Majorities => (owners / 2 + 1, owners / 2 + 1),
             Self::One => (1, 1),
             Self::WriteAll => (1, owners),
+        }
+    }
+}
+
+/// Which groups a map places on nodes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Leaderless ones, with majorities as quorums.
+    Leaderless,
+    /// Multi-leader ones.
+    MultiLeader,
+}
+
+impl Placed {
+    /// The name of a store of them.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Leaderless => STRATEGY_LEADERLESS,
+            Self::MultiLeader => STRATEGY_MULTI_LEADER,
         }
     }
 }
@@ -270,6 +293,7 @@ impl EngineKind {
             Self::Leaderless(_) => "leaderless",
             Self::LeaderlessCas(_) => "leaderless-cas",
             Self::Partitioned(_) => "partitioned",
+            Self::Placed(placed, _) => placed.name(),
             Self::Baseline(architecture, _) => architecture.name(),
         }
     }
@@ -289,6 +313,8 @@ impl EngineKind {
             Self::Leaderless(Sizes::Majorities),
             Self::LeaderlessCas(Askers::All),
             Self::Partitioned(Partitions::Sixteen),
+            Self::Placed(Placed::Leaderless, Partitions::Sixteen),
+            Self::Placed(Placed::MultiLeader, Partitions::Sixteen),
             Self::Baseline(Architecture::SingleThread, Sync::Group),
             Self::Baseline(Architecture::SharedMemory, Sync::Group),
             Self::Baseline(Architecture::SharedDisk, Sync::Group),
@@ -301,8 +327,8 @@ impl EngineKind {
     pub const fn setup(self) -> &'static str {
         match self {
             Self::SingleLeader | Self::MultiLeader | Self::Leaderless(_) | Self::LeaderlessCas(_) => "3 nodes",
-            Self::Partitioned(Partitions::One) => "3 nodes, 1 partition",
-            Self::Partitioned(Partitions::Sixteen) => "3 nodes, 16 partitions",
+            Self::Partitioned(Partitions::One) | Self::Placed(_, Partitions::One) => "3 nodes, 1 partition",
+            Self::Partitioned(Partitions::Sixteen) | Self::Placed(_, Partitions::Sixteen) => "3 nodes, 16 partitions",
             Self::Baseline(Architecture::SharedDisk, _) => "3 processes",
             Self::Baseline(..) => "1 process",
         }
@@ -329,6 +355,12 @@ impl EngineKind {
             Self::Partitioned(partitions) => {
                 Box::new(partitioned::Partitioned::start(folder, network, partitions).await?)
             }
+            Self::Placed(placed, partitions) => {
+                let nodes = network.map_or(nodes::NODES as usize, |network| network.nodes.len());
+                Box::new(
+                    partitioned::Partitioned::start_placed(placed, folder, network, nodes, partitions.count()).await?,
+                )
+            }
             Self::Baseline(architecture, sync) => {
                 Box::new(baseline::Baseline::start(folder, architecture, sync).await?)
             }
@@ -343,7 +375,7 @@ impl EngineKind {
                 Some("one order of all writes: it has no sets that merge; put back, or compare and set")
             }
             (
-                Self::MultiLeader | Self::Leaderless(_),
+                Self::MultiLeader | Self::Leaderless(_) | Self::Placed(..),
                 Operation::Increment | Operation::SetAdd,
                 Updates::CompareAndSet,
             ) => Some(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use replikit_core::{NodeId, WriteLevel};
 
 pub use self::plan::{Fault, Plan, Victims};
-use crate::engine::{Engine, EngineKind};
+use crate::engine::{Engine, EngineKind, Placed};
 use crate::error::BenchError;
 use crate::figure::{Better, Figure, Subject};
 use crate::ledger::Ledger;
@@ -55,9 +55,13 @@ impl FaultRun {
             EngineKind::SingleLeader | EngineKind::LeaderlessCas(_) | EngineKind::Partitioned(_) => {
                 (WriteLevel::Quorum, Reads::Linearizable)
             }
-            EngineKind::MultiLeader => (WriteLevel::LeaderDisk, Reads::Local),
+            EngineKind::MultiLeader | EngineKind::Placed(Placed::MultiLeader, _) => {
+                (WriteLevel::LeaderDisk, Reads::Local)
+            }
             EngineKind::Leaderless(crate::engine::Sizes::One) => (WriteLevel::Quorum, Reads::QuorumOfFewer),
-            EngineKind::Leaderless(_) => (WriteLevel::Quorum, Reads::Quorum),
+            EngineKind::Leaderless(_) | EngineKind::Placed(Placed::Leaderless, _) => {
+                (WriteLevel::Quorum, Reads::Quorum)
+            }
             EngineKind::Baseline(..) => (WriteLevel::LeaderDisk, Reads::Linearizable),
         };
         let mix = Mix::built_in("faults").expect("it is built in");

@@ -11,10 +11,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use replikit_partitioning::Replication;
-use replikit_partitioning::store::{STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER};
-
 use self::handoff::Moved;
+use crate::engine::Placed;
 use crate::error::BenchError;
 use crate::figure::{Figure, Subject};
 use crate::record::{Curve, Kind, Mark, Record};
@@ -40,7 +38,7 @@ pub enum PartitioningRun {
     /// A copy of a group goes to another node and back.
     Placement {
         /// Of which kind the group is.
-        of: Replication,
+        of: Placed,
         /// Whether clients write to it meanwhile.
         loaded: bool,
     },
@@ -66,10 +64,10 @@ pub const ALL: [PartitioningRun; 13] = [
     PartitioningRun::Planning,
     PartitioningRun::Handoff { loaded: false },
     PartitioningRun::Handoff { loaded: true },
-    PartitioningRun::Placement { of: Replication::Leaderless, loaded: false },
-    PartitioningRun::Placement { of: Replication::Leaderless, loaded: true },
-    PartitioningRun::Placement { of: Replication::MultiLeader, loaded: false },
-    PartitioningRun::Placement { of: Replication::MultiLeader, loaded: true },
+    PartitioningRun::Placement { of: Placed::Leaderless, loaded: false },
+    PartitioningRun::Placement { of: Placed::Leaderless, loaded: true },
+    PartitioningRun::Placement { of: Placed::MultiLeader, loaded: false },
+    PartitioningRun::Placement { of: Placed::MultiLeader, loaded: true },
     PartitioningRun::Scatter { partitions: 1 },
     PartitioningRun::Scatter { partitions: 16 },
     PartitioningRun::Scatter { partitions: 64 },
@@ -77,14 +75,6 @@ pub const ALL: [PartitioningRun; 13] = [
     PartitioningRun::Groups { groups: 1_024 },
     PartitioningRun::Leaders { groups: 10_000 },
 ];
-
-/// The strategy of a store whose groups are placed.
-const fn placed(of: Replication) -> &'static str {
-    match of {
-        Replication::MultiLeader => STRATEGY_MULTI_LEADER,
-        _ => STRATEGY_LEADERLESS,
-    }
-}
 
 impl fmt::Display for PartitioningRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +88,7 @@ impl fmt::Display for PartitioningRun {
                 write!(
                     f,
                     "{}, 4 nodes, 3 of a group: a copy of {HANDED_KEYS} keys of {VALUE_BYTES} B goes to the fourth",
-                    placed(*of)
+                    of.name()
                 )?;
                 if *loaded { write!(f, ", {CLIENTS} clients write to it") } else { f.write_str(", idle") }
             }
@@ -169,8 +159,8 @@ pub async fn run(run: PartitioningRun, seed: u64, folder: &Path) -> Result<Found
         clients,
         ..Subject::default()
     };
-    let of_placed = |of: Replication, workload: &str, clients: u32| Subject {
-        engine: placed(of).to_owned(),
+    let of_placed = |of: Placed, workload: &str, clients: u32| Subject {
+        engine: of.name().to_owned(),
         ..subject(workload, clients)
     };
     match run {

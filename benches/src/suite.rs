@@ -7,7 +7,7 @@ use std::time::Duration;
 use replikit_core::WriteLevel;
 
 use crate::engine::baseline::Architecture;
-use crate::engine::{Askers, EngineKind, Partitions, Sizes, Sync};
+use crate::engine::{Askers, EngineKind, Partitions, Placed, Sizes, Sync};
 use crate::fault::{Fault, FaultRun};
 use crate::load::{Pace, Reads, Window};
 use crate::partitioning::{self, PartitioningRun};
@@ -89,7 +89,10 @@ impl Case {
     #[must_use]
     pub fn mode(&self) -> String {
         match self.engine {
-            EngineKind::SingleLeader | EngineKind::MultiLeader | EngineKind::Partitioned(_) => {
+            EngineKind::SingleLeader
+            | EngineKind::MultiLeader
+            | EngineKind::Partitioned(_)
+            | EngineKind::Placed(..) => {
                 format!("{:?}", self.write_level)
             }
             EngineKind::Leaderless(sizes) => {
@@ -455,7 +458,8 @@ fn sweeps(keys: u32) -> Vec<Case> {
     ]
 }
 
-/// Writes and reads with one order of all writes, through one partition, and through several.
+/// Writes and reads with one order of all writes, through one partition, and through several; and through several of groups of the other
+/// kinds.
 fn partitioned(keys: u32) -> Vec<Case> {
     let one = EngineKind::Partitioned(Partitions::One);
     let several = EngineKind::Partitioned(Partitions::Sixteen);
@@ -465,6 +469,13 @@ fn partitioned(keys: u32) -> Vec<Case> {
             cases.push(case(engine, WriteLevel::Quorum, 0, Spread::Uniform, keys, clients));
         }
         cases.push(case(engine, WriteLevel::Quorum, 95, Spread::Uniform, keys, 64));
+    }
+    for (placed, reads) in [(Placed::Leaderless, Reads::Quorum), (Placed::MultiLeader, Reads::Local)] {
+        let engine = EngineKind::Placed(placed, Partitions::Sixteen);
+        for clients in [1, 64, 256] {
+            cases.push(case(engine, WriteLevel::Quorum, 0, Spread::Uniform, keys, clients));
+        }
+        cases.push(Case { reads, ..case(engine, WriteLevel::Quorum, 95, Spread::Uniform, keys, 64) });
     }
     cases
 }

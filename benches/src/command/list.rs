@@ -5,7 +5,7 @@ use replikit_benches::suite::{Asked, SWEEP_SHARES, Suite, SuiteName};
 pub(crate) fn list(name: SuiteName) {
     let suite = Suite::new(name, Asked::default());
     println!(
-        "single-leader, multi-leader, leaderless, leaderless-cas and partitioned need the node program, which `cargo xtask \
+        "single-leader, multi-leader, leaderless, leaderless-cas and the partitioned ones need the node program, which `cargo xtask \
          bench` builds; single-thread, shared-memory and shared-disk need nothing"
     );
     for case in &suite.cases {

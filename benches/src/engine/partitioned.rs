@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use replikit_core::{Guarantees, NodeId, Store, WriteLevel, WriteRequest};
+use replikit_core::{Guarantees, NodeId, Owners, ReadLevel, Store, WriteLevel, WriteRequest};
 use replikit_partitioning::Replication;
 use replikit_partitioning::store::{
-    STRATEGY_LEADERLESS, STRATEGY_MULTI_LEADER, StoreClient, StoreClientConfig, guarantees, guarantees_leaderless,
-    guarantees_multi_leader,
+    StoreClient, StoreClientConfig, guarantees, guarantees_leaderless, guarantees_multi_leader,
 };
 use replikit_runtime::{Client, ClientConfig, NodeStatus};
 use tokio::task::JoinSet;
 
 use super::nodes::Nodes;
-use super::{Engine, Partitions};
+use super::{Engine, Partitions, Placed};
 use crate::error::BenchError;
 use crate::load::{Reads, Target};
 use crate::network::Network;
@@ -26,6 +25,8 @@ use crate::play::Home;
 const CONNECTIONS: usize = 8;
 /// Groups that are written to at once to see whether they serve.
 const WRITES_AT_ONCE: usize = 64;
+/// Until replicas of a multi-leader group show the same.
+const CONVERGENCE: Duration = Duration::from_secs(1);
 /// A cluster must serve its first write within this time.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -68,18 +69,20 @@ impl Partitioned {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub async fn start_placed(
-        replication: Replication,
+        placed: Placed,
         folder: &Path,
+        network: Option<&Network>,
         nodes: usize,
         partitions: u16,
     ) -> Result<Self, BenchError> {
         let partitions = partitions.to_string();
-        let (name, strategy) = match replication {
-            Replication::MultiLeader => (STRATEGY_MULTI_LEADER, "multi-leader"),
-            _ => (STRATEGY_LEADERLESS, "leaderless"),
+        let (strategy, replication) = match placed {
+            Placed::MultiLeader => ("multi-leader", Replication::MultiLeader),
+            Placed::Leaderless => ("leaderless", Replication::Leaderless),
         };
-        let arguments = ["--strategy", strategy, "--partitions", partitions.as_str()];
-        let nodes = Nodes::start_many(nodes, name, folder, None, &arguments, &["--new"])?;
+        let mut arguments = vec!["--strategy", strategy, "--partitions", partitions.as_str()];
+        arguments.extend(["--keyspace", "count/=counter", "--keyspace", "set/=set"]);
+        let nodes = Nodes::start_many(nodes, placed.name(), folder, network, &arguments, &["--new"])?;
         Self::of(nodes, replication).await?.with_clients().await
     }
 
@@ -245,6 +248,22 @@ impl Engine for Partitioned {
             Replication::Leaderless => guarantees_leaderless(write_level),
             Replication::MultiLeader => guarantees_multi_leader(write_level),
         }
+    }
+
+    fn scan_level(&self) -> Option<ReadLevel> {
+        Some(match self.replication {
+            Replication::SingleLeader => ReadLevel::Linearizable,
+            Replication::Leaderless => ReadLevel::Owners(Owners::Quorum),
+            Replication::MultiLeader => ReadLevel::Local,
+        })
+    }
+
+    async fn settle(&mut self) -> Result<(), BenchError> {
+        if self.replication == Replication::MultiLeader {
+            // Replicas tell each other what they have, ten times a second.
+            tokio::time::sleep(CONVERGENCE).await;
+        }
+        Ok(())
     }
 
     fn homes(&self) -> Vec<Home> {

@@ -12,13 +12,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use replikit_core::{NodeId, Owners, ReadLevel, Store, WriteLevel, WriteRequest};
-use replikit_partitioning::Replication;
 use replikit_partitioning::store::{FIRST_GROUP, StoreClient, StoreClientConfig};
 use tokio::task::LocalSet;
 
 use super::{CLIENTS, Found, HANDED_KEYS};
-use crate::engine::Engine;
 use crate::engine::partitioned::Partitioned;
+use crate::engine::{Engine, Placed};
 use crate::error::BenchError;
 use crate::figure::{Better, Subject};
 use crate::ledger::Ledger;
@@ -37,7 +36,7 @@ pub(super) enum Moved {
     /// A partition, to another group.
     Partition,
     /// A node's copy of a group of this kind, to another node.
-    Copy(Replication),
+    Copy(Placed),
 }
 
 /// One partition, and two groups that can have it.
@@ -60,7 +59,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 async fn loaded_cluster(moved: Moved, folder: &Path) -> Result<(Partitioned, Rc<Ledger>), BenchError> {
     let engine = match moved {
         Moved::Partition => Partitioned::start_with(folder, None, 1, &TWO_GROUPS).await?,
-        Moved::Copy(of) => Partitioned::start_placed(of, folder, PLACES, 1).await?,
+        Moved::Copy(of) => Partitioned::start_placed(of, folder, None, PLACES, 1).await?,
     };
     let ledger = Rc::new(Ledger::new(HANDED_KEYS, VALUE_BYTES));
     let target = engine.target(WriteLevel::Quorum, Reads::Linearizable);
@@ -96,12 +95,12 @@ impl Moved {
     async fn verified(self, ledger: &Ledger, client: &StoreClient) -> Result<Verified, BenchError> {
         Ok(match self {
             Self::Partition => verify(ledger, client).await?,
-            Self::Copy(Replication::MultiLeader) => {
+            Self::Copy(Placed::MultiLeader) => {
                 // A replica shows what the others have told it, which they do ten times a second.
                 tokio::time::sleep(CONVERGENCE).await;
                 verify_at(ledger, client, ReadLevel::Local).await?
             }
-            Self::Copy(_) => verify_at(ledger, client, ReadLevel::Owners(Owners::Quorum)).await?,
+            Self::Copy(Placed::Leaderless) => verify_at(ledger, client, ReadLevel::Owners(Owners::Quorum)).await?,
         })
     }
 }

@@ -9,7 +9,7 @@ use replikit_core::Guarantees;
 
 use super::{Judged, Play, Played, Staged, Until, stage};
 use crate::engine::baseline::Architecture;
-use crate::engine::{Askers, EngineKind, Partitions, Sizes, Sync};
+use crate::engine::{Askers, EngineKind, Partitions, Placed, Sizes, Sync};
 use crate::error::BenchError;
 use crate::fault::FaultRun;
 use crate::figure::{Better, Figure, Subject};
@@ -197,13 +197,15 @@ impl Row {
 }
 
 /// The engines that traces are played on.
-const ENGINES: [EngineKind; 7] = [
+const ENGINES: [EngineKind; 9] = [
     EngineKind::SingleLeader,
     EngineKind::MultiLeader,
     EngineKind::Leaderless(Sizes::Majorities),
     EngineKind::Leaderless(Sizes::One),
     EngineKind::LeaderlessCas(Askers::All),
     EngineKind::Partitioned(Partitions::Sixteen),
+    EngineKind::Placed(Placed::Leaderless, Partitions::Sixteen),
+    EngineKind::Placed(Placed::MultiLeader, Partitions::Sixteen),
     EngineKind::Baseline(Architecture::SingleThread, Sync::Group),
 ];
 
