@@ -35,6 +35,7 @@
 //! RIFL (Lee et al., SOSP'15).
 
 mod asking;
+mod audit;
 mod cache;
 mod client;
 mod cluster;

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use replikit_core::keyspace::{WantedPage, encode_page, wanted_key, wanted_page, written_key};
+use replikit_core::keyspace::{
+    KeyspaceQuery, WantedPage, decode_query, encode_conflict_page, encode_page, wanted_key, wanted_page, written_key,
+};
 use replikit_core::{
     Epoch, Figure, GroupId, LogId, LogIndex, NodeId, Outcome, Position, Reached, ReadError, ReadLevel, Rejection, Role,
     SESSION_WINDOW, ScanRequest, SessionSeq, Status, StreamId, Term, WriteError,
@@ -148,6 +150,17 @@ impl Front {
         if let Ok(key) = wanted_key(body) {
             let options = ReadOptions { level, answer_bytes_max: bytes_max };
             return Ok(answered(client.question(key, body, options).await));
+        }
+        if let Ok(KeyspaceQuery::Conflicts { after, limit }) = decode_query(body) {
+            // What was overwritten at one node is in the log of that one: a router has none.
+            let own = self.own.get().ok_or(Rejection::Unsupported)?;
+            let page = super::audit::page(&own.handle, own.of_partitions().collect(), after, limit, bytes_max).await;
+            return Ok(answered(page.map(|page| Answer {
+                value: encode_conflict_page(&page),
+                seen: None,
+                strict: false,
+                staleness: None,
+            })));
         }
         let WantedPage { from, to, limit, .. } = wanted_page(body).map_err(|_| Rejection::Unsupported)?;
         let (from, to) = (Bytes::copy_from_slice(from), to.map(Bytes::copy_from_slice));

@@ -80,6 +80,49 @@ fn keys_of_all_groups_are_written_and_read_also_by_clients_that_know_nothing_of_
 }
 
 #[test]
+fn what_was_overwritten_unseen_is_listed_by_each_node_over_all_its_groups_page_by_page() {
+    bounded(async {
+        let cluster = open(3, 4, None);
+        let (one, other) = (client(&cluster).await, client(&cluster).await);
+        let root = Client::connect(ClientConfig::new("local", [cluster.addresses()[0].1.clone()])).await;
+        let root = root.expect("a node answers");
+        let audit = |limit: u32| {
+            let node = KvClient::new(root.at_node(NodeId(1)));
+            async move {
+                let (mut listed, mut after) = (Vec::new(), 0);
+                loop {
+                    let page = node.conflicts(after, limit).await.expect("the node answers");
+                    listed.extend(page.conflicts.into_iter().map(|one| (one.number, one.key)));
+                    match page.next {
+                        Some(next) => after = next,
+                        None => return listed,
+                    }
+                }
+            }
+        };
+        // Until writes that have not seen each other met in two groups at least.
+        let (mut round, mut all) = (0, Vec::new());
+        let groups =
+            |listed: &[(u64, bytes::Bytes)]| listed.iter().map(|(number, _)| number >> 40).collect::<BTreeSet<_>>();
+        while groups(&all).len() < 2 {
+            for n in 0..16 {
+                let put = |who: &str| {
+                    WriteRequest::put(format!("hot{n}"), format!("{who}{round}")).at(WriteLevel::LeaderDisk)
+                };
+                let (a, b) = tokio::join!(one.write(put("a")), other.write(put("b")));
+                a.and(b).expect("both are acknowledged");
+            }
+            round += 1;
+            all = audit(1_000).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let all = audit(1_000).await;
+        assert_eq!(audit(3).await, all, "pages leave nothing out and repeat nothing");
+        assert!(all.is_sorted() && all.len() >= 2);
+    });
+}
+
+#[test]
 fn groups_go_to_all_other_nodes_while_clients_write_at_one_disk_and_no_write_fails_or_is_lost() {
     bounded(async {
         let cluster = open(6, 3, None);
