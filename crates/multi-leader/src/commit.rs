@@ -376,7 +376,7 @@ impl MultiLeader {
         match level {
             WriteLevel::Quorum => true,
             WriteLevel::Durable(copies) => copies >= majority,
-            _ => replicas == 1 && !matches!(level, WriteLevel::Memory),
+            _ => replicas == 1 && !matches!(level, WriteLevel::Memory) && self.counts_copies(self.config.node),
         }
     }
 

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use replikit_core::dotted::{Peer, first_number};
 use replikit_core::{
-    Epoch, Event, LogIndex, Membership, NodeId, Origin, OriginId, Outcome, Persist, Reached, Time, VersionVector,
-    WriteId,
+    Epoch, Event, LogIndex, Membership, NodeId, NodeInfo, Origin, OriginId, Outcome, Persist, Reached, Time,
+    VersionVector, WriteId,
 };
 
 use crate::fence::Fence;
@@ -39,7 +39,7 @@ pub(crate) struct Epochs {
     pub(crate) settled: bool,
     /// Nodes that this epoch or the one before has evicted, whose origins are to be reported as closed.
     closing: BTreeSet<NodeId>,
-    /// The members by which keys have their homes: those who join have none yet.
+    /// The members by which keys have their homes: those who have been there and stay, if there are any.
     pub(crate) homes: Membership,
     /// How far a change of members in two steps has come.
     pub(crate) fence: Fence,
@@ -71,8 +71,16 @@ impl Epochs {
 }
 
 fn homes(membership: &Membership) -> Membership {
+    let turnover = &membership.turnover;
+    let old = |node: &NodeInfo| !turnover.joining.contains(&node.id);
+    let stays = |node: &NodeInfo| old(node) && !turnover.leaving.contains(&node.id);
     let mut homes = membership.clone();
-    homes.nodes.retain(|node| !membership.turnover.joining.contains(&node.id));
+    // Where all are replaced, those who were there are the homes until they have fenced.
+    if homes.nodes.iter().any(stays) {
+        homes.nodes.retain(stays);
+    } else if homes.nodes.iter().any(old) {
+        homes.nodes.retain(old);
+    }
     homes
 }
 
@@ -124,6 +132,8 @@ impl MultiLeader {
             self.peers.clear();
             let epoch = self.epoch;
             self.persist_register();
+            // Who counts copies is no matter of this node any more.
+            self.give_up_writes();
             self.event(Event::Evicted { epoch });
             return self.try_retiring();
         }

@@ -156,10 +156,10 @@ impl MultiLeader {
 
     /// This node may be no member any more. If the others have everything that it has, it keeps nothing.
     pub(crate) fn try_retiring(&mut self) {
-        if !self.has_left() {
+        let has_nothing = self.streams.is_empty() && self.state.keys() == 0;
+        if !self.has_left() || has_nothing {
             return;
         }
-        self.give_up_writes();
         self.give_up_reads();
         self.drop_content();
         let epoch = self.epoch;

@@ -438,6 +438,8 @@ impl MultiLeader {
         if self.epochs.evicted {
             let epoch = self.epoch;
             self.event(Event::Evicted { epoch });
+            // A crash may have come in between.
+            self.try_retiring();
         }
         self.try_standing();
         self.event(Event::RoleChanged { role: Role::Equal, term: Term(0) });

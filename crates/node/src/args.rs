@@ -482,8 +482,8 @@ pub(crate) struct Place {
     /// The nodes that hold it from then on: node numbers, separated by commas.
     #[arg(value_name = "NODES", value_delimiter = ',', required_unless_present = "given_up")]
     pub(crate) replicas: Vec<u32>,
-    /// Multi-leader: a node that is to leave the group and never comes back is not waited for. What it alone had acknowledged is missing
-    /// until it is placed again.
+    /// Multi-leader: a node that is to leave the group and never comes back is not waited for. What it alone had is missing; of that, it
+    /// makes its own writes again if it is placed once more.
     #[arg(long = "give-up", value_name = "NODE", conflicts_with = "replicas")]
     pub(crate) given_up: Option<u32>,
     /// How long to wait for it; after that it goes on by itself.

@@ -377,7 +377,15 @@ async fn place_all(
     most: usize,
     apply: bool,
 ) -> Result<(), Failure> {
-    let copies = map.partitions().map(|it| it.replicas.len()).max().unwrap_or(1);
+    for it in map.partitions().filter(|it| it.turnover.is_open()) {
+        let leaving: Vec<NodeId> = it.turnover.leaving.iter().copied().collect();
+        say(format_args!(
+            "group {} is on its way already, and left alone; nodes that leave it: {}",
+            it.group,
+            listed(&leaving)
+        ));
+    }
+    let copies = map.partitions().map(|it| it.stays().count()).max().unwrap_or(1);
     let mut settings = balance::Settings::even(copies);
     settings.budget.moves_max = most;
     let plan = balance::plan(map, &BTreeMap::new(), topology, &settings);
@@ -399,7 +407,7 @@ async fn place_all(
     }
     let paused = pausing();
     let mut placed: BTreeMap<GroupId, Vec<NodeId>> =
-        map.partitions().map(|it| (it.group, it.replicas.clone())).collect();
+        map.partitions().map(|it| (it.group, it.stays().collect())).collect();
     for (nth, it) in moves.iter().enumerate() {
         if paused.load(Ordering::Relaxed) {
             say(format_args!("paused with {nth} of {} placed; the same command goes on", moves.len()));

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use replikit_core::{
-    Action, Batches, Epoch, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Replica, Term, Time, Token,
-    WriteLevel,
+    Action, Batches, Epoch, Event, GroupId, Input, LogIndex, Message, NodeId, Now, Outcome, Rejection, Replica, Term,
+    Time, Token, WriteLevel,
 };
 
 use crate::convert;
@@ -252,6 +252,12 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         }
         new.into_iter().for_each(|group| self.found(group));
         self.watch_changing();
+    }
+
+    /// The placement of a multi-leader group that does not name this node, although it may have a replica.
+    fn placed_elsewhere(&self, group: GroupId) -> Option<Epoch> {
+        let partition = self.map.of_group(group).next().filter(|it| it.replication == Replication::MultiLeader)?;
+        (!partition.replicas.contains(&self.config.node)).then_some(Epoch(partition.placement.0.into()))
     }
 
     /// Which groups that stay here are on their way.
@@ -592,6 +598,12 @@ impl<R: Replica, S: Seat<R>> Replica for Host<R, S> {
                 (self.is_ready, self.is_due) = (true, true);
                 self.refresh_at = now.mono + self.config.refresh;
                 self.ask_for_maps();
+            }
+            // A local read would be answered by whatever this node had when it was a member.
+            Input::Query { token, group, .. } if self.placed_elsewhere(group).is_some() => {
+                let current = self.placed_elsewhere(group).expect("looked at just now");
+                self.out
+                    .push_back(Action::Done { token, outcome: Outcome::Rejected(Rejection::StaleRoute { current }) });
             }
             other => {
                 if let Some(input) = convert::input(other) {

@@ -572,3 +572,71 @@ fn who_is_started_again_with_an_older_membership_goes_on_in_the_one_it_knows() {
     group.run(SECOND);
     group.assert_agreed_at(&[4, 5, 6]);
 }
+
+#[test]
+fn who_is_given_up_acknowledges_nothing_by_its_own_disk_that_was_to_be_on_another() {
+    let mut group = three_of_six();
+    group.plan_towards(&[4]);
+    for node in [1, 2, 3] {
+        group.tell(node);
+    }
+    group.isolate(NodeId(2), true);
+    group.isolate(NodeId(3), true);
+    let token = group.ask(1, &put("lww", "on no other disk").at(WriteLevel::Quorum));
+    assert!(!group.outcomes.contains_key(&token));
+    group.give_up(1);
+    assert!(
+        matches!(group.outcomes.get(&token), Some(Outcome::Indeterminate { .. })),
+        "{:?}",
+        group.outcomes.get(&token)
+    );
+}
+
+#[test]
+fn keys_have_homes_among_those_who_stay_and_always_one() {
+    let spread = |config: &mut Config| {
+        let home = Home::Require(home::spread());
+        config.keyspaces = Keyspaces::all(Keyspace { home, ..Keyspace::new(ConflictPolicy::Lww) });
+    };
+    let takes = |group: &mut Group, nodes: &[u32]| {
+        let taken = |node: &&u32| matches!(group.outcome(**node, &put("k", "v")), Outcome::Acked { .. });
+        nodes.iter().filter(taken).copied().collect::<Vec<u32>>()
+    };
+    let mut group = Group::founded_by(3, 5, spread);
+    group.plan_towards(&[2, 4]);
+    group.tell_all();
+    group.run(SECOND * 2);
+    assert_eq!(
+        takes(&mut group, &[1, 2, 3, 4]),
+        [2],
+        "nodes 1 and 3 are to leave, node 4 has yet to become a member for good"
+    );
+    // All members before are given up: those who have come are the homes.
+    let mut group = Group::founded_by(1, 5, spread);
+    group.plan_towards(&[4, 5]);
+    group.tell_all();
+    group.run(SECOND * 2);
+    group.give_up(1);
+    group.run(SECOND * 2);
+    assert_eq!(takes(&mut group, &[4, 5]).len(), 1, "one of them is the home");
+}
+
+#[test]
+fn a_crash_while_it_drops_what_it_had_keeps_nothing_from_being_dropped_later() {
+    let mut group = three_of_six();
+    group.plan_towards(&[4, 5, 6]);
+    group.tell_all();
+    group.run(SECOND * 2);
+    // The register gets to the disk, and nothing behind it.
+    group.disk_takes(NodeId(3), 1);
+    group.complete();
+    group.kill(NodeId(3));
+    group.start(NodeId(3));
+    group.run(SECOND);
+    assert!(group.told(3, |event| matches!(event, Event::Retired { .. })));
+    assert_eq!(group.replica(3).figures().keys, 0);
+    group.kill(NodeId(3));
+    group.start(NodeId(3));
+    group.run(SECOND);
+    assert!(!group.told(3, |event| matches!(event, Event::Retired { .. })), "once is enough");
+}

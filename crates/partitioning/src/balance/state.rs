@@ -83,8 +83,10 @@ impl<'s> State<'s> {
                     })
                 })
             };
-            let nodes = partition.replicas.iter().map(&mut index).collect();
-            units.push(Unit { group: partition.group, load, nodes, held: false, last_move: None });
+            // Who is to leave a group counts no more, and a group that is on its way is left alone.
+            let nodes = partition.stays().map(|node| index(&node)).collect();
+            let held = partition.turnover.is_open();
+            units.push(Unit { group: partition.group, load, nodes, held, last_move: None });
         }
         for handoff in map.handoffs().filter(|handoff| handoff.decision == Decision::Open) {
             for group in [handoff.source, handoff.target] {

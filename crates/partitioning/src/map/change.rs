@@ -169,8 +169,8 @@ pub enum Refused {
     /// The group is placed otherwise than the handoff says.
     #[error("group {0} is on other nodes")]
     PlacedOtherwise(GroupId),
-    /// No node, or one twice.
-    #[error("replicas {0:?}: at least one node, and none twice")]
+    /// No node, one twice, or too many: of a placement that is not complete, all who come and go count.
+    #[error("replicas {0:?}: at least one node, at most 64, and none twice")]
     Replicas(Vec<NodeId>),
     /// It has been decided already, and stays so.
     #[error("handoff {handoff} is decided: {decision:?}")]
@@ -344,6 +344,9 @@ impl PartitionMap {
         let changed: Vec<_> = self.of_group(group).map(placed).collect();
         if changed.is_empty() {
             return Err(Refused::UnknownGroup(group));
+        }
+        if let Some(joint) = changed.iter().find(|it| !are_replicas(&it.replicas)) {
+            return Err(Refused::Replicas(joint.replicas.clone()));
         }
         Ok(Delta { changed, ..self.unchanged() })
     }

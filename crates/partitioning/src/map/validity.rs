@@ -239,7 +239,11 @@ fn each(scheme: &Scheme, next_id: PartitionId, partition: &Partition) -> Result<
     Ok(())
 }
 
-/// At least one node, none twice.
+/// Most nodes of a group, those included that come and those that go.
+pub(super) const REPLICAS_MAX: usize = 64;
+
+/// At least one node, none twice, not too many.
 pub(super) fn are_replicas(nodes: &[NodeId]) -> bool {
-    !nodes.is_empty() && nodes.iter().enumerate().all(|(nth, node)| !nodes[..nth].contains(node))
+    (1..=REPLICAS_MAX).contains(&nodes.len())
+        && nodes.iter().enumerate().all(|(nth, node)| !nodes[..nth].contains(node))
 }

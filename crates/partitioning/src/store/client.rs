@@ -542,7 +542,7 @@ impl Inner {
                 None => WriteError::Unreachable { last: "no map in time".to_owned() },
                 Some((partition, client)) => match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
                     Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => {
-                        if let Some(group) = self.aimed(partition).others_of {
+                        if let Some(group) = self.aimed(partition).others_of.filter(|_| is_of_this_node(&rejection)) {
                             self.groups.move_on(&self.maps, group, client.home());
                         }
                         rejection.into()
@@ -562,8 +562,8 @@ impl Inner {
     /// How a question gets to a partition.
     pub(super) fn aimed(&self, partition: &Partition) -> Aimed {
         let route = partition.replication.has_one_log().then(|| partition.route());
-        let is_changing = partition.replication == Replication::MultiLeader && partition.turnover.is_open();
-        Aimed { client: self.client_of(partition), route, others_of: is_changing.then_some(partition.group) }
+        let has_others = partition.replication == Replication::MultiLeader;
+        Aimed { client: self.client_of(partition), route, others_of: has_others.then_some(partition.group) }
     }
 
     fn client_of(&self, partition: &Partition) -> Client {
@@ -663,7 +663,9 @@ impl Inner {
                         },
                         Err(ReadError::Rejected(rejection)) if !is_passing(&rejection) => return Err(rejection.into()),
                         Err(error) => {
-                            if let (Some(group), ReadError::Rejected(_)) = (others_of, &error) {
+                            if let (Some(group), ReadError::Rejected(rejection)) = (others_of, &error)
+                                && is_of_this_node(rejection)
+                            {
                                 self.groups.move_on(&self.maps, group, client.home());
                             }
                             let _ = self.refresh_by(deadline).await;
@@ -696,6 +698,11 @@ impl Inner {
             Refusal::HandingOff(_) => Rejection::StaleRoute { current: self.cache.load().epoch() },
         }
     }
+}
+
+/// Whether another node of a multi-leader group may do what this one does not.
+const fn is_of_this_node(rejection: &Rejection) -> bool {
+    matches!(rejection, Rejection::StaleRoute { .. } | Rejection::CatchingUp | Rejection::StorageFailed)
 }
 
 /// Whether a rejection says nothing of the next attempt.

@@ -182,12 +182,14 @@ impl StoreClient {
                 return Err(PlaceError::UnderWay { group, lacking: still });
             }
             tokio::time::sleep(LOOK_PAUSE).await;
+            lacking = still;
             if placed.turnover.is_open() {
-                // The second step comes by itself, and those who stay have to settle in it.
+                // The second step comes by itself, and those who stay have to settle in it; or somebody has placed it anew.
                 let map = self.map().await.map_err(ChangeError::from)?;
-                placed = map.of_group(group).next().cloned().unwrap_or(placed);
-            } else {
-                lacking = still;
+                if let Some(newer) = map.of_group(group).next().filter(|it| it.placement > placed.placement) {
+                    placed = newer.clone();
+                    lacking = placed.stays().collect();
+                }
             }
         }
     }
