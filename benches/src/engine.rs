@@ -196,6 +196,19 @@ pub enum EngineKind {
     Baseline(Architecture, Sync),
 }
 
+/// The names of the engines that are clusters of nodes.
+pub const CLUSTERS: [&str; 7] = [
+    "single-leader",
+    "multi-leader",
+    "leaderless",
+    "leaderless-cas",
+    "partitioned",
+    STRATEGY_LEADERLESS,
+    STRATEGY_MULTI_LEADER,
+];
+/// And of those that are one machine.
+pub const BASELINES: [&str; 3] = ["single-thread", "shared-memory", "shared-disk"];
+
 /// How many of the three owners take part in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sizes {
@@ -395,5 +408,19 @@ impl EngineKind {
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", self.name(), self.setup())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_that_of_an_engine_with_a_colour() {
+        for name in CLUSTERS.into_iter().chain(BASELINES) {
+            let engine = EngineKind::named(name).expect("it is named");
+            assert_eq!((engine.name(), engine.is_baseline()), (name, BASELINES.contains(&name)));
+            assert!(crate::report::plot::COLOURS.iter().any(|(of, ..)| *of == name), "{name} has no colour");
+        }
     }
 }

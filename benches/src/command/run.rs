@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use replikit_benches::engine::EngineKind;
+use clap::builder::PossibleValuesParser;
+use replikit_benches::engine::{BASELINES, CLUSTERS, EngineKind};
 use replikit_benches::error::BenchError;
 use replikit_benches::fault::{Fault, FaultRun};
 use replikit_benches::interrupt::{INTERRUPTED, interrupted};
@@ -29,7 +30,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Only this engine, as `bench list` names them.
-    #[arg(long, value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "partitioned", "single-thread", "shared-memory", "shared-disk"])]
+    #[arg(long, value_parser = PossibleValuesParser::new(CLUSTERS.into_iter().chain(BASELINES)))]
     engine: Option<String>,
     /// What all randomness of the run comes from.
     #[arg(long, default_value_t = 1)]
@@ -109,7 +110,7 @@ pub(crate) struct FaultArguments {
     kind: Vec<Fault>,
     /// On this engine.
     #[arg(long, default_value = "single-leader")]
-    #[arg(value_parser = ["single-leader", "multi-leader", "leaderless", "leaderless-cas", "partitioned"])]
+    #[arg(value_parser = CLUSTERS)]
     engine: String,
     /// Between the nodes: loopback, a built-in network, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "loopback")]

@@ -42,7 +42,8 @@ pub struct Arguments {
     /// What lies between the nodes: loopback, a built-in network, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "loopback")]
     network: String,
-    /// Only this engine: single-leader, multi-leader, leaderless, leaderless-cas or single-thread.
+    /// Only this engine: single-leader, multi-leader, leaderless, leaderless-cas, partitioned, partitioned-leaderless,
+    /// partitioned-multi-leader or single-thread.
     #[arg(long)]
     engine: Option<String>,
     /// Operations of each workload.

@@ -21,7 +21,7 @@ const DASHES: [&str; 5] = ["", "7 3", "2 3", "9 3 2 3", "4 2 1 2"];
 const DOTS_MAX: usize = 16;
 
 /// Colours by name, light and dark: one for each engine, and what the page itself needs.
-pub const COLOURS: [(&str, &str, &str); 15] = [
+pub const COLOURS: [(&str, &str, &str); 17] = [
     ("background", "#ffffff", "#14181d"),
     ("panel", "#f5f7f9", "#1c2229"),
     ("text", "#1b2127", "#e4e8ec"),
@@ -34,6 +34,8 @@ pub const COLOURS: [(&str, &str, &str); 15] = [
     ("leaderless", "#0d7a56", "#4fd1a1"),
     ("leaderless-cas", "#7a3fc0", "#c6a3ff"),
     ("partitioned", "#a3195b", "#ff8fc0"),
+    ("partitioned-leaderless", "#4f7a0d", "#b5d14f"),
+    ("partitioned-multi-leader", "#8a5a00", "#e0b14d"),
     ("single-thread", "#3d444c", "#c3c9cf"),
     ("shared-memory", "#6b747d", "#98a2ad"),
     ("shared-disk", "#9099a2", "#6f7983"),

@@ -17,8 +17,8 @@ use serde_json::json;
 #[derive(Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
 struct Cli {
-    /// Which scenario: all, raft, raft-groups, multi-leader, leaderless, register, register-groups, partitioned; each but all also
-    /// with -log for the real log; and leaderless-hints, leaderless-owners, leaderless-rot.
+    /// Which scenario: all, raft, raft-groups, multi-leader, leaderless, register, register-groups, partitioned, placed,
+    /// placed-leaders; each but all also with -log for the real log; and leaderless-hints, leaderless-owners, leaderless-rot.
     #[arg(long, default_value = "all")]
     strategy: String,
     /// So many seeds.
