@@ -83,7 +83,11 @@ fn keys_of_all_groups_are_written_and_read_also_by_clients_that_know_nothing_of_
 fn what_was_overwritten_unseen_is_listed_by_each_node_over_all_its_groups_page_by_page() {
     bounded(async {
         let cluster = open(3, 4, None);
-        let (one, other) = (client(&cluster).await, client(&cluster).await);
+        // Each is at home at some node of each group: so many are not all at the same one.
+        let mut clients = Vec::new();
+        while clients.len() < 12 {
+            clients.push(client(&cluster).await);
+        }
         let root = Client::connect(ClientConfig::new("local", [cluster.addresses()[0].1.clone()])).await;
         let root = root.expect("a node answers");
         let audit = |limit: u32| {
@@ -106,11 +110,15 @@ fn what_was_overwritten_unseen_is_listed_by_each_node_over_all_its_groups_page_b
             |listed: &[(u64, bytes::Bytes)]| listed.iter().map(|(number, _)| number >> 40).collect::<BTreeSet<_>>();
         while groups(&all).len() < 2 {
             for n in 0..16 {
-                let put = |who: &str| {
-                    WriteRequest::put(format!("hot{n}"), format!("{who}{round}")).at(WriteLevel::LeaderDisk)
-                };
-                let (a, b) = tokio::join!(one.write(put("a")), other.write(put("b")));
-                a.and(b).expect("both are acknowledged");
+                let mut writes = tokio::task::JoinSet::new();
+                for (number, client) in clients.iter().cloned().enumerate() {
+                    let put =
+                        WriteRequest::put(format!("hot{n}"), format!("{number} {round}")).at(WriteLevel::LeaderDisk);
+                    writes.spawn(async move { client.write(put).await });
+                }
+                for written in writes.join_all().await {
+                    written.expect("it is acknowledged");
+                }
             }
             round += 1;
             all = audit(1_000).await;

@@ -30,9 +30,10 @@ impl Seat<Toy> for Seats {
     }
 }
 
-/// Writes down what it is asked for: whether a group is new, which, and its epoch.
+/// Writes down what it is asked for: whether a group is new, which, and its epoch. Says of every replica that in this epoch those who
+/// stay have everything.
 #[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<Vec<(bool, GroupId, Epoch)>>>);
+struct Places(Arc<Mutex<Vec<(bool, GroupId, Epoch)>>>, Arc<Mutex<Option<Epoch>>>);
 
 impl Places {
     fn told(&self) -> Vec<(bool, GroupId, Epoch)> {
@@ -49,19 +50,31 @@ impl Placing<Toy> for Places {
         self.0.lock().expect("nothing panics under it").push((true, group, membership.epoch));
         if membership.nodes.len() > 5 { Err("too many".to_owned()) } else { Ok(Toy::default()) }
     }
+
+    fn drained(&self, _: &Toy) -> Option<Epoch> {
+        *self.1.lock().expect("nothing panics under it")
+    }
 }
 
 const MAPS: GroupId = GroupId(1);
 
 fn first() -> PartitionMap {
+    first_of(Replication::Leaderless)
+}
+
+fn first_of(replication: Replication) -> PartitionMap {
     let nodes = |ids: [u32; 3]| ids.map(NodeId).to_vec();
     let groups = [(GroupId(2), nodes([1, 2, 3])), (GroupId(3), nodes([4, 5, 6]))];
-    PartitionMap::first_of(Replication::Leaderless, Scheme::KEY_ORDER, ["m".into()], groups).expect("it is whole")
+    PartitionMap::first_of(replication, Scheme::KEY_ORDER, ["m".into()], groups).expect("it is whole")
 }
 
 fn host(places: &Places) -> Host<Toy, Seats> {
+    host_of(places, first())
+}
+
+fn host_of(places: &Places, first: PartitionMap) -> Host<Toy, Seats> {
     let groups = Groups::new(Epoch(1), [(GroupId(2), Toy::default())]);
-    let mut host = Host::new(HostConfig::new(NodeId(1), MAPS), vec![NodeId(2)], first(), groups)
+    let mut host = Host::new(HostConfig::new(NodeId(1), MAPS), vec![NodeId(2)], first, groups)
         .with_placing(Box::new(places.clone()));
     host.handle(Now::default(), Input::Recovered);
     drain(&mut host);
@@ -132,4 +145,63 @@ fn a_group_that_cannot_be_made_is_told_and_the_others_go_on() {
     let is_told = |action: &Action<HostHead<u8>>| matches!(action, Action::Event { group: GroupId(3), event: Event::NotPlaced { why } } if why == "too many");
     assert!(told.iter().any(is_told), "{told:?}");
     assert!(host.groups().replica(GroupId(3)).is_none() && host.groups().replica(GroupId(2)).is_some());
+}
+
+#[test]
+fn the_second_step_of_a_placement_is_asked_for_once_those_who_stay_have_everything() {
+    let places = Places::default();
+    let map = first_of(Replication::MultiLeader);
+    let mut host = host_of(&places, map.clone());
+    let joint = placed(&map, 2, &[1, 2, 4]);
+    tell(&mut host, of_map(&joint));
+    let asked = |actions: &[Action<HostHead<u8>>]| {
+        let change = |action: &Action<HostHead<u8>>| match action {
+            Action::Send { to: NodeId(2), message: Message { head: HostHead::Change(change), .. } } => {
+                Some(change.clone())
+            }
+            _ => None,
+        };
+        actions.iter().filter_map(change).collect::<Vec<Change>>()
+    };
+    let mut later = |seconds: u64| {
+        let mono = Time(0) + core::time::Duration::from_secs(seconds);
+        host.handle(Now { mono, ..Now::default() }, Input::Timer);
+        drain(&mut host)
+    };
+    assert_eq!(asked(&later(1)), [], "nobody says that they have");
+    *places.1.lock().expect("nothing panics under it") = Some(Epoch(1));
+    assert_eq!(asked(&later(2)), [], "that was of another placement");
+    *places.1.lock().expect("nothing panics under it") = Some(Epoch(2));
+    let placement = joint.of_group(GroupId(2)).next().expect("it is there").placement;
+    let complete = Change::CompletePlacement { group: GroupId(2), placement };
+    assert_eq!(asked(&later(3)), [complete.clone()]);
+    assert_eq!(asked(&later(4)), [complete.clone()], "it may have been lost");
+    let (done, _) = joint.changed(&complete).expect("it is as it was");
+    assert_eq!(done.of_group(GroupId(2)).next().expect("it is there").replicas, [1, 2, 4].map(NodeId));
+    tell(&mut host, of_map(&done));
+    assert_eq!(places.told().last(), Some(&(false, GroupId(2), Epoch(3))));
+    host.handle(Now { mono: Time(0) + core::time::Duration::from_secs(9), ..Now::default() }, Input::Timer);
+    assert_eq!(asked(&drain(&mut host)), []);
+}
+
+#[test]
+fn a_node_that_the_map_does_not_name_answers_no_reads_of_a_multi_leader_group() {
+    let places = Places::default();
+    let map = first_of(Replication::MultiLeader);
+    let mut host = host_of(&places, map.clone());
+    let read = |host: &mut Host<Toy, Seats>| {
+        let (token, group, level) = (Token(5), GroupId(2), ReadLevel::Local);
+        host.handle(Now::default(), Input::Query { token, group, level, body: "k".into(), bytes_max: 1 << 10 });
+        drain(host).into_iter().find_map(|action| match action {
+            Action::Done { token: Token(5), outcome } => Some(outcome),
+            _ => None,
+        })
+    };
+    assert_eq!(read(&mut host), None, "the group answers by itself");
+    let joint = placed(&map, 2, &[2, 3]);
+    tell(&mut host, of_map(&joint));
+    assert_eq!(read(&mut host), None, "it is a member until the others have everything");
+    let (without, _) = joint.changed(&Change::GiveUp { group: GroupId(2), node: NodeId(1) }).expect("it is to leave");
+    tell(&mut host, of_map(&without));
+    assert_eq!(read(&mut host), Some(Outcome::Rejected(Rejection::StaleRoute { current: Epoch(3) })));
 }
