@@ -251,7 +251,8 @@ fn play<K: Kind, S: SimStorage>(
         return Ok(());
     }
     let at_rest = |world: &World<Node<K>, S>, subject: &PlacedSubject<K>| subject.is_at_rest(&world.replicas());
-    let rests = world.run_while(patience, subject, at_rest).map_err(text)?;
+    // A slow disk takes in one small batch after the other (placed-leaders seed 177796: a thousand of them).
+    let rests = world.run_while(patience * 5, subject, at_rest).map_err(text)?;
     // A disk may be found damaged as late as this.
     if !is_whole(world) {
         return Ok(());
