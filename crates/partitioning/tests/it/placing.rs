@@ -174,8 +174,8 @@ fn the_second_step_of_a_placement_is_asked_for_once_those_who_stay_have_everythi
     *places.1.lock().expect("nothing panics under it") = Some(Epoch(2));
     let placement = joint.of_group(GroupId(2)).next().expect("it is there").placement;
     let complete = Change::CompletePlacement { group: GroupId(2), placement };
-    assert_eq!(asked(&later(3)), [complete.clone()]);
-    assert_eq!(asked(&later(4)), [complete.clone()], "it may have been lost");
+    assert_eq!(asked(&later(3)), std::slice::from_ref(&complete));
+    assert_eq!(asked(&later(4)), std::slice::from_ref(&complete), "it may have been lost");
     let (done, _) = joint.changed(&complete).expect("it is as it was");
     assert_eq!(done.of_group(GroupId(2)).next().expect("it is there").replicas, [1, 2, 4].map(NodeId));
     tell(&mut host, of_map(&done));
