@@ -146,7 +146,7 @@ fn an_honest_store_is_found_right() {
 
 #[test]
 fn lost_writes_are_counted() {
-    let (measured, verified) = bench(Lie::ForgetsWrites, Reads::Linearizable, CLOSED, 400);
+    let (measured, verified) = bench(Lie::ForgetsWrites, Reads::Linearizable, CLOSED, 100);
     assert!(verified.lost > 0, "{verified:?}");
     assert_eq!(verified.lost as usize, verified.lost_keys.len());
     assert!(measured.wrong > 0, "reads saw that writes were gone: {measured:?}");
