@@ -177,6 +177,33 @@ pub(super) fn homes_of(clients: &[KvClient]) -> Vec<Home> {
     shared(clients).into_iter().map(|store| Home { writes: store.clone(), reads: store }).collect()
 }
 
+/// What the audit logs of these nodes have, each behind where it was read to last time and what it had dropped by then.
+///
+/// # Errors
+/// When a node does not answer.
+pub(super) async fn audit_of<'n>(
+    nodes: impl IntoIterator<Item = (&'n KvClient, &'n mut (u64, u64))>,
+) -> Result<Audited, BenchError> {
+    // What was overwritten at one node only is in the audit log of that one.
+    let mut conflicts: BTreeMap<Dot, Conflict> = BTreeMap::new();
+    let mut dropped = 0;
+    for (client, looked_at) in nodes {
+        let (mut after, dropped_before) = *looked_at;
+        loop {
+            let page = client.conflicts(after, AUDIT_PAGE).await?;
+            after = page.conflicts.last().map_or(after, |last| last.number);
+            let known = page.conflicts.into_iter().map(|one| (one.overwritten.version.stamp.dot, one));
+            conflicts.extend(known);
+            if page.next.is_none() {
+                *looked_at = (after, page.dropped);
+                dropped = dropped.max(page.dropped - dropped_before);
+                break;
+            }
+        }
+    }
+    Ok(Audited { conflicts: conflicts.into_values().collect(), dropped })
+}
+
 #[async_trait(?Send)]
 impl Engine for MultiLeader {
     fn target(&self, write_level: WriteLevel, reads: Reads) -> Target {
@@ -214,24 +241,7 @@ impl Engine for MultiLeader {
     }
 
     async fn audited(&mut self) -> Result<Option<Audited>, BenchError> {
-        // What was overwritten at one node only is in the audit log of that one.
-        let mut conflicts: BTreeMap<Dot, Conflict> = BTreeMap::new();
-        let mut dropped = 0;
-        for (client, looked_at) in self.clients.iter().zip(&mut self.looked_at) {
-            let (mut after, dropped_before) = *looked_at;
-            loop {
-                let page = client.conflicts(after, AUDIT_PAGE).await?;
-                after = page.conflicts.last().map_or(after, |last| last.number);
-                let known = page.conflicts.into_iter().map(|one| (one.overwritten.version.stamp.dot, one));
-                conflicts.extend(known);
-                if page.next.is_none() {
-                    *looked_at = (after, page.dropped);
-                    dropped = dropped.max(page.dropped - dropped_before);
-                    break;
-                }
-            }
-        }
-        Ok(Some(Audited { conflicts: conflicts.into_values().collect(), dropped }))
+        audit_of(self.clients.iter().zip(&mut self.looked_at)).await.map(Some)
     }
 
     async fn statuses(&self) -> Result<Vec<NodeStatus>, BenchError> {

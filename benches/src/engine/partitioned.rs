@@ -1,6 +1,6 @@
 //! The partitioned store: three nodes with a group for each partition, driven by clients that know the map.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use replikit_partitioning::store::{
 use replikit_runtime::{Client, ClientConfig, KvClient, NodeStatus};
 use tokio::task::JoinSet;
 
+use super::multi_leader::audit_of;
 use super::nodes::Nodes;
 use super::{Audited, Engine, Partitions, Placed};
 use crate::error::BenchError;
@@ -25,8 +26,6 @@ use crate::play::Home;
 const CONNECTIONS: usize = 8;
 /// Groups that are written to at once to see whether they serve.
 const WRITES_AT_ONCE: usize = 64;
-/// Conflicts that are asked for at once.
-const AUDIT_PAGE: u32 = 1_000;
 /// Until replicas of a multi-leader group show the same.
 const CONVERGENCE: Duration = Duration::from_secs(1);
 /// A cluster must serve its first write within this time.
@@ -43,7 +42,7 @@ pub struct Partitioned {
     /// Asks nodes how they are.
     asker: Client,
     /// How far each node's audit log was read, and what it had dropped by then.
-    looked_at: BTreeMap<NodeId, (u64, u64)>,
+    looked_at: Vec<(u64, u64)>,
 }
 
 impl Partitioned {
@@ -128,7 +127,7 @@ impl Partitioned {
         let first = Self::connect(&mut nodes, addresses.clone()).await?;
         let asker = Client::connect(ClientConfig::new(nodes.cluster(), addresses.clone())).await;
         let asker = asker.map_err(|error| nodes.failed(error.to_string()))?;
-        Ok(Self { nodes, replication, clients: vec![first], residents: Vec::new(), asker, looked_at: BTreeMap::new() })
+        Ok(Self { nodes, replication, clients: vec![first], residents: Vec::new(), asker, looked_at: Vec::new() })
     }
 
     /// Its nodes, to do something to them.
@@ -274,25 +273,9 @@ impl Engine for Partitioned {
         if self.replication.has_one_log() {
             return Ok(None);
         }
-        // What was overwritten at one node only is in the audit log of that one.
-        let mut found = Audited { conflicts: Vec::new(), dropped: 0 };
-        let mut known = BTreeSet::new();
-        for node in self.nodes.ids() {
-            let client = KvClient::new(self.asker.at_node(node));
-            let (mut after, dropped_before) = self.looked_at.get(&node).copied().unwrap_or_default();
-            loop {
-                let page = client.conflicts(after, AUDIT_PAGE).await?;
-                after = page.conflicts.last().map_or(after, |last| last.number);
-                let new = page.conflicts.into_iter().filter(|one| known.insert(one.overwritten.version.stamp.dot));
-                found.conflicts.extend(new);
-                if page.next.is_none() {
-                    self.looked_at.insert(node, (after, page.dropped));
-                    found.dropped = found.dropped.max(page.dropped - dropped_before);
-                    break;
-                }
-            }
-        }
-        Ok(Some(found))
+        let nodes: Vec<KvClient> = self.nodes.ids().map(|node| KvClient::new(self.asker.at_node(node))).collect();
+        self.looked_at.resize(nodes.len(), (0, 0));
+        audit_of(nodes.iter().zip(&mut self.looked_at)).await.map(Some)
     }
 
     fn homes(&self) -> Vec<Home> {

@@ -44,6 +44,12 @@ impl Turnover {
     pub fn is_open(&self) -> bool {
         !self.joining.is_empty() || !self.leaving.is_empty()
     }
+
+    /// Whether this member comes or goes with it.
+    #[must_use]
+    pub fn moves(&self, node: NodeId) -> bool {
+        self.joining.contains(&node) || self.leaving.contains(&node)
+    }
 }
 
 impl Membership {
@@ -63,7 +69,7 @@ impl Membership {
         let epoch = Epoch(self.epoch.0 + 1);
         let since = |node: &NodeInfo| (node.id, self.since(node.id).unwrap_or(epoch));
         let joined = nodes.iter().map(since).filter(|(_, since)| *since > self.founded).collect();
-        Self { epoch, joined, ..Self { founded: self.founded, ..Self::founding(nodes) } }
+        Self { epoch, nodes, founded: self.founded, joined, turnover: Turnover::default() }
     }
 
     /// The first of two steps to these members: they join those who are there, and those who are not among them are to leave.

@@ -254,10 +254,16 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
         self.watch_changing();
     }
 
-    /// The placement of a multi-leader group that does not name this node, although it may have a replica.
-    fn placed_elsewhere(&self, group: GroupId) -> Option<Epoch> {
-        let partition = self.map.of_group(group).next().filter(|it| it.replication == Replication::MultiLeader)?;
-        (!partition.replicas.contains(&self.config.node)).then_some(Epoch(partition.placement.0.into()))
+    /// The answer to a question to a multi-leader group that the map does not name this node for: a local read would be answered by
+    /// whatever it had when it was a member.
+    fn refused(&self, input: &Input<HostHead<R::Head>>) -> Option<Action<HostHead<R::Head>>> {
+        let Input::Query { token, group, .. } = input else { return None };
+        // Only groups that the map places come and go.
+        self.placing.as_ref()?;
+        let partition = self.map.of_group(*group).next().filter(|it| it.replication == Replication::MultiLeader)?;
+        let current = Epoch(partition.placement.0.into());
+        let outcome = Outcome::Rejected(Rejection::StaleRoute { current });
+        (!partition.replicas.contains(&self.config.node)).then_some(Action::Done { token: *token, outcome })
     }
 
     /// Which groups that stay here are on their way.
@@ -476,25 +482,16 @@ impl<R: Replica, S: Seat<R>> Host<R, S> {
                 self.untidy.insert(group);
             }
         }
-        for &group in &groups {
-            self.complete_placement(group);
-        }
-        if core::mem::take(&mut self.is_due) {
+        let is_due = core::mem::take(&mut self.is_due);
+        if is_due {
             // What was asked may have been lost.
             self.changing.values_mut().for_each(|asked| *asked = None);
-            for group in self.changing.keys().copied().collect::<Vec<_>>() {
-                self.complete_placement(group);
-            }
-            groups.extend(self.drivers.keys());
-            for group in groups.clone() {
-                self.seat(group);
-                self.step(group, Step::Always);
-            }
-        } else {
-            for group in groups {
-                self.seat(group);
-                self.step(group, Step::IfChanged);
-            }
+            groups.extend(self.changing.keys().chain(self.drivers.keys()));
+        }
+        for group in groups {
+            self.complete_placement(group);
+            self.seat(group);
+            self.step(group, if is_due { Step::Always } else { Step::IfChanged });
         }
         self.plan_timers();
         while let Some(head) = self.local.pop_front() {
@@ -599,14 +596,10 @@ impl<R: Replica, S: Seat<R>> Replica for Host<R, S> {
                 self.refresh_at = now.mono + self.config.refresh;
                 self.ask_for_maps();
             }
-            // A local read would be answered by whatever this node had when it was a member.
-            Input::Query { token, group, .. } if self.placed_elsewhere(group).is_some() => {
-                let current = self.placed_elsewhere(group).expect("looked at just now");
-                self.out
-                    .push_back(Action::Done { token, outcome: Outcome::Rejected(Rejection::StaleRoute { current }) });
-            }
             other => {
-                if let Some(input) = convert::input(other) {
+                if let Some(refused) = self.refused(&other) {
+                    self.out.push_back(refused);
+                } else if let Some(input) = convert::input(other) {
                     self.groups.handle(now, input);
                 }
             }

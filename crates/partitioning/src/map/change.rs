@@ -416,16 +416,17 @@ impl PartitionMap {
         let handoff = self.undecided(id)?;
         let partition = self.partition(handoff.partition).ok_or(Refused::UnknownPartition(handoff.partition))?;
         // The group may have changed its replicas since the plan.
-        let moved = Partition { bounds: partition.bounds.next(), group: handoff.target, ..partition.clone() };
-        let moved = match self.of_group(handoff.target).next() {
-            Some(other) => {
-                let (placement, replicas, joined) = (other.placement, other.replicas.clone(), other.joined.clone());
-                Partition { placement, replicas, joined, ..moved }
-            }
-            None => {
-                let (placement, replicas) = (PlacementVersion(1), handoff.replicas.clone());
-                Partition { placement, replicas, joined: BTreeMap::new(), ..moved }
-            }
+        let (placement, replicas, joined) = match self.of_group(handoff.target).next() {
+            Some(other) => (other.placement, other.replicas.clone(), other.joined.clone()),
+            None => (PlacementVersion(1), handoff.replicas.clone(), BTreeMap::new()),
+        };
+        let moved = Partition {
+            bounds: partition.bounds.next(),
+            group: handoff.target,
+            placement,
+            replicas,
+            joined,
+            ..partition.clone()
         };
         let decided = Handoff { decision: Decision::Committed, ..handoff.clone() };
         Ok(Delta { changed: vec![moved], handoffs: vec![decided], ..self.unchanged() })

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use replikit_core::keyspace::{KeyspaceError, decode_effect, decode_versions, encode_get, encode_write};
 use replikit_core::{
-    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadLevel, ReadRequest,
-    ReadResult, Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
+    Changes, Cursor, Epoch, GroupId, Guarantees, NodeId, Page, Queue, Reached, ReadError, ReadRequest, ReadResult,
+    Rejection, ScanRequest, Store, SubscribeError, WriteError, WriteLevel, WriteRequest, Written,
 };
 use replikit_runtime::{
     ANSWER_BYTES_MAX, Acked, Answer, Client, ClientConfig, ConnectError, ReadOptions, Retries, WriteOptions,
@@ -28,7 +28,7 @@ use super::asking::ask_some_at_once;
 use super::cache::{Known, MapCache};
 use super::groups::GroupClients;
 use super::identity::{IDENTITIES_MAX, Identities, Ticket};
-use super::legs::{LegCounts, Legs, stand_in};
+use super::legs::{LegCounts, Legs};
 use super::machine::{Described, LoadAnswer, LoadQuestion};
 use super::scan::{Completeness, Gathered};
 use super::{MAPS_GROUP, META_GROUP};
@@ -417,7 +417,6 @@ impl StoreClient {
 }
 
 /// Who is asked for a partition, and under which route; none for a group without one log, which looks at none.
-#[derive(Clone)]
 pub(super) struct Aimed {
     client: Client,
     route: Option<Route>,
@@ -429,11 +428,6 @@ impl Aimed {
     /// The same, with this node and no other to ask.
     pub(super) fn at_node(&self, node: NodeId) -> Self {
         Self { client: self.client.at_node(node), route: self.route, others_of: None }
-    }
-
-    /// A replica of the partition that can answer in the place of the one that is asked.
-    pub(super) fn stand_in(&self, partition: &Partition, level: &ReadLevel) -> Option<NodeId> {
-        stand_in(partition, &self.client, level)
     }
 }
 
@@ -537,19 +531,18 @@ impl Inner {
         let mut pause = Pause::new();
         loop {
             let known = self.cache.load();
-            let client = known.partition_of(key).map(|it| (it, self.client_of(it)));
-            let last = match client {
+            let last = match known.partition_of(key).map(|it| self.aimed(it)) {
                 None => WriteError::Unreachable { last: "no map in time".to_owned() },
-                Some((partition, client)) => match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
-                    Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => {
-                        if let Some(group) = self.aimed(partition).others_of.filter(|_| is_of_this_node(&rejection)) {
-                            self.groups.move_on(&self.maps, group, client.home());
+                Some(Aimed { client, others_of, .. }) => {
+                    match client.write_with(command.to_vec(), WriteOptions::at(level)).await {
+                        Err(WriteError::Rejected(rejection)) if is_passing(&rejection) => {
+                            self.move_on(others_of, &client, &rejection);
+                            rejection.into()
                         }
-                        rejection.into()
+                        Err(WriteError::Unreachable { last }) => WriteError::Unreachable { last },
+                        ended => return ended,
                     }
-                    Err(WriteError::Unreachable { last }) => WriteError::Unreachable { last },
-                    ended => return ended,
-                },
+                }
             };
             // Perhaps its owners are others by now.
             let _ = self.refresh_by(deadline).await;
@@ -566,7 +559,14 @@ impl Inner {
         Aimed { client: self.client_of(partition), route, others_of: has_others.then_some(partition.group) }
     }
 
-    fn client_of(&self, partition: &Partition) -> Client {
+    /// From here on another node of the group is asked, where there are others and the rejection is of this one only.
+    fn move_on(&self, others_of: Option<GroupId>, client: &Client, rejection: &Rejection) {
+        if let Some(group) = others_of.filter(|_| is_of_this_node(rejection)) {
+            self.groups.move_on(&self.maps, group, client.home());
+        }
+    }
+
+    pub(super) fn client_of(&self, partition: &Partition) -> Client {
         self.groups.of_partition(&self.maps, partition)
     }
 
@@ -663,10 +663,8 @@ impl Inner {
                         },
                         Err(ReadError::Rejected(rejection)) if !is_passing(&rejection) => return Err(rejection.into()),
                         Err(error) => {
-                            if let (Some(group), ReadError::Rejected(rejection)) = (others_of, &error)
-                                && is_of_this_node(rejection)
-                            {
-                                self.groups.move_on(&self.maps, group, client.home());
+                            if let ReadError::Rejected(rejection) = &error {
+                                self.move_on(others_of, &client, rejection);
                             }
                             let _ = self.refresh_by(deadline).await;
                             Some(error)

@@ -74,16 +74,14 @@ impl Legs {
 
 /// A replica that can answer a question at this level in the place of the one that is asked first.
 pub(super) fn stand_in(partition: &Partition, first: &Client, level: &ReadLevel) -> Option<NodeId> {
-    let (asked, any) = match partition.replication {
+    let asked = match partition.replication {
         // Where it must be the newest, others could but ask the leader.
-        Replication::SingleLeader => (first.aims_at(), !matches!(level, ReadLevel::Linearizable)),
-        Replication::Leaderless | Replication::MultiLeader => (first.home(), true),
+        Replication::SingleLeader if matches!(level, ReadLevel::Linearizable) => return None,
+        Replication::SingleLeader => first.aims_at(),
+        Replication::Leaderless | Replication::MultiLeader => first.home(),
     };
-    let turnover = &partition.turnover;
-    let moves = |node: &NodeId| turnover.joining.contains(node) || turnover.leaving.contains(node);
-    let others: Vec<NodeId> =
-        partition.replicas.iter().copied().filter(|node| *node != asked && !moves(node)).collect();
-    if any { fastrand::choice(others) } else { None }
+    let others = partition.replicas.iter().copied().filter(|node| *node != asked && !partition.turnover.moves(*node));
+    fastrand::choice(others.collect::<Vec<NodeId>>())
 }
 
 #[cfg(test)]

@@ -94,9 +94,7 @@ impl StoreClient {
                         None => owned.silent.push(node),
                         Some(seen) => {
                             owned.keys = owned.keys.max(seen.keys);
-                            let moves = partition.turnover.joining.contains(&node)
-                                || partition.turnover.leaving.contains(&node);
-                            if moves || seen.settled < u64::from(partition.placement.0) {
+                            if partition.turnover.moves(node) || seen.settled < u64::from(partition.placement.0) {
                                 owned.lacking.push(node);
                             }
                         }
@@ -129,11 +127,8 @@ impl StoreClient {
         if let Some(stranger) = strangers {
             return Err(ChangeError::Refused { why: format!("the store has no node {stranger}") }.into());
         }
-        let delta = self.change(Expected::Any, Change::Place { group, replicas: replicas.clone() }).await?;
-        let Some(placed) = delta.changed.first() else {
-            return Err(ChangeError::Refused { why: "a placement of no partition".to_owned() }.into());
-        };
-        self.wait_for_placement(placed.clone(), replicas, deadline).await
+        let placed = self.change_placement(Change::Place { group, replicas: replicas.clone() }).await?;
+        self.wait_for_placement(placed, replicas, deadline).await
     }
 
     /// Gives up a node that is to leave a multi-leader group and cannot be reached, and waits until those who stay have everything that
@@ -148,11 +143,16 @@ impl StoreClient {
         time_max: Duration,
     ) -> Result<Arc<PartitionMap>, PlaceError> {
         let deadline = Instant::now() + time_max;
-        let delta = self.change(Expected::Any, Change::GiveUp { group, node }).await?;
-        let Some(placed) = delta.changed.first() else {
-            return Err(ChangeError::Refused { why: "a placement of no partition".to_owned() }.into());
-        };
-        self.wait_for_placement(placed.clone(), placed.stays().collect(), deadline).await
+        let placed = self.change_placement(Change::GiveUp { group, node }).await?;
+        let stay = placed.stays().collect();
+        self.wait_for_placement(placed, stay, deadline).await
+    }
+
+    /// Has a group placed otherwise; its partition as the map has it then.
+    async fn change_placement(&self, change: Change) -> Result<Partition, ChangeError> {
+        let delta = self.change(Expected::Any, change).await?;
+        let nothing = || ChangeError::Refused { why: "a placement of no partition".to_owned() };
+        delta.changed.into_iter().next().ok_or_else(nothing)
     }
 
     /// Until these nodes have everything, by this placement or a later one, which is for whoever has asked for that.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::cache::Known;
 use super::client::{Inner, rejection};
+use super::legs;
 use crate::partitioner::{Partitioner as _, Scheme};
 use crate::span::{Span, cmp_end};
 
@@ -175,7 +176,7 @@ fn stand_in(inner: &Inner, span: &Span, options: &ReadOptions) -> Option<NodeId>
     }
     let known = inner.cache.load();
     let partition = known.partition_at(&span.start)?;
-    inner.aimed(partition).stand_in(partition, &options.level)
+    legs::stand_in(partition, &inner.client_of(partition), &options.level)
 }
 
 /// Asks the partition that has the beginning of a stretch, at this node if one is named; with what that partition covers.
@@ -193,7 +194,10 @@ async fn leg(
         let aimed = inner.aimed(partition);
         // No code that can panic runs under this lock.
         *covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = partition.span.clone();
-        Some(node.map_or(aimed.clone(), |node| aimed.at_node(node)))
+        Some(match node {
+            Some(node) => aimed.at_node(node),
+            None => aimed,
+        })
     };
     let answer = inner.read(aim, question, options.clone(), deadline).await?;
     let page = decode_page(&answer.value).map_err(rejection)?;
